@@ -28,9 +28,9 @@ from typing import Any
 
 import grpc
 import numpy as np
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
+from layerserve.values import tensors
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 CALLS, ROWS = 40, 3
@@ -106,7 +106,7 @@ def serving(folder: Path, transport: str, collector: int) -> Iterator[tuple[str,
     """A server of two processes. Gives its address, that of its metrics, and the file of its log."""
     log = folder / "server.log"
     options = ["--workers", "2", "--transport", transport, "--grpc-port", "0", "--metrics-port", str(free_port())]
-    options += ["--metric-aliases", "triton,tfserving", "--access-log", "1", "--log-format", "json"]
+    options += ["--triton-metrics", "--tensorflow-serving-metrics", "--access-log", "1", "--log-format", "json"]
     options += ["--sample-models", "small=1", "--drain-seconds", "0", "--tuning-seconds", "0"]
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",

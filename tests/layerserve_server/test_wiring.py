@@ -21,12 +21,13 @@ from types import SimpleNamespace
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server import wiring
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.app import dataset_limits, run_defaults, run_limits
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.jobs.jobs import Jobs
@@ -34,7 +35,6 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.repository.model_settings import ModelSettings
-from layerserve_server.settings import Settings
 from layerserve_server.tuning import loaders
 from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import (
@@ -258,7 +258,7 @@ def test_what_admits_callers(tmp_path, monkeypatch):
     (given, options), (files, others) = made
     assert given == (file,)
     assert options.pop("reread") == metrics.access_reread
-    assert options == {"certificates": True, "anonymous": {"read"}, "group": group}
+    assert options == {"certificates": True, "anonymous": {"read"}, "rights": wiring.RIGHTS, "group": group}
     assert files == tuple(tls.values())
     others["reread"](False)
     assert metrics.registry.get_sample_value("layerserve_access_stale", {"what": "certificate"}) == 1
@@ -372,7 +372,7 @@ def test_every_part_is_started_and_ended_in_order(make_server, put, tmp_path, mo
     assert {*calls} == {*parts}
     in_order = [("_workers", "refuse"), ("_transport", "stop"), ("_workers", "stop"), ("_http", "stop")]
     assert [call for call in calls if call in in_order] == in_order
-    assert calls.index(("_http", "stop")) < calls.index(("sweeps", "stop")) < calls.index(("runs", "stop"))
+    assert calls.index(("_http", "stop")) < calls.index(("runs", "stop")) < calls.index(("_jobs", "close"))
 
 
 def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):

@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,19 @@ CHECK_SECONDS = 0.01
 def main() -> None:
     """Forks for each connection, until the server closes the socket.
 
-    Arguments: "warm" or "cold", and the seconds without a connection after which the process ends; none for never.
+    Arguments: "warm" or "cold", the seconds without a connection after which the process ends, and further modules.
     """
-    warm, *idle = sys.argv[1:]
-    if warm == "cold":
+    kind, idle, *modules = sys.argv[1:]
+    if kind == "cold":
         import_bare("layergraph")
-    prepare(warm=warm == "warm")
-    serve(handle, float(idle[0]) if idle else None)
+    prepare(modules, warm=kind == "warm")
+    serve(handle, None if idle == "inf" else float(idle))
 
 
-def prepare(*, warm: bool) -> None:
-    """Imports the modules of all jobs of a process, and excludes them from garbage collection."""
-    modules = dict.fromkeys(job.module for job in table.JOBS if job.warm is warm)
-    for module in (*modules, *(table.PROGRAMS if warm else ())):
+def prepare(modules: Sequence[str] = (), *, warm: bool) -> None:
+    """Imports the modules of all jobs of a process, and further ones, and excludes them from garbage collection."""
+    of_jobs = dict.fromkeys(job.module for job in table.JOBS if job.warm is warm)
+    for module in (*of_jobs, *(table.PROGRAMS if warm else ()), *modules):
         # A package may not be installed: then the server has no such jobs.
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(module)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from layergraph.errors import unknown_name
-from layerserve import tensors
 from layerserve.v1 import graph_pb2
+from layerserve.values import tensors
 
 from layerserve_server.errors import UnknownLayerError
 from layerserve_server.repository.repository import Repository
@@ -40,7 +40,7 @@ class GraphService:
         chosen = chosen_by(call.caller, "read", request.model)
 
         def answer(version: LoadedVersion) -> None:
-            call.about(version.name, version.version)
+            call.set_metric_labels(version.name, version.version)
             encoded = _encoded(version)
             reply = _selected(encoded, request.layers, version.name) if request.layers else encoded
             call.reply(lambda: reply)

@@ -7,8 +7,8 @@ import secrets
 from collections.abc import AsyncGenerator
 from functools import partial
 
-from layerserve.options.online import RUN_OPTIONS, SESSION, OnlineOptions
-from layerserve.options.training import BUDGET, Budget
+from layerserve.online.options import RUN_OPTIONS, SESSION, OnlineOptions
+from layerserve.training.options.contract import BUDGET, Budget
 from layerserve.v1 import online_pb2 as pb
 
 from layerserve_server.access.ownership import Access
@@ -75,7 +75,7 @@ class OnlineTrainingService:
         else:
             raise InvalidRequestError("the first message of the stream must be a spec or resume")
         base = model_spec(run.request.model, run.request.version)
-        stream.about(base.name, base.version)
+        stream.set_metric_labels(base.name, base.version)
         accepted = pb.OnlineAccepted(run_id=run.id, base=base)
         yield pb.TrainOnlineResponse(id=first.id, accepted=accepted).SerializeToString()
         # Before this one has the process's connection, whose loss the other stream would take for the process's end.
@@ -104,7 +104,7 @@ class OnlineTrainingService:
 
     def _begin(self, stream: Stream, spec: pb.OnlineSpec) -> Run:
         with lease(self._repository, stream.caller, "train", spec.model) as base:
-            stream.about(base.name, base.version)
+            stream.set_metric_labels(base.name, base.version)
             request = owned(self._request(spec, base.name, base.version), stream.caller, self._repository)
             run = self._runs.begin(request, base, lambda: not stream.listens())
         if stream.trace is not None:

@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from layerserve import tensors
 from layerserve.errors import InvalidTensor
 from layerserve.v1 import online_pb2 as pb
 from layerserve.v1.tensor_pb2 import Tensor
+from layerserve.values import tensors
 
 from layerserve_server.errors import (
     InvalidRequestError,
@@ -24,7 +24,6 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.jobs.failures import REFUSALS
-from layerserve_server.services.message_size import is_long
 from layerserve_server.services.messages import dtype_name, model_spec, parse
 from layerserve_server.services.run_replies import log_values
 from layerserve_server.training.online.frames import Frame, FrameArray
@@ -33,6 +32,7 @@ from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.validation import MAX_ARRAYS, checked_batch
 from layerserve_server.transport.call import Stream
+from layerserve_server.transport.perimeter.message_size import is_long
 from layerserve_server.transport.request_ids import sent_id
 from layerserve_server.transport.status import failure
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from layerserve import tensors
 from layerserve.errors import InvalidTensor
+from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidTensorError, UnknownCheckpointError
 from layerserve_server.inference.admission import admit
@@ -133,7 +133,7 @@ def _model(arguments: Mapping[str, Any]) -> tuple[RunRequest, Model]:
     import torch
     from layergraph import load_model
     from layergraph.training.checkpoint import read_whole
-    from layergraph.training.continuing import finished_model
+    from layergraph.training.restored_model import finished_model
 
     torch.set_num_threads(1)
     load_plugins()

@@ -19,7 +19,7 @@ from layergraph.errors import (
     NotCompiledError,
     unknown_name,
 )
-from layerserve.options.training import View
+from layerserve.training.options.contract import View
 
 from layerserve_server import errors
 from layerserve_server.inference.runner import Array
@@ -266,7 +266,7 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
     try:
         prepare_model(model, request)
         if request.workers > 1:
-            from layergraph.training.workers import check_shareable
+            from layergraph.training.shareable import check_shareable
 
             check_shareable(cast("layergraph.Model", model))
         if request.kind is Kind.EVALUATION:

@@ -23,7 +23,7 @@ MAX_BUSY_SECONDS = 600.0
 def choose_engines(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
     """The job: writes what is chosen to the folder."""
     import torch
-    from layergraph.execution.tuning.kept import NOTE
+    from layergraph.execution.tuning.engine_folder import NOTE
 
     from layerserve_server.inference.runner import load_plugins
     from layerserve_server.training.runs.computing import is_computing

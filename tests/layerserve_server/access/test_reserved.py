@@ -6,8 +6,8 @@ import grpc
 import numpy as np
 import pytest
 from echo_servers import needs_native
-from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.reserved import UNREADABLE, Reserved, Restriction
 from layerserve_server.errors import ForbiddenError
@@ -145,7 +145,7 @@ def test_a_stream_of_several_models_outlives_the_right_on_one(whole):
     reserved = Reserved()
     stream = ServerStream(None, "/a/B", "")
     stream.caller = Caller("shop", reserved=reserved)
-    stream.about("m", 1, whole=whole)
+    stream.set_metric_labels("m", 1, whole=whole)
     stream.check_stalled(0.0, 1.0, 1.0)
     stream.check()
     reserved.set({name: Restriction(("a",)) for name in ("other", "m")})

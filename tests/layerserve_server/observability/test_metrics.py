@@ -9,8 +9,8 @@ from importlib.metadata import version as package_version
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.observability import metrics as metrics_module
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.families import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS
@@ -57,74 +57,6 @@ def buckets(registry: CollectorRegistry, name: str) -> dict[float, float]:
         for family in registry.collect()
         for sample in family.samples
         if sample.name == f"{name}_bucket"
-    }
-
-
-def test_names_types_and_labels():
-    """What dashboards and alerts rely on: a change here is one for the changelog."""
-    metrics = Metrics()
-    metrics.calls_began(PREDICT, 1)
-    metrics.calls_ended([Ended(PREDICT, "m", "1", "INTERNAL", 0.1)])
-    metrics.streamed([Ended(PREDICT, "m", "1", "OK", 0.1)])
-    queue = metrics.batches("m", 1)
-    queue.batch_ran(1, 1, 0.1)
-    metrics.watch_queue("m", 1, lambda: 0, lambda: 0)
-    metrics.version_loaded("m", 1, 0.1)
-    metrics.version_failed("m", 1)
-    metrics.settings_invalid("m")
-    metrics.version_evicted("m")
-    metrics.load_awaited("loaded", 0.1)
-    metrics.watch_loaded(lambda: 5)
-    metrics.runs_changed(0, 0, 0)
-    metrics.run_progressed("m", 1, 1, 0.1)
-    metrics.run_ended("m", "finished")
-    metrics.telemetry_dropped("traces", 1)
-    metrics.shadowed("m", 1, "equal")
-    metrics.shadow_differed("m", 1, 0.0, 0.0)
-    metrics.watch_memory(lambda: 0, 1)
-    metrics.watch_ready(lambda: True)
-    metrics.access_reread("tokens", True)
-    found = {
-        family.name: (family.type, *sorted({name for sample in family.samples for name in sample.labels} - {"le"}))
-        for family in metrics.registry.collect()
-    }
-    assert found == {
-        "layerserve_requests": ("counter", "method", "model", "status", "version"),
-        "layerserve_requests_seconds": ("counter", "method", "model", "status", "version"),
-        "layerserve_streamed_requests": ("counter", "method", "model", "status", "version"),
-        "layerserve_streamed_request_seconds": ("histogram", "method", "model"),
-        "layerserve_streamed_requests_seconds": ("counter", "method", "model", "status", "version"),
-        "layerserve_errors": ("counter", "method", "model", "status", "version"),
-        "layerserve_request_seconds": ("histogram", "method", "model"),
-        "layerserve_buffered_bytes": ("gauge",),
-        "layerserve_buffered_limit_bytes": ("gauge",),
-        "layerserve_ready": ("gauge",),
-        "layerserve_telemetry_dropped": ("counter", "kind"),
-        "layerserve_access_stale": ("gauge", "what"),
-        "layerserve_calls_in_flight": ("gauge", "method"),
-        "layerserve_rows": ("counter", "model", "version"),
-        "layerserve_batch_rows": ("histogram", "model", "version"),
-        "layerserve_batch_requests": ("counter", "model", "version"),
-        "layerserve_queue_seconds": ("histogram", "model", "version"),
-        "layerserve_compute_seconds": ("histogram", "model", "version"),
-        "layerserve_queue_rows": ("gauge", "model", "version"),
-        "layerserve_queue_requests": ("gauge", "model", "version"),
-        "layerserve_model_loaded": ("gauge", "model", "version"),
-        "layerserve_model_loads": ("counter", "model"),
-        "layerserve_model_load_failures": ("counter", "model"),
-        "layerserve_model_settings_errors": ("counter", "model"),
-        "layerserve_model_load_seconds": ("histogram", "model"),
-        "layerserve_model_evictions": ("counter", "model"),
-        "layerserve_model_load_wait_seconds": ("histogram", "outcome"),
-        "layerserve_loaded_bytes": ("gauge",),
-        "layerserve_training_runs": ("gauge", "state"),
-        "layerserve_training_runs_ended": ("counter", "model", "state"),
-        "layerserve_training_epoch": ("gauge", "model"),
-        "layerserve_training_step": ("gauge", "model"),
-        "layerserve_training_loss": ("gauge", "model"),
-        "layerserve_shadow_requests": ("counter", "model", "outcome", "version"),
-        "layerserve_shadow_absolute_difference": ("histogram", "model", "version"),
-        "layerserve_shadow_relative_difference": ("histogram", "model", "version"),
     }
 
 

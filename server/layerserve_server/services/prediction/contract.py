@@ -12,7 +12,7 @@ from google.protobuf.descriptor import Descriptor
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.message_size import is_long
+from layerserve_server.transport.perimeter.message_size import is_long
 
 #: Name of a model, and the version number or the label that the request names, if any.
 Choice: TypeAlias = tuple[str, int | None, str | None]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve.wire import tag, varint
+from layerserve.values import tensors
+from layerserve.values.wire import tag, varint
 
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.message_size import is_long
 from layerserve_server.services.messages import choice, decode, parse
 from layerserve_server.services.prediction.contract import Contract, PredictionRequest, Selection, Span
 from layerserve_server.services.prediction.encoder import Encoder
 from layerserve_server.services.prediction.wire_format import UNREAD, fields
+from layerserve_server.transport.perimeter.message_size import is_long
 from layerserve_server.transport.status import Failure
 
 _Request = prediction_pb2.PredictRequest

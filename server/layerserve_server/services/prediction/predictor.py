@@ -53,7 +53,7 @@ class Predictor:
         self._repository = repository
         self._samples = samples
         self._shadows = shadows
-        #: A single bound method object: `Call.gather` groups calls by it.
+        #: A single bound method object: `Call.coalesce` groups calls by it.
         self._answer = self._answer_templates
 
     def handler(self, contract: Contract) -> Handler:
@@ -70,7 +70,7 @@ class Predictor:
                     # Its results are needed as arrays.
                     self._queue(call, template, self._chosen(call, template.choice), observers)
                 else:
-                    call.gather(self._answer, (call, template))
+                    call.coalesce(self._answer, (call, template))
             else:
                 self._parse(call, contract, templates)
 
@@ -189,7 +189,7 @@ class Predictor:
                 if layouts is None:
                     return False
                 for call in calls:
-                    call.about(version.name, version.version)
+                    call.set_metric_labels(version.name, version.version)
                 return version.queue.run_together(CoalescedCalls(calls, template, layouts, endpoint))
         except ServerError:
             # An invalid choice of version or outputs is reported to each call separately.
@@ -228,7 +228,7 @@ class Predictor:
                 templates.learn(call.request, request)
 
         if contract.is_long(call.request):
-            call.may_block(read)
+            call.in_pool(read)
         else:
             read()
 
@@ -254,7 +254,7 @@ def _put(
     """Adds a request to the queue of its version and runs it. Returns False, without effect, if `read` returns None."""
     version = held.version
     try:
-        call.about(version.name, version.version)
+        call.set_metric_labels(version.name, version.version)
         queued = read(held, endpoint_of(version, request.selection))
         if queued is None:
             held.end()
@@ -266,7 +266,7 @@ def _put(
         held.end()
         raise
     if here:
-        call.afterwards(queue.run_if_quick)
+        call.after_batch(queue.run_if_quick)
     else:
         queue.run_in_background()
     return True
@@ -307,7 +307,7 @@ def _queued(
         done=answer,
         deadline=call.deadline,
         priority=request.priority,
-        give_up=call.arrived + request.max_wait if request.max_wait else None,
+        queue_deadline=call.arrived + request.max_wait if request.max_wait else None,
         client=call.client,
         group=admission.group if padded is None else padded,
         padding=None if padded is None else admission.padding,

@@ -6,7 +6,7 @@ takes many times the size of the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,17 +15,15 @@ from layerserve_server.jobs import failures, table
 from layerserve_server.jobs.channel import Channel, JobDiedError
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
-from layerserve_server.services.rest.infer_body import Wanted
-from layerserve_server.services.rest.predict_body import InputSpec, Outline
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget
-
-#: Size above which a JSON text is read by another process, in bytes: shorter ones take a few milliseconds.
-LONG_BYTES = 256 * 1024
-#: Memory that a child may take, in bytes, and in bytes per byte of its text: numbers take up to twenty.
-MEMORY_BYTES, MEMORY_FACTOR = 64 << 20, 20
-#: Maximum time for reading, in seconds; and, for large bodies, the minimum throughput in bytes per second.
-SECONDS, BYTES_PER_SECOND = 10.0, 1_000_000
+from layerserve_server.transport.perimeter.limits import (
+    JSON_BYTES_PER_SECOND,
+    JSON_MEMORY_BYTES,
+    JSON_MEMORY_FACTOR,
+    JSON_SECONDS,
+    LONG_JSON_BYTES,
+    Limits,
+)
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 
 class BodyReader:
@@ -39,31 +37,22 @@ class BodyReader:
 
     def is_long(self, size: int) -> bool:
         """Whether a JSON text of `size` bytes is read by another process."""
-        return size > LONG_BYTES
-
-    def infer(self, body: bytes, size: int) -> tuple[bytes, Wanted]:
-        """Does what `infer_body.read` does, and serializes the message. Raises as it does."""
-        with self._reading(body, {"infer": size}) as reading:
-            wanted = reading.line()
-            return reading.message(), Wanted(wanted["binary"], wanted["default"])
-
-    def predict(self, body: bytes, specs: Callable[[Outline], Mapping[str, InputSpec]]) -> tuple[Outline, bytes]:
-        """Does what `PredictBody` does. `specs` returns those of a body's inputs, or raises an error."""
-        with self._reading(body, {"predict": True}) as reading:
-            outline = Outline(**reading.line())
-            reading.send({name: [spec.dtype, list(spec.shape)] for name, spec in specs(outline).items()})
-            return outline, reading.message()
+        return size > LONG_JSON_BYTES
 
     @contextmanager
-    def _reading(self, body: bytes, arguments: dict[str, Any]) -> Iterator[_Reading]:
-        seconds = SECONDS + len(body) / BYTES_PER_SECOND
-        memory = MEMORY_BYTES + MEMORY_FACTOR * len(body)
+    def reading(self, body: bytes, reader: str, **options: object) -> Iterator[Reading]:
+        """Has a module's `read_long` read a body, with these options. Gives what exchanges messages with it.
+
+        Raises InvalidRequestError, TooLargeError and UnavailableError.
+        """
+        seconds = JSON_SECONDS + len(body) / JSON_BYTES_PER_SECOND
+        memory = JSON_MEMORY_BYTES + JSON_MEMORY_FACTOR * len(body)
         limits = JobLimits(seconds, memory, wall_seconds=seconds)
+        arguments = {"reader": reader, "options": options, "size": len(body)}
         self._memory.take(memory)
         try:
-            given = {**arguments, "size": len(body)}
-            with self._jobs.connection(table.READ_BODY, given, limits, seconds) as channel:
-                reading = _Reading(channel, self._limits)
+            with self._jobs.connection(table.READ_BODY, arguments, limits, seconds) as channel:
+                reading = Reading(channel, self._limits)
                 try:
                     channel.send_bytes(body)
                 except ConnectionError:
@@ -79,7 +68,7 @@ class BodyReader:
             self._memory.give(memory)
 
 
-class _Reading:
+class Reading:
     """A body that a child reads."""
 
     def __init__(self, channel: Channel, limits: Limits) -> None:
@@ -103,6 +92,5 @@ class _Reading:
     def message(self) -> bytes:
         """Returns the message after a line with its size. Raises TooLargeError, and as `line`."""
         size = int(self.line()["message"])
-        if size > self._limits.max_message_bytes:
-            raise self._limits.too_large(size)
+        self._limits.check_size(size)
         return self._channel.read(size)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve.wire import varint
+from layerserve.values import tensors
+from layerserve.values.wire import varint
 from layerserve_server.services.prediction import encoder
 from layerserve_server.services.prediction.encoder import Encoder, joined
 
@@ -43,7 +43,7 @@ def test_any_arrays(values, id):
 )
 def test_parts_joined_in_pieces(parts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "PIECE_BYTES", 5)
+        patch.setattr(encoder, "CHUNK_BYTES", 5)
         assert joined(parts) == b"".join(parts)
         assert joined([memoryview(part) for part in parts if isinstance(part, bytes)]) == b"".join(
             part for part in parts if isinstance(part, bytes)

@@ -8,8 +8,8 @@ import grpc
 import numpy as np
 import pytest
 from fake_calls import CallObserver, FakeCall, event_batches_here
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.queue import QueuedRequest
 from layerserve_server.observability.metrics import Metrics
@@ -241,8 +241,8 @@ def test_a_request_waits_as_long_as_it_wants_to_and_by_its_priority(make):
     for _ in range(2):
         service.burst(message(priority=-3, max_queue_ms=700), arrived=arrived, deadline=arrived + 9)
     service.burst(message(X[:1]))
-    assert [(pending.priority, pending.give_up, pending.deadline, pending.arrived) for pending in queue._queue][1:] == [
-        (-3, arrived + 0.7, arrived + 9, arrived)
-    ] * 2
-    assert queue._queue[0].give_up is None
+    assert [(pending.priority, pending.queue_deadline, pending.deadline, pending.arrived) for pending in queue._queue][
+        1:
+    ] == [(-3, arrived + 0.7, arrived + 9, arrived)] * 2
+    assert queue._queue[0].queue_deadline is None
     queue._has_leader = False
