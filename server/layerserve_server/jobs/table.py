@@ -52,8 +52,8 @@ READ_BODY: Final = Job("layerserve_server.services.rest.body_job:read_body", "re
 
 # With torch.
 CHOOSE_ENGINES: Final = Job("layerserve_server.tuning.job:choose_engines", "choosing engines", nice=5)
-CHECK_TRAINING: Final = _check("dry_run:check_training", "one step with two rows")
-LOG_DIRECTION: Final = _check("dry_run:log_direction", "compiling the model")
+CHECK_TRAINING: Final = _check("checks.model_checks:check_training", "one step with two rows")
+LOG_DIRECTION: Final = _check("checks.model_checks:log_direction", "compiling the model")
 DESCRIBE_FILES: Final = _check("data_root:describe_files", "reading the data files")
 DESCRIBE_DATASET: Final = _check("dataset_files:describe_dataset", "reading the dataset")
 MAKE_DATASET: Final = _check("sampled_requests:make_dataset", "making a dataset of sampled requests")

@@ -26,11 +26,11 @@ from layerserve_server.errors import (
 from layerserve_server.jobs.failures import REFUSALS
 from layerserve_server.services.messages import dtype_name, model_spec, parse
 from layerserve_server.services.run_replies import log_values
+from layerserve_server.training.checks.request_checks import MAX_ARRAYS, checked_batch
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.link import Link, LinkClosedError
 from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.runs.run import Run
-from layerserve_server.training.validation import MAX_ARRAYS, checked_batch
 from layerserve_server.transport.call import Stream
 from layerserve_server.transport.perimeter.message_size import is_long
 from layerserve_server.transport.request_ids import sent_id

@@ -10,7 +10,7 @@ from layerserve_server.extensions.extension import Core, Extension, Part
 def _main(core: Core) -> Part:
     from layerserve_server.extensions.sweeps.registry import Sweeps
     from layerserve_server.extensions.sweeps.service import SweepService
-    from layerserve_server.training.dry_run import larger_is_better
+    from layerserve_server.training.checks.model_checks import larger_is_better
 
     settings, repository = core.settings, core.repository
     sweeps = Sweeps(

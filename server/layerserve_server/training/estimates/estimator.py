@@ -13,11 +13,12 @@ from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.training import budget, data_root, dry_run, validation
+from layerserve_server.training import budget, data_root
+from layerserve_server.training.checks import model_checks, request_checks
+from layerserve_server.training.checks.problems import Notes
 from layerserve_server.training.estimates import costs
 from layerserve_server.training.estimates.costs import Seconds, Trial
 from layerserve_server.training.estimates.steps import Steps, steps_of
-from layerserve_server.training.problems import Notes
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.runs.registry import Runs
 
@@ -107,9 +108,9 @@ class Estimator:
                     "from_checkpoint: got it in an estimate, expected a run that begins with a version"
                 )
         with notes:
-            validation.check_workers(request, self._runs.limits.max_workers)
+            request_checks.check_workers(request, self._runs.limits.max_workers)
         with notes:
-            filled = validation.noted(
+            filled = request_checks.noted(
                 request,
                 base.model.input_specs,
                 base.model.output_specs,
@@ -129,9 +130,9 @@ class Estimator:
         with notes:
             complete = filled is not None
             # The child refuses a request with invalid options, as it is.
-            tried = validation.with_valid_options(filled or request)
+            tried = request_checks.with_valid_options(filled or request)
             path, count = base.found.path, base.parameter_count
-            notes.add(dry_run.problems(self._jobs, path, tried, count, complete, gone))
+            notes.add(model_checks.problems(self._jobs, path, tried, count, complete, gone))
         return filled
 
 

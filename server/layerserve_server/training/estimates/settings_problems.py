@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from layergraph.errors import LayerGraphError
 
 from layerserve_server.errors import safe_text
+from layerserve_server.training.checks.problems import REFUSALS, Notes
 from layerserve_server.training.model import (
     LoadTrainable,
     TrainableModel,
     configured_callbacks,
     dry_run,
 )
-from layerserve_server.training.problems import REFUSALS, Notes
 from layerserve_server.training.request import RunRequest
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.jobs.channel import never
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
-from layerserve_server.training import budget, data_root, dry_run, validation
+from layerserve_server.training import budget, data_root
+from layerserve_server.training.checks import model_checks, request_checks
 from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import Failed
 from layerserve_server.training.process.run_process import MakeProcess
@@ -175,8 +176,8 @@ class Runs:
     ) -> RunRequest:
         if request.from_checkpoint and start is None:
             raise InvalidRequestError("from_checkpoint: only Train and Evaluate can go on from a checkpoint")
-        validation.check_workers(request, self._limits.max_workers)
-        request = validation.checked(
+        request_checks.check_workers(request, self._limits.max_workers)
+        request = request_checks.checked(
             request,
             base.model.input_specs,
             base.model.output_specs,
@@ -190,7 +191,7 @@ class Runs:
         if request.expected_base_version and request.on_conflict == "refuse":
             self._repository.check_newest(request.model, request.expected_base_version)
         path = base.found.path if start is None else start.model
-        dry_run.try_request(self._jobs, path, request, base.parameter_count, gone)
+        model_checks.try_request(self._jobs, path, request, base.parameter_count, gone)
         return request
 
     def enqueue(self, run: Run) -> None:

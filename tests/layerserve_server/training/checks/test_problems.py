@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 from layergraph import Input, Model, layers
 from layerserve_server.errors import InvalidRequestError, UnavailableError
+from layerserve_server.training.checks.problems import MAX_PROBLEMS, REFUSALS, Notes
+from layerserve_server.training.checks.request_checks import checked, noted
 from layerserve_server.training.estimates.settings_problems import settings_problems
 from layerserve_server.training.model import dry_run, load_trainable
-from layerserve_server.training.problems import MAX_PROBLEMS, REFUSALS, Notes
 from layerserve_server.training.request import DataArray, Role, RunRequest
-from layerserve_server.training.validation import checked, noted
 
 INPUTS = [SimpleNamespace(name="x", shape=(None, 4), dtype="float32")]
 OUTPUTS = [SimpleNamespace(name="y", shape=(None, 3), dtype="float32")]

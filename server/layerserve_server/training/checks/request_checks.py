@@ -31,9 +31,9 @@ from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.training import data_root, views
 from layerserve_server.training.checkpoint_policy import check_policy
+from layerserve_server.training.checks.problems import RAISING, NotesContext, results
 from layerserve_server.training.data_files.arrays import MAX_AXES
 from layerserve_server.training.data_files.filed_array import FiledArray
-from layerserve_server.training.problems import RAISING, NotesContext, results
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 #: Maximum number of arrays per run: each is an open file during the upload.

@@ -28,7 +28,7 @@ from layerserve_server.jobs import jobs as jobs_module
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
 from layerserve_server.training import data_root
-from layerserve_server.training.dry_run import larger_is_better, try_request
+from layerserve_server.training.checks.model_checks import larger_is_better, try_request
 from layerserve_server.training.request import DataArray, Role, RunRequest
 
 SETTINGS = {"optimizer": "sgd", "loss": "mse"}

@@ -17,8 +17,8 @@ from layerserve_server.errors import (
     UnknownOutputError,
 )
 from layerserve_server.training import data_root
+from layerserve_server.training.checks.request_checks import check_workers, checked
 from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
-from layerserve_server.training.validation import check_workers, checked
 
 
 def spec(name, *shape, dtype="float32"):
