@@ -46,7 +46,7 @@ def _own(core: Core) -> Part:
             OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
             DatasetService(datasets, work.using, repository, jobs, samples, training=trains),
             RunSeries(runs),
-            RunEstimates(repository, Estimator(runs, repository, jobs, trials), defaults, datasets),
+            RunEstimates(repository, Estimator(runs, repository, trials), defaults, datasets),
         ]
     )
 

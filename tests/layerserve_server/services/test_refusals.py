@@ -89,7 +89,7 @@ def changed(method, request):
 
 def call(request):
     return SimpleNamespace(
-        request=request.SerializeToString(), caller=ANYONE, about=lambda *_: None, reply=lambda _: None
+        request=request.SerializeToString(), caller=ANYONE, set_metric_labels=lambda *_: None, reply=lambda _: None
     )
 
 

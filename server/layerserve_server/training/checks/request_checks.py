@@ -64,26 +64,14 @@ def checked(
     outputs: Sequence[TensorSpec],
     max_bytes: int,
     describe: Describe,
-) -> RunRequest:
+    notes: NotesContext = RAISING,
+) -> RunRequest | None:
     """Returns a request with the names of its arrays, and the dtypes and shapes of data files, filled in.
 
     Raises InvalidRequestError or a subclass if it doesn't match the model's inputs and outputs, TooLargeError if the
-    data has more than `max_bytes`, and the errors of `data_root.describe`.
+    data has more than `max_bytes`, and the errors of `data_root.describe`. `notes` may collect them instead: returns
+    None if there is a problem with the data.
     """
-    filled = noted(request, inputs, outputs, max_bytes, describe, RAISING)
-    assert filled is not None, "problems are raised"
-    return filled
-
-
-def noted(
-    request: RunRequest,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    max_bytes: int,
-    describe: Describe,
-    notes: NotesContext,
-) -> RunRequest | None:
-    """Like `checked`, with each check in the context of `notes`. Returns None if there is a problem with the data."""
     _check_lengths(request)
     for check in _settings_checks(request):
         with notes:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
-from layerserve_server.errors import InvalidRequestError
 from layerserve_server.jobs.channel import never
-from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.training import budget, data_root
-from layerserve_server.training.checks import model_checks, request_checks
 from layerserve_server.training.checks.problems import Notes
 from layerserve_server.training.estimates import costs
 from layerserve_server.training.estimates.costs import Seconds, Trial
@@ -68,10 +63,9 @@ class Estimate:
 class Estimator:
     """Estimates runs. Thread-safe."""
 
-    def __init__(self, runs: Runs, repository: Repository, jobs: Jobs, trial: Try) -> None:
+    def __init__(self, runs: Runs, repository: Repository, trial: Try) -> None:
         self._runs = runs
         self._repository = repository
-        self._jobs = jobs
         self._trial = trial
 
     def __call__(self, request: RunRequest, base: LoadedVersion, gone: Callable[[], bool] = never) -> Estimate:
@@ -80,9 +74,8 @@ class Estimator:
         Raises NotTrainableError if training is off, BusyError if another run is being estimated, UnavailableError while
         starting or stopping, and CallCancelledError once `gone` returns True.
         """
-        self._runs.check_ready(request.kind)
         notes = Notes()
-        filled = self._noted(request, base, notes, gone)
+        filled = self._runs.problems(request, base, notes, gone)
         steps = steps_of(filled) if filled is not None and request.batch_size >= 1 and request.epochs >= 0 else None
         measured: tuple[Trial, Costs] | None = None
         if filled is not None and steps is not None and not notes.texts:
@@ -96,44 +89,6 @@ class Estimator:
         ahead, wait = self._runs.line(request)
         found = None if measured is None else measured[1]
         return Estimate(request, tuple(notes.texts), steps, found, publication, ahead, wait)
-
-    def _noted(
-        self, request: RunRequest, base: LoadedVersion, notes: Notes, gone: Callable[[], bool]
-    ) -> RunRequest | None:
-        """Makes the checks of `Runs.begin`. Returns the completed request; None if there is a problem with its data."""
-        filled = None
-        if request.from_checkpoint:
-            with notes:
-                raise InvalidRequestError(
-                    "from_checkpoint: got it in an estimate, expected a run that begins with a version"
-                )
-        with notes:
-            request_checks.check_workers(request, self._runs.limits.max_workers)
-        with notes:
-            filled = request_checks.noted(
-                request,
-                base.model.input_specs,
-                base.model.output_specs,
-                self._runs.limits.max_bytes,
-                partial(data_root.describe_in_child, self._jobs, gone=gone),
-                notes,
-            )
-        if filled is not None:
-            with notes:
-                budget.check_room(filled, self._runs.folder, base.parameter_count, base.found.size)
-        if request.publish:
-            with notes:
-                self._repository.check_publishable(request.model, request.version)
-        if request.expected_base_version and request.on_conflict == "refuse":
-            with notes:
-                self._repository.check_newest(request.model, request.expected_base_version)
-        with notes:
-            complete = filled is not None
-            # The child refuses a request with invalid options, as it is.
-            tried = request_checks.with_valid_options(filled or request)
-            path, count = base.found.path, base.parameter_count
-            notes.add(model_checks.problems(self._jobs, path, tried, count, complete, gone))
-        return filled
 
 
 def _costs(request: RunRequest, steps: Steps, trial: Trial, base: LoadedVersion) -> Costs:

@@ -28,7 +28,7 @@ from layerserve_server.jobs import jobs as jobs_module
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
 from layerserve_server.training import data_root
-from layerserve_server.training.checks.model_checks import larger_is_better, try_request
+from layerserve_server.training.checks.model_checks import check, larger_is_better
 from layerserve_server.training.request import DataArray, Role, RunRequest
 
 SETTINGS = {"optimizer": "sgd", "loss": "mse"}
@@ -52,7 +52,7 @@ def try_it(jobs, path):
     """Tries a request on the small model."""
 
     def dry_run(request, seconds=20.0, memory_bytes=2 << 30):
-        try_request(jobs.with_limits(seconds, memory_bytes), path, request, 15)
+        check(jobs.with_limits(seconds, memory_bytes), path, request, 15)
 
     return dry_run
 
@@ -60,11 +60,11 @@ def try_it(jobs, path):
 def test_a_dry_run_ends_with_its_caller(jobs, path):
     made, answers = jobs.with_limits(), iter([False] * 2)
     with pytest.raises(CallCancelledError):
-        try_request(made, path, for_ever(), 15, lambda: next(answers, True))
+        check(made, path, for_ever(), 15, lambda: next(answers, True))
     for _ in range(jobs_module.MAX_QUEUED):
         assert made._slots.acquire(blocking=False)
     with pytest.raises(CallCancelledError):
-        try_request(made, path, GOOD, 15, lambda: True)
+        check(made, path, GOOD, 15, lambda: True)
 
 
 def test_text_of_a_closed_vocabulary_passes(jobs, tmp_path):
@@ -74,9 +74,9 @@ def test_text_of_a_closed_vocabulary_passes(jobs, tmp_path):
     path = tmp_path / "model.keras"
     Model(text, layers.Dense(3, name="y")(words)).save(path)
     data = (DataArray(Role.X, "x", "string", (6, 1)), DATA[1])
-    try_request(jobs, path, replace(GOOD, data=data), 15)
+    check(jobs, path, replace(GOOD, data=data), 15)
     with pytest.raises(InvalidRequestError, match="unknown loss"):
-        try_request(jobs, path, replace(compiled(loss="msee"), data=data), 15)
+        check(jobs, path, replace(compiled(loss="msee"), data=data), 15)
 
 
 def for_ever():
@@ -149,7 +149,7 @@ def test_a_file_that_was_replaced_or_deleted_meanwhile_is_named(jobs, tmp_path, 
     if content is not None:
         (tmp_path / "model.keras").write_bytes(content)
     with pytest.raises(VersionFailedError, match=r"^one step with two rows fails: model\.keras: "):
-        try_request(jobs, tmp_path / "model.keras", GOOD, 15)
+        check(jobs, tmp_path / "model.keras", GOOD, 15)
     with pytest.raises(VersionFailedError, match=r"^compiling the model fails: model\.keras: "):
         larger_is_better(jobs, tmp_path / "model.keras", GOOD, 15)
     assert not caplog.records

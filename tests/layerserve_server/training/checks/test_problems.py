@@ -8,10 +8,9 @@ from types import SimpleNamespace
 import pytest
 from layergraph import Input, Model, layers
 from layerserve_server.errors import InvalidRequestError, UnavailableError
+from layerserve_server.training.checks.model_checks import check_here
 from layerserve_server.training.checks.problems import MAX_PROBLEMS, REFUSALS, Notes
-from layerserve_server.training.checks.request_checks import checked, noted
-from layerserve_server.training.estimates.settings_problems import settings_problems
-from layerserve_server.training.model import dry_run, load_trainable
+from layerserve_server.training.checks.request_checks import checked
 from layerserve_server.training.request import DataArray, Role, RunRequest
 
 INPUTS = [SimpleNamespace(name="x", shape=(None, 4), dtype="float32")]
@@ -29,12 +28,14 @@ def path(tmp_path_factory):
 
 
 def found(path, request, complete=True):
-    return settings_problems(load_trainable, path, request, complete=complete)
+    notes = Notes()
+    check_here(path, request, notes, complete=complete)
+    return notes.texts
 
 
 def refusal(path, request):
     with pytest.raises(REFUSALS) as raised:
-        dry_run(load_trainable, path, request)
+        check_here(path, request)
     return str(raised.value)
 
 
@@ -100,7 +101,7 @@ def test_a_good_request_has_none(path):
 
 
 def check(request, notes):
-    return noted(request, INPUTS, OUTPUTS, 1 << 30, lambda root, files: [], notes)
+    return checked(request, INPUTS, OUTPUTS, 1 << 30, lambda root, files: [], notes)
 
 
 def test_problems_of_data_and_settings_are_noted_together():
