@@ -33,8 +33,8 @@ from layerserve_server.settings import Settings
 from layerserve_server.training import dataset_files
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
+from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs.execution import TRAINER
-from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.sinks.processes import SinkProcesses
 from layerserve_server.transport.grpcio import SharedPort

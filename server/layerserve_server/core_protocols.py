@@ -22,7 +22,7 @@ from layerserve_server.services.training import TrainingService
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.estimates.estimator import Estimator
-from layerserve_server.training.estimates.trials import Trials
+from layerserve_server.training.estimates.measured_run import MeasuredRuns
 
 
 def _predictions(process: Process) -> Part:
@@ -34,7 +34,7 @@ def _own(core: Core) -> Part:
     datasets, work, defaults, jobs = core.datasets, core.work, core.defaults, core.jobs
     samples, trains = settings.state_folder / "samples", settings.training_slots > 0
     converter = Converter(jobs)
-    trials = Trials(jobs, runs.folder, settings.check_seconds)
+    trials = MeasuredRuns(jobs, runs.folder, settings.check_seconds)
     return Part(
         services=[
             GraphService(repository),

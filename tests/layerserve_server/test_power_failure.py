@@ -16,10 +16,10 @@ from layerserve_server.extensions.sweeps.base_copy import BASE, DESCRIPTION, cop
 from layerserve_server.extensions.sweeps.plan import PLAN, Method, Plan
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.store import FsspecStore
-from layerserve_server.training.digests import write_digests
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.step_log import StepLog
-from layerserve_server.training.runs.checkpoints import Checkpoint, KeptCheckpoints
+from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints
+from layerserve_server.training.run_folder.digests import write_digests
 from synced import Disk
 
 CONTENT = bytes(range(256)) * 40

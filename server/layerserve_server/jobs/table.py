@@ -60,7 +60,7 @@ MAKE_DATASET: Final = _check("sampled_requests:make_dataset", "making a dataset 
 CONVERT: Final = _model("conversion:convert", "converting a file")
 BUILD_CHECKPOINT: Final = _model("checkpoint_models:build", "making the model of a checkpoint")
 PREDICT_CHECKPOINT: Final = _model("checkpoint_models:predict", "making the model of a checkpoint")
-MEASURE_RUN: Final = Job("layerserve_server.training.estimates.trials:measure", "a trial of the run")
+MEASURE_RUN: Final = Job("layerserve_server.training.estimates.measured_run:measure", "a trial of the run")
 
 JOBS: Final = (
     *(READ_MODEL_FILE, QUANTIZE, READ_BODY),
@@ -68,4 +68,4 @@ JOBS: Final = (
     *(CONVERT, BUILD_CHECKPOINT, PREDICT_CHECKPOINT, MEASURE_RUN),
 )
 #: What the process with torch imports beside the modules of its jobs: the program of a run.
-PROGRAMS: Final = ("layerserve_server.training.process.warm",)
+PROGRAMS: Final = ("layerserve_server.training.program.warm",)

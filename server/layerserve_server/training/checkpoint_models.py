@@ -19,9 +19,9 @@ from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.table import Job
 from layerserve_server.repository.publishing import link_file
-from layerserve_server.training.continuation import STATE, Start
 from layerserve_server.training.conversion import Converter, saved
 from layerserve_server.training.finite import check_finite
+from layerserve_server.training.from_checkpoint import STATE, Start
 from layerserve_server.training.model import as_published, placeholders, prepare_model
 from layerserve_server.training.request import Role, RunRequest
 

@@ -42,7 +42,11 @@ MAX_PROBLEM = 300
 def described(jobs: Jobs, folder: Path, file: str) -> Description:
     """Describes the file of a dataset. Raises as `data_root.names` and `Jobs.run` do."""
     arguments = {"folder": str(folder), "file": file}
-    reply = jobs.run(table.DESCRIBE_DATASET, arguments, jobs.limits(seconds=DESCRIBING_SECONDS))
+    return description(jobs.run(table.DESCRIBE_DATASET, arguments, jobs.limits(seconds=DESCRIBING_SECONDS)))
+
+
+def description(reply: Mapping[str, Any]) -> Description:
+    """Returns the description in the reply of the job."""
     arrays = [ArrayInfo(one["name"], one["dtype"], tuple(one["shape"]), one["problem"]) for one in reply["arrays"]]
     return Description(arrays, reply["samples"])
 

@@ -15,10 +15,10 @@ from layergraph.errors import (
 from layerserve.training.options.contract import View
 
 from layerserve_server.inference.runner import Array
+from layerserve_server.training.data_split import rows_of
 from layerserve_server.training.finite import check_finite
 from layerserve_server.training.precision import policy_of
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
-from layerserve_server.training.views import rows_of
 
 if TYPE_CHECKING:
     import layergraph

@@ -26,7 +26,7 @@ def choose_engines(arguments: Mapping[str, Any], channel: Channel) -> dict[str, 
     from layergraph.execution.tuning.engine_folder import NOTE
 
     from layerserve_server.inference.runner import load_plugins
-    from layerserve_server.training.runs.computing import is_computing
+    from layerserve_server.training.run_folder.computing import is_computing
 
     load_plugins()
     job = arguments

@@ -33,7 +33,7 @@ from layerserve_server.training.model import compile_model, fit_arguments
 from layerserve_server.training.process import workers
 from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import DataArray, Role, RunRequest
-from layerserve_server.training.result import RunResult
+from layerserve_server.training.run_folder.result import RunResult
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.upload import Upload, data_file, read_data
 

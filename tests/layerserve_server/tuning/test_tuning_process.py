@@ -18,7 +18,7 @@ from layergraph.execution.tuning.engine_folder import NOTE, noted_choices
 from layerserve_server.errors import CallCancelledError
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
-from layerserve_server.training.runs.computing import computing
+from layerserve_server.training.run_folder.computing import computing
 from layerserve_server.tuning import job as tuning_job
 from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
 

@@ -29,7 +29,7 @@ from layerserve_server.errors import (
 from layerserve_server.inference.admission import fit_dtype, fit_shape, names
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import LABEL
-from layerserve_server.training import data_root, views
+from layerserve_server.training import data_root, data_split
 from layerserve_server.training.checkpoint_policy import check_policy
 from layerserve_server.training.checks.problems import RAISING, NotesContext, results
 from layerserve_server.training.data_files.arrays import MAX_AXES
@@ -418,7 +418,7 @@ def _check_group(
 def _check_view(request: RunRequest, rows: int, *, validates: bool) -> None:
     """Checks which rows are used of `rows` rows; `validates` is whether there are validation arrays."""
     view = request.view
-    views.check(view, rows)
+    data_split.check(view, rows)
     if view.validate_on and validates:
         raise InvalidRequestError("view: got a split for validation and validation arrays, expected one of the two")
     if request.validation_split and view != View():

@@ -11,12 +11,12 @@ from layerserve_server.jobs.channel import never
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import budget, data_root
+from layerserve_server.training.base_version import BaseVersion
 from layerserve_server.training.checks import model_checks, request_checks
 from layerserve_server.training.checks.problems import RAISING, NotesContext
-from layerserve_server.training.continuation import Start
+from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs.base_version import BaseVersion
-from layerserve_server.training.runs.limits import RunLimits
+from layerserve_server.training.run_limits import RunLimits
 
 
 class RunChecks:

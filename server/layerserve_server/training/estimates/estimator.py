@@ -22,7 +22,7 @@ class Try(Protocol):
     """Shows what a run costs by its first steps."""
 
     def __call__(self, request: RunRequest, base: FoundVersion, gone: Callable[[], bool] = never) -> Trial:
-        """See `trials.Trials`."""
+        """See `measured_run.MeasuredRuns`."""
 
 
 @dataclass(frozen=True, slots=True)

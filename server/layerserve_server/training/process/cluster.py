@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Module of a run's process.
-MODULE = "layerserve_server.training.process.main"
+MODULE = "layerserve_server.training.program.main"
 #: Label of the Jobs, with the run's id.
 RUN_LABEL = "layerserve.io/run"
 #: Port at which the workers of a run meet, on the pod of the first one.

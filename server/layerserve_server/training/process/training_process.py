@@ -16,13 +16,13 @@ from pathlib import Path
 from layerserve_server.jobs.forked_process import ForkedProcess
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training.process.cpu_usage import SERVER
-from layerserve_server.training.result import NO_SPACE, ended_by_signal
-from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
+from layerserve_server.training.run_folder.layout import CHILD_LOCK, CHILD_OUTPUT
+from layerserve_server.training.run_folder.result import NO_SPACE, ended_by_signal
 
 logger = logging.getLogger(__name__)
 
 #: What is called in a forked process of a run.
-TRAIN = "layerserve_server.training.process.warm:train"
+TRAIN = "layerserve_server.training.program.warm:train"
 #: Time between two checks of a training process, in seconds. Events reach their watchers with this delay at most.
 CHECK_SECONDS = 0.05
 

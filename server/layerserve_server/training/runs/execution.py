@@ -14,10 +14,10 @@ from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training import budget, events
 from layerserve_server.training.events import Failed
 from layerserve_server.training.request import Kind
-from layerserve_server.training.result import INTERRUPT
+from layerserve_server.training.run_folder.result import INTERRUPT
+from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.ending import RunEndings
-from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.runs.table import RunTable
@@ -25,7 +25,7 @@ from layerserve_server.training.runs.table import RunTable
 logger = logging.getLogger(__name__)
 
 #: Command of a run's process; the run's folder is appended.
-TRAINER = (sys.executable, "-m", "layerserve_server.training.process.main")
+TRAINER = (sys.executable, "-m", "layerserve_server.training.program.main")
 
 
 class RunExecution:

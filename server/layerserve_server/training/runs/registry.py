@@ -11,18 +11,18 @@ from layerserve_server.errors import NotTrainableError
 from layerserve_server.jobs.channel import never
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
+from layerserve_server.training.base_version import BaseVersion
 from layerserve_server.training.checks.problems import Notes
 from layerserve_server.training.checks.run_checks import RunChecks
-from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import Failed
+from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.result import INTERRUPT, RunResult
-from layerserve_server.training.runs.base_version import BaseVersion
+from layerserve_server.training.run_folder.result import INTERRUPT, RunResult
+from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs.ending import SERVER_STOPPED, RunEndings
 from layerserve_server.training.runs.execution import TRAINER, RunExecution
-from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run, RunState

@@ -12,9 +12,9 @@ import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
 from layerserve_server.training.model import evaluate_arguments, fit_arguments, prepare_model
-from layerserve_server.training.process import warm
+from layerserve_server.training.program import warm
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
-from layerserve_server.training.runs.folder import CHILD_OUTPUT
+from layerserve_server.training.run_folder.layout import CHILD_OUTPUT
 
 RNG = np.random.default_rng(0)
 ARRAYS = {role: RNG.random((10, 3), "float32") for role in (Role.X, Role.Y, Role.VALIDATION_X, Role.VALIDATION_Y)}
