@@ -4,7 +4,7 @@
 `await` can be taken out by rule, but not put in. What the two clients do differently is written by hand, in
 `calls/channel.py` and `calls/async_channel.py`.
 
-`slices/api.py` has a typed attribute for each slice.
+`async_slices.py` has a typed attribute for each slice.
 
 `training/options/keywords.py` is what type checkers and editors read: `arguments.py` beside it as keyword arguments.
 """
@@ -21,7 +21,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 
-from layerserve.slices import SLICES
+from layerserve.slice_table import SLICES
 
 PACKAGE = Path(__file__).parent / "layerserve"
 
@@ -31,7 +31,7 @@ RULES = (
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
     (r"\blayerserve\.(\w+)\.api\b", r"layerserve.\1.blocking"),
-    (r"\blayerserve\.async_client\b", "layerserve.client"),
+    (r"\blayerserve\.async_(client|slices)\b", r"layerserve.\1"),
     (r"\bcalls\.async_channel\b", "calls.channel"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
@@ -49,10 +49,10 @@ def blocking(source: str) -> str:
 
 
 def slices() -> str:
-    """slices/api.py."""
+    """async_slices.py."""
     classes = {name: f"Async{name.title()}" for name in SLICES}
     lines = [
-        _header("slices/__init__.py"),
+        _header("slice_table.py"),
         '"""The slices as attributes of the asyncio client."""',
         "from __future__ import annotations",
         "from typing import TYPE_CHECKING",
@@ -98,10 +98,11 @@ def keywords(source: str, tables: Sequence[str]) -> str:
 
 
 #: Folders with a part of the client: slices, and those of the core.
-PARTS = ("calls", "models", "prediction", "training", "slices", *SLICES)
+PARTS = ("calls", "models", "prediction", "training", *SLICES)
 #: The files, by path in the package. Some need those before.
 FILES: dict[str, Callable[[], str]] = {
-    "slices/api.py": slices,
+    "async_slices.py": slices,
+    "slices.py": partial(blocking, "async_slices.py"),
     "client.py": partial(blocking, "async_client.py"),
     **{f"{part}/blocking.py": partial(blocking, f"{part}/api.py") for part in PARTS},
     "training/options/keywords.py": partial(keywords, "training.options.arguments", ("train", "evaluate")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from layerserve.async_slices import AsyncSlices
 from layerserve.calls.connection import (
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT,
@@ -14,7 +15,6 @@ from layerserve.calls.connection import (
 from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
 from layerserve.prediction.api import AsyncPredictionMethods
-from layerserve.slices.api import AsyncSlices
 from layerserve.training.api import AsyncTrainingMethods
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from layerserve.calls.connection import (
 from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
 from layerserve.prediction.blocking import PredictionMethods
-from layerserve.slices.blocking import Slices
+from layerserve.slices import Slices
 from layerserve.training.blocking import TrainingMethods
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from layerserve import Client, slices
+from layerserve import Client, slice_table
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SliceCommands:
 @cache
 def slice_commands() -> tuple[SliceCommands, ...]:
     """Returns what all slices add."""
-    return tuple(module.COMMANDS for _, module in slices.modules("commands"))
+    return tuple(module.COMMANDS for _, module in slice_table.modules("commands"))
 
 
 def source_of(argument: str) -> Source | None:

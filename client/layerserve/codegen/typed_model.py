@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from layerserve.async_client import AsyncClient
+from layerserve import AsyncClient, Client
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.calls.flow import Flow
-from layerserve.client import Client
 from layerserve.errors import InvalidArgument, ModelMismatch
 from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signatures, fetch_signature

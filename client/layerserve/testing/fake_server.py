@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from layerserve import slices
+from layerserve import slice_table
 from layerserve.models.health import CHECK, HealthCheckRequest, HealthCheckResponse
 from layerserve.testing.fake_management import FakeManagement
 from layerserve.testing.fake_runs import FakeRuns
@@ -28,7 +28,7 @@ class FakeServer(FakeManagement, FakeRuns):
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         super().__init__()
-        self._slices = {name: module.Fake(self) for name, module in slices.modules("fake")}
+        self._slices = {name: module.Fake(self) for name, module in slice_table.modules("fake")}
         self._server = grpc.server(
             ThreadPoolExecutor(max_workers=16), options=[("grpc.max_receive_message_length", -1)]
         )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from echo_servers import server_of
 from layerserve import AsyncClient, Client
 from layerserve.calls.tracing import trace_metadata
 
@@ -40,7 +41,7 @@ def server() -> Iterator[tuple[str, list[dict[str, str]]]]:
 
     routes = Routes(unary={"/layerserve.v1.ModelService/ListModels": list_models})
     limits = some_limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=4, max_calls=8)
-    made = GrpcioServer(routes, Observer(), limits, host="127.0.0.1", port=0)
+    made = server_of(GrpcioServer, routes, limits)
     made.start()
     yield f"127.0.0.1:{made.port}", seen
     made.stop(0)

@@ -186,7 +186,7 @@ def test_a_stop_answers_calls_and_streams_under_way_and_refuses_new_ones(serve_e
     hanging = channel.unary_unary(ECHO + "hang").future(b"", timeout=60)
     assert echo.called.wait(30)
     upload, _ = silent(channel)
-    stopping = threading.Thread(target=server.stop, args=(1.0,))
+    stopping = threading.Thread(target=server.stop, args=(0.3,))
     stopping.start()
     assert echo.stopping(channel)
     with pytest.raises(grpc.RpcError) as caught:
