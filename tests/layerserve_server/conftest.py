@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from echo_servers import SERVERS, Echo, Observer, server_of
 from http_calls import Http
-from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
+from layergraph.errors import ConfigError, CorruptFileError, DataError, ShapeError, UnknownTensorError
 from layergraph.exporting.signature import Signature
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
@@ -91,7 +91,7 @@ class FakeModel:
 
     def fit(self, x: Any, y: Any, **options: Any) -> SimpleNamespace:
         if y["y"].shape[1:] != (2,):
-            raise DataError(f"y 'y': got shape {y['y'].shape}, expected (rows, 2)")
+            raise ShapeError("y 'y'", y["y"].shape, "(rows, 2)")
         return SimpleNamespace(history={"loss": [0.5]})
 
     def evaluate(self, x: Any, y: Any, **options: Any) -> None:
