@@ -23,13 +23,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")
-def warm_parent() -> Iterator[Any]:
-    """A warm parent that takes seconds to import torch, and stays for all tests."""
-    from shared_parent import SharedParent
+def jobs() -> Iterator[Any]:
+    """Processes that take seconds to import torch, and stay for all tests."""
+    from shared_jobs import SharedJobs
 
-    parent = SharedParent()
-    yield parent
-    parent.end()
+    made = SharedJobs(keep_warm=True)
+    yield made
+    made.end()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -49,13 +49,13 @@ def load(which: str, small: Path, path: Path) -> dict[str, float]:
     elif which == "layergraph":
         from layergraph import load_model
     else:
-        from layerserve_server.importing.importer import Importer
         from layerserve_server.importing.imports import Imports
+        from layerserve_server.jobs.jobs import Jobs
 
         state = path.parent / "imports" / path.name
         if which == FIRST:
             shutil.rmtree(state, ignore_errors=True)
-        load_model = Imports(state, Importer()).load
+        load_model = Imports(state, Jobs()).load
     load_model(small)
     _forget_peak()
     before = _memory("VmRSS")

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from h2load import Measured, measure
 from layerserve import Client, RunStarted
-from layerserve_server.training.process.main import NAME
-from layerserve_server.training.process.proc_files import descendants_of, name_of
+from layerserve_server.training.proc_files import descendants_of, name_of
+from layerserve_server.training.program.main import NAME
 from loads import write_models
 from servers import Served, running
 

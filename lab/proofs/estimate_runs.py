@@ -28,7 +28,7 @@ from layerserve import Client, ModelInfo, RunFinished, RunQueued
 from layerserve.estimates import RunEstimate
 from layerserve_server.system_memory import memory_of
 from layerserve_server.training.budget import folder_bytes
-from layerserve_server.training.runs.folder import CHILD_LOCK
+from layerserve_server.training.run_folder.layout import CHILD_LOCK
 from layerserve_zoo.zoo import ZOO
 
 #: How far the time may be from the truth, as a factor.

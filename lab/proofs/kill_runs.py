@@ -40,7 +40,7 @@ from layerserve import (
     TrainingFailed,
 )
 from layerserve_server.repository.publishing import check_manifest, read_manifest, version_numbers
-from layerserve_server.training.process.proc_files import children_of
+from layerserve_server.training.proc_files import children_of
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, training_processes, weights
 
 MODEL = "dense"

@@ -78,6 +78,14 @@ class DataError(LayerGraphError, ValueError):
     """Arrays don't match the model. The text names the array, what was received and what was expected."""
 
 
+class ShapeError(DataError):
+    """An array has the wrong shape: `what` it is, the shape that was `got`, and what was `expected`, as a text."""
+
+    def __init__(self, what: str, got: tuple[int, ...], expected: object) -> None:
+        self.what, self.got, self.expected = what, tuple(got), str(expected)
+        super().__init__(f"{what}: got shape {self.got}, expected {self.expected}")
+
+
 class ElementError(DataError):
     """An element of an input is invalid for a layer, such as an id outside of a table. Others may be valid."""
 

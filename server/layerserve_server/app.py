@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from layerserve_server.extensions.extension import Core, Part
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.aliases import Extended, triton
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.probes import MetricPage, Probes
@@ -29,12 +31,11 @@ from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.server import ServerState
 from layerserve_server.settings import Settings
-from layerserve_server.training.dry_run import DryRun, DryRuns
+from layerserve_server.training import dataset_files
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
-from layerserve_server.training.process.warm_parent import WarmParent
+from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs.execution import TRAINER
-from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.wiring import ALL, Inference, ModelLoader, make_imports, routes_of
@@ -55,10 +56,11 @@ class App:
         self,
         settings: Settings,
         load: LoadModel | None = None,
-        dry_run: DryRun | None = None,
+        jobs: Jobs | None = None,
         trainer: Sequence[str] = TRAINER,
     ) -> None:
-        """`load` loads a model file (default: with layergraph), and `trainer` is the command that executes a run.
+        """`load` loads a model file (default: with layergraph), `jobs` does what isn't done in this process, and
+        `trainer` is the command that executes a run.
 
         Raises ValueError if the path can't be served, OSError if a port is taken.
         """
@@ -69,26 +71,29 @@ class App:
             )
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
-        self._imports = make_imports(settings, spare) if load is None else None
+        self._jobs = jobs = jobs or Jobs(
+            settings.check_seconds,
+            settings.check_bytes,
+            keep_warm=settings.warm_training and settings.training_slots > 0,
+            readers=[reader for one in ALL for reader in one.body_readers],
+        )
+        self._imports = make_imports(settings, jobs, spare) if load is None else None
         group = self._workers.group if self._workers else None
-        load_model = ModelLoader(settings, load, self._imports)
-        self._inference = inference = Inference(settings, load_model, self._imports, group)
+        load_model = ModelLoader(settings, jobs, load, self._imports)
+        self._inference = inference = Inference(settings, load_model, jobs, self._imports, group)
         self.metrics, self.repository = inference.metrics, inference.repository
-        self._parent = WarmParent(idle_seconds=None) if settings.warm_training else WarmParent()
-        dry_run = dry_run or DryRuns(self._parent, settings.rehearsal_seconds, settings.rehearsal_bytes)
         self.runs = Runs(
             settings.state_folder / "runs",
             self.repository,
-            dry_run,
+            jobs,
             run_limits(settings),
             self.metrics,
             trainer,
-            self._parent if trainer == TRAINER else None,
             inference.telemetry.tracer if inference.telemetry is not None else None,
             _run_processes(settings),
         )
         self.datasets = DatasetStore(
-            settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
+            settings.state_folder / "datasets", dataset_limits(settings), partial(dataset_files.described, jobs)
         )
         self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
         self._work = OpenWork(self.runs)
@@ -105,8 +110,7 @@ class App:
             datasets=self.datasets,
             work=self._work,
             defaults=run_defaults(settings),
-            checks=dry_run,
-            parent=self._parent,
+            jobs=jobs,
             registry=registry,
             release=release,
             state=self._state,
@@ -188,7 +192,7 @@ class App:
         runner.make_ready()
         if self.settings.warm_training and self.settings.training_slots:
             # While models are loaded, so that it doesn't compete for the processor with requests afterwards.
-            self._parent.start()
+            self._jobs.warm_up()
         self.repository.sweep()
         self._inference.open()
         self.runs.start()
@@ -248,9 +252,9 @@ class App:
         for part in self._parts:
             part.stop()
         self.runs.stop()
-        self._parent.close()
         if self._imports is not None:
             self._imports.close()
+        self._jobs.close()
         self._inference.close()
         if self._probes is not None:
             self._probes.close()

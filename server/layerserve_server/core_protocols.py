@@ -22,7 +22,7 @@ from layerserve_server.services.training import TrainingService
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
 from layerserve_server.training.estimates.estimator import Estimator
-from layerserve_server.training.estimates.trials import Trials
+from layerserve_server.training.estimates.measured_run import MeasuredRuns
 
 
 def _predictions(process: Process) -> Part:
@@ -31,10 +31,10 @@ def _predictions(process: Process) -> Part:
 
 def _own(core: Core) -> Part:
     settings, repository, runs = core.settings, core.repository, core.runs
-    datasets, work, defaults, checks = core.datasets, core.work, core.defaults, core.checks
+    datasets, work, defaults, jobs = core.datasets, core.work, core.defaults, core.jobs
     samples, trains = settings.state_folder / "samples", settings.training_slots > 0
-    converter = Converter(core.parent, settings.rehearsal_bytes)
-    trials = Trials(core.parent, runs.folder, settings.rehearsal_seconds)
+    converter = Converter(jobs)
+    trials = MeasuredRuns(jobs, runs.folder, settings.check_seconds)
     return Part(
         services=[
             GraphService(repository),
@@ -44,9 +44,9 @@ def _own(core: Core) -> Part:
             CheckpointService(repository, runs, CheckpointModels(converter)),
             TrainingService(repository, runs, work, defaults, datasets),
             OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
-            DatasetService(datasets, work.using, repository, checks, samples, training=trains),
+            DatasetService(datasets, work.using, repository, jobs, samples, training=trains),
             RunSeries(runs),
-            RunEstimates(repository, Estimator(runs, repository, checks, trials), defaults, datasets),
+            RunEstimates(repository, Estimator(runs, repository, trials), defaults, datasets),
         ]
     )
 

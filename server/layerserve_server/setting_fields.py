@@ -414,10 +414,10 @@ class SettingFields(BaseSettings):
         default=True,
         description=(
             "Keep a process that has imported PyTorch, from which training runs are forked. Otherwise it "
-            "starts with the first run and ends after 15 minutes without one."
+            "starts with the first run and ends after 5 minutes without one."
         ),
     )
-    rehearsal_seconds: float = Field(
+    check_seconds: float = Field(
         default=20.0,
         ge=1,
         le=3600,
@@ -426,7 +426,7 @@ class SettingFields(BaseSettings):
             "request is accepted, in seconds. Requests that take longer are rejected."
         ),
     )
-    rehearsal_bytes: int = Field(
+    check_bytes: int = Field(
         default=8 * GIB,
         ge=64 * MIB,
         description=(

@@ -20,16 +20,15 @@ from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.extensions.extension import Part, Process, Source, Web
 from layerserve_server.extensions.installed import EXTENSIONS, VERIFIERS
-from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.sample_files import SampleFiles
 from layerserve_server.observability.telemetry import telemetry_of
-from layerserve_server.quantization.kept import KeptGraphs
-from layerserve_server.quantization.quantizer import Quantizer
+from layerserve_server.quantization.graphs import QuantizedGraphs
 from layerserve_server.repository.loading import Load
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.remembered_callers import RememberedCallers
@@ -49,7 +48,7 @@ from layerserve_server.transport.perimeter.memory import MemoryBudget, default_l
 
 if TYPE_CHECKING:
     from layerserve_server.transport.http.server import HttpServer
-    from layerserve_server.tuning.kept import KeptEngines
+    from layerserve_server.tuning.chosen_engines import ChosenEngines
     from layerserve_server.tuning.tuner import Tuner
 
 
@@ -70,6 +69,7 @@ class Inference:
         self,
         settings: Settings,
         load: Load,
+        jobs: Jobs,
         imports: Imports | None = None,
         group: ProcessGroup | None = None,
         *,
@@ -81,6 +81,7 @@ class Inference:
         UnknownExporterError.
         """
         self._settings = settings
+        self._jobs = jobs
         self.metrics = Metrics()
         self.gate = make_gate(settings, self.metrics, group)
         self.certificates = make_certificates(settings, self.metrics)
@@ -89,7 +90,7 @@ class Inference:
         #: Whether there are traces.
         self.traced = self.telemetry is not None and self.telemetry.tracer is not None
         #: None where there is nothing to tune.
-        self.tuner = make_tuner(settings, imports)
+        self.tuner = make_tuner(settings, jobs, imports)
         #: None if PATH is a folder or file of this machine.
         self._source = make_source(settings, self.metrics, fetches=not worker)
         self._usage = Usage(settings.state_folder / "usage.json")
@@ -251,7 +252,7 @@ class Inference:
         from layerserve_server.transport.http.hosts import Hosts
         from layerserve_server.transport.http.server import HttpServer
 
-        reader = BodyReader(limits(settings), memory, [name for one in ALL for name in one.body_readers])
+        reader = BodyReader(self._jobs, limits(settings), memory)
         web = Web(reader=reader, hosts=Hosts(settings.host_names), grpc_port=grpc_port)
         paths = [part.http(web) for part in parts]
         described = openapi.routes(self.repository, [part.openapi for part in parts if part.openapi is not None])
@@ -273,7 +274,6 @@ class Inference:
             certificates=self.certificates,
             telemetry=self.telemetry,
             hosts=web.hosts,
-            stopped=reader.close,
         )
 
     def serving(self, model: str) -> bool | None:
@@ -328,23 +328,25 @@ def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None =
     )
 
 
-def make_imports(settings: Settings, spare: Path | None = None) -> Imports | None:
+def make_imports(settings: Settings, jobs: Jobs, spare: Path | None = None) -> Imports | None:
     """Returns what has model files read by another process; None if the settings turn that off.
 
     `spare` is a folder that all processes of the server share, in case that they can't write the state folder.
     """
-    return Imports(settings.state_folder / "imports", Importer(), spare) if settings.probe_files else None
+    return Imports(settings.state_folder / "imports", jobs, spare) if settings.probe_files else None
 
 
 class ModelLoader:
     """Loads model files according to the settings of the server and of a model."""
 
-    def __init__(self, settings: Settings, load: LoadModel | None = None, imports: Imports | None = None) -> None:
+    def __init__(
+        self, settings: Settings, jobs: Jobs, load: LoadModel | None = None, imports: Imports | None = None
+    ) -> None:
         """`load` loads a file, by default with layergraph. `imports` has files read by another process."""
         self._settings = settings
         self._load = load
         self._read = None if imports is None else imports.load
-        self._graphs = KeptGraphs(settings.state_folder / "quantized", Quantizer())
+        self._graphs = QuantizedGraphs(settings.state_folder / "quantized", jobs)
 
     def __call__(self, path: Path, model: ModelSettings = DEFAULTS) -> ServedModel:
         """Loads a model file. Raises layergraph's errors."""
@@ -362,12 +364,12 @@ class ModelLoader:
         if engine == "auto" and precision == "float32" and reopens:
             from layerserve_server.tuning.loaders import reopening
 
-            read = reopening(read, threads, _kept_engines(settings))
+            read = reopening(read, threads, _chosen_engines(settings))
         load = self._load or partial(runner.load_model, read=read, rtol=rtol, atol=atol)
         if engine != "auto":
             from layerserve_server.tuning.loaders import pinning
 
-            load = pinning(load, engine, threads, _kept_engines(settings))
+            load = pinning(load, engine, threads, _chosen_engines(settings))
         if precision != "float32":
             from layerserve_server.tuning.loaders import reducing
 
@@ -380,7 +382,7 @@ def engine_of(settings: Settings, model: ModelSettings) -> str:
     return model.engine or settings.engine
 
 
-def make_tuner(settings: Settings, imports: Imports | None = None) -> Tuner | None:
+def make_tuner(settings: Settings, jobs: Jobs, imports: Imports | None = None) -> Tuner | None:
     """Returns the tuner of engines; None if the settings turn tuning off."""
     if settings.tuning_seconds <= 0:
         return None
@@ -390,18 +392,18 @@ def make_tuner(settings: Settings, imports: Imports | None = None) -> Tuner | No
 
     folder, spare = (None, None) if imports is None else (imports.folder, imports.spare)
     return Tuner(
-        TuningProcess(folder, spare, settings.state_folder / "runs"),
-        _kept_engines(settings),
+        TuningProcess(jobs, folder, spare, settings.state_folder / "runs"),
+        _chosen_engines(settings),
         seconds=settings.tuning_seconds,
         threads=settings.compute_threads,
         max_bytes=settings.tuning_max_bytes,
     )
 
 
-def _kept_engines(settings: Settings) -> KeptEngines:
-    from layerserve_server.tuning.kept import KeptEngines
+def _chosen_engines(settings: Settings) -> ChosenEngines:
+    from layerserve_server.tuning.chosen_engines import ChosenEngines
 
-    return KeptEngines(settings.state_folder / "engines")
+    return ChosenEngines(settings.state_folder / "engines")
 
 
 def limits(settings: Settings) -> Limits:

@@ -12,14 +12,14 @@ from layerserve import Client
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
-from shared_parent import SharedParent, used
+from shared_jobs import SharedJobs, used
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "keras2"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_warm_parent(warm_parent: SharedParent) -> Iterator[None]:
-    with used(warm_parent):
+def _shared_processes(jobs: SharedJobs) -> Iterator[None]:
+    with used(jobs):
         yield
 
 
@@ -42,11 +42,11 @@ def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session", name="app")
-def _app(repository: Path, warm_parent: SharedParent) -> Iterator[App]:
+def _app(repository: Path, jobs: SharedJobs) -> Iterator[App]:
     settings = Settings(
         path=repository, host="127.0.0.1", grpc_port=0, metrics_port=0, poll_seconds=0.1, drain_seconds=0
     )
-    with used(warm_parent):
+    with used(jobs):
         app = App(settings)
     with app:
         yield app

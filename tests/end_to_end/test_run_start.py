@@ -1,4 +1,4 @@
-"""How a run's process starts: forked from a warm parent or anew, quickly, and to the same numbers."""
+"""How a run's process starts: forked or anew, quickly, and to the same numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from layerserve import Client, StepProgress, TrainingCancelled
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.training.process.proc_files import stat_of
+from layerserve_server.training.proc_files import stat_of
 from layerserve_zoo.zoo import ZOO
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, training_processes, weights
 
@@ -34,8 +34,8 @@ def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_warm_parent() -> None:
-    """None: the server has a warm parent of its own, which finds the plugin."""
+def _shared_processes() -> None:
+    """None: the server has processes of its own, which find the plugin."""
 
 
 @pytest.fixture(scope="module", name="app")
@@ -63,7 +63,7 @@ def _app(folder: Path) -> Iterator[App]:
 def _started(app: App, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How runs start."""
     if request.param == "anew":
-        monkeypatch.setattr(app.runs._execution, "_parent", None)
+        monkeypatch.setattr(app.runs._execution, "_jobs", None)
     return str(request.param)
 
 

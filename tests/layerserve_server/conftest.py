@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -20,18 +21,16 @@ import numpy as np
 import pytest
 from echo_servers import SERVERS, Echo, Observer, server_of
 from http_calls import Http
-from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
+from layergraph.errors import ConfigError, CorruptFileError, DataError, ShapeError, UnknownTensorError
 from layergraph.exporting.signature import Signature
-from layerserve.values.table_files.table import Selection
 from layerserve_server.app import App
-from layerserve_server.datasets.dataset import Description
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.importing import importer
-from layerserve_server.training import data_root, dataset_files, sampled_requests
-from layerserve_server.training.data_files.filed_array import FiledArray
-from layerserve_server.training.estimates.settings_problems import settings_problems
-from layerserve_server.training.model import dry_run, monitored
-from layerserve_server.training.request import RunRequest
+from layerserve_server.jobs import failures, jobs
+from layerserve_server.jobs.channel import never
+from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.jobs.limits import JobLimits
+from layerserve_server.jobs.table import Job
+from layerserve_server.wiring import ALL
 from some_limits import some_limits
 
 
@@ -92,7 +91,7 @@ class FakeModel:
 
     def fit(self, x: Any, y: Any, **options: Any) -> SimpleNamespace:
         if y["y"].shape[1:] != (2,):
-            raise DataError(f"y 'y': got shape {y['y'].shape}, expected (rows, 2)")
+            raise ShapeError("y 'y'", y["y"].shape, "(rows, 2)")
         return SimpleNamespace(history={"loss": [0.5]})
 
     def evaluate(self, x: Any, y: Any, **options: Any) -> None:
@@ -144,42 +143,30 @@ def read_fake(path: Path, settings: object = None) -> FakeModel:
         raise CorruptFileError(path, "the file is truncated") from error
 
 
-def described(root: Path, files: Sequence[tuple[str, Selection]]) -> Sequence[FiledArray]:
-    """Looks at data files in this process."""
-    return data_root.describe_all(root, files)
+#: Modules that read long bodies: in a child that takes too much memory they can't be imported any more.
+READERS = [reader for one in ALL for reader in one.body_readers]
 
 
-@dataclass(frozen=True)
-class RehearsedHere:
+class JobsHere(Jobs):
     """Tries requests in this process, where fake models are known."""
 
-    load: Callable[[Path], Any]
-
-    def __call__(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> None:
-        dry_run(self.load, path, request)
-
-    def problems(
-        self, path: Path, request: RunRequest, parameters: int, complete: bool, gone: Callable[[], bool]
-    ) -> Sequence[str]:
-        return settings_problems(self.load, path, request, complete=complete)
-
-    def larger_is_better(self, path: Path, request: RunRequest, parameters: int, gone: Callable[[], bool]) -> bool:
-        return self.load(path).log_direction(monitored(request)) == "up"
-
-    def describe(
-        self, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool]
-    ) -> Sequence[FiledArray]:
-        return described(root, files)
-
-    def describe_dataset(self, folder: Path, file: str) -> Description:
-        return dataset_files.description(dataset_files.described({"folder": str(folder), "file": file}))
-
-    def make_dataset(self, arguments: Mapping[str, Any], gone: Callable[[], bool]) -> tuple[int, str]:
-        reply = sampled_requests.made(arguments)
-        return reply["bytes"], reply["sha256"]
-
-    def close(self) -> None:
-        pass
+    def run(
+        self,
+        job: Job,
+        arguments: Mapping[str, Any],
+        limits: JobLimits,
+        gone: Callable[[], bool] = never,
+        what: str = "",
+    ) -> dict[str, Any]:
+        if not job.queued:
+            return super().run(job, arguments, limits, gone, what)
+        function = getattr(importlib.import_module(job.module), job.function.partition(":")[2])
+        try:
+            reply: dict[str, Any] = function(json.loads(json.dumps(arguments)), None)
+        except Exception as error:
+            reply = failures.reply_of(error)
+        failures.check(reply, job, what or job.what)
+        return reply
 
 
 @pytest.fixture
@@ -209,13 +196,14 @@ def local_settings(path: Path, **changes: Any) -> Settings:
 
 
 @pytest.fixture
-def make_server(tmp_path: Path) -> Iterator[Callable[..., App]]:
+def make_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., App]]:
     """Servers of the repository that have yet to be started, with the fake loader unless told otherwise."""
     apps = []
 
     def make_app(path: Path | None = None, load: Any = read_fake, **changes: Any) -> App:
         trainer = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
-        app = App(local_settings(path or tmp_path / "models", **changes), load, RehearsedHere(load), trainer)
+        monkeypatch.setattr("layerserve_server.training.model.load_trainable", load)
+        app = App(local_settings(path or tmp_path / "models", **changes), load, JobsHere(readers=READERS), trainer)
         apps.append(app)
         return app
 
@@ -352,11 +340,11 @@ def serve_echo(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture)
 
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Has HDF5 do what `faulty_importer` lists, in importers that are made afterwards."""
+    """Has HDF5 do what `faulty_importer` lists, in processes that are started afterwards."""
 
     def use(fault: str) -> None:
         support = Path(__file__).parents[1] / "support"
-        monkeypatch.setattr(importer, "PROGRAM", "faulty_importer")
+        monkeypatch.setattr(jobs, "PROGRAM", "faulty_importer")
         monkeypatch.setenv("FAULT", fault)
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(support), *filter(None, [os.environ.get("PYTHONPATH")])]))
 

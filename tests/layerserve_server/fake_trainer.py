@@ -11,17 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from layerserve_server.forking.bare import import_bare
+from layerserve_server.jobs.bare import import_bare
 
 if __name__ == "__main__":
     # Without the client, whose import takes longer than a run here.
     import_bare("layerserve")
 
 from layerserve_server.training import events
-from layerserve_server.training.process.main import _locked, _stop
+from layerserve_server.training.program.main import _locked, _stop
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.result import NO_SPACE, RunResult, StopRequest
-from layerserve_server.training.runs.control import ControlFile
+from layerserve_server.training.run_folder.control import ControlFile
+from layerserve_server.training.run_folder.result import NO_SPACE, RunResult, StopRequest
 
 
 def first_array(folder: Path, request: RunRequest) -> np.ndarray:

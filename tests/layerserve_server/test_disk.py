@@ -4,22 +4,22 @@ import json
 
 import pytest
 from damaged_files import DAMAGES, TEXTS, check_goes_on
+from layerserve_server.artifacts.artifacts import Artifacts
 from layerserve_server.datasets.dataset import RECORD, SAMPLE, Dataset, read_samples
 from layerserve_server.datasets.part import NOTE as UPLOAD
 from layerserve_server.datasets.part import read_note
 from layerserve_server.disk import json_object, locked
-from layerserve_server.kept.folders import KeptFolders
 from layerserve_server.repository.usage import Usage
-from layerserve_server.training.digests import data_identity
 from layerserve_server.training.events import Event
-from layerserve_server.training.online.publications import NOTE, read_published
-from layerserve_server.training.process.main import _locked
 from layerserve_server.training.process.trial_times import TRIAL, TrialTimes
+from layerserve_server.training.program.main import _locked
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.result import OUTCOME, RunResult
+from layerserve_server.training.run_folder.digests import data_identity
+from layerserve_server.training.run_folder.layout import CHILD_LOCK, DIGESTS
+from layerserve_server.training.run_folder.owner import OWNER_LOCK, FolderOwner
+from layerserve_server.training.run_folder.publications import NOTE, read_published
+from layerserve_server.training.run_folder.result import OUTCOME, RunResult
 from layerserve_server.training.runs import trace
-from layerserve_server.training.runs.folder import CHILD_LOCK, DIGESTS
-from layerserve_server.training.runs.owner import OWNER_LOCK, FolderOwner
 from layerserve_server.training.upload import DATA, _alone
 from layerserve_server.training.upload import LOCK as UNPACKING
 
@@ -45,7 +45,7 @@ OPTIONAL = {
     "upload": (UPLOAD, lambda folder: read_note(folder).bytes),
     "samples": (SAMPLE, read_samples),
     "usage": ("usage.json", lambda folder: Usage(folder / "usage.json").read()),
-    "graphs": ("digests.json", lambda folder: KeptFolders(folder, (), max_bytes=0, making_seconds=0)._is_whole(folder)),
+    "graphs": ("digests.json", lambda folder: Artifacts(folder.parent, (), making_seconds=0).is_whole(folder.name)),
 }
 #: Whether the log names a file that is damaged; others are made anew without that.
 NAMED = {"digests", "trace", "upload", "samples", "usage"}
@@ -86,7 +86,7 @@ def test_wrong_values_are_left_out(name, values, tmp_path):
 
 LOCKS = {
     "locked": ("lock", lambda folder: locked(folder / "lock").__enter__()),
-    "kept": (f"locks/{'a' * 2}", lambda folder: KeptFolders(folder, (), max_bytes=0, making_seconds=0)._lock("a" * 64)),
+    "kept": (f"locks/{'a' * 2}", lambda folder: Artifacts(folder, (), max_bytes=0, making_seconds=0)._lock("a" * 64)),
     "data": (f"{DATA}/{UNPACKING}", lambda folder: _alone(folder).__enter__()),
     "owner": (OWNER_LOCK, lambda folder: FolderOwner(folder).acquire()),
     "process": (CHILD_LOCK, lambda folder: _locked(folder).__enter__()),

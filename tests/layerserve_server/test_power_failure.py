@@ -7,14 +7,14 @@ import os
 from hashlib import sha256
 
 import pytest
+from layerserve_server.artifacts import flushing
 from layerserve_server.datasets import part as parts
 from layerserve_server.datasets.dataset import ArrayInfo, Declaration
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore, Description
-from layerserve_server.importing import imports
-from layerserve_server.training.digests import write_digests
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.step_log import StepLog
-from layerserve_server.training.runs.checkpoints import Checkpoint, KeptCheckpoints
+from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints
+from layerserve_server.training.run_folder.digests import write_digests
 from synced import Disk
 
 CONTENT = bytes(range(256)) * 40
@@ -110,7 +110,7 @@ def test_an_import(tmp_path, monkeypatch):
     disk = Disk(monkeypatch)
     folder = tmp_path / "imports" / "digest"
     (folder / "inner").mkdir(parents=True)
-    for name in ("model.json", "inner/weights", imports.UNFLUSHED):
+    for name in ("model.json", "inner/weights", flushing.UNFLUSHED):
         (folder / name).write_text("x")
     unlink, lost = os.unlink, []
 
@@ -119,6 +119,6 @@ def test_an_import(tmp_path, monkeypatch):
         unlink(path, *options, **named)
 
     monkeypatch.setattr(os, "unlink", unlinked)
-    imports._flush(folder)
-    assert not (folder / imports.UNFLUSHED).exists()
+    flushing.flush(folder)
+    assert not (folder / flushing.UNFLUSHED).exists()
     assert lost == []

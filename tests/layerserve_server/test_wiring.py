@@ -30,9 +30,9 @@ from layerserve_server.access.group import ProcessGroup
 from layerserve_server.app import dataset_limits, run_defaults, run_limits
 from layerserve_server.extensions.extension import Extension, Part
 from layerserve_server.extensions.installed import EXTENSIONS, Settings
-from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
@@ -53,6 +53,9 @@ from layerserve_server.wiring import (
     queue_limits,
     routes_of,
 )
+
+#: Nothing is done in another process.
+JOBS = Jobs()
 
 #: One value for each, of which none is a default or another's.
 LIMITS = {
@@ -166,67 +169,67 @@ def test_a_queue_has_its_name_bounds_metrics_and_padding():
 
 def test_engines_are_tuned_unless_one_is_named_or_there_is_no_time(tmp_path):
     settings = Settings(path=tmp_path, tuning_seconds=3.5, compute_threads=2, tuning_max_bytes=7)
-    tuner = make_tuner(settings)
+    tuner = make_tuner(settings, JOBS)
     assert (tuner._seconds, tuner._threads, tuner._max_bytes) == (3.5, 2, 7)
     state = tmp_path / ".layerserve"
     assert tuner._process._folders == {"imports": None, "spare": None, "runs": str(state / "runs")}
-    assert make_tuner(Settings(tuning_seconds=0)) is None
-    imports = make_imports(settings, tmp_path / "spare")
+    assert make_tuner(Settings(tuning_seconds=0), JOBS) is None
+    imports = make_imports(settings, JOBS, tmp_path / "spare")
     folders = {"imports": str(state / "imports"), "spare": str(tmp_path / "spare"), "runs": str(state / "runs")}
-    assert make_tuner(settings, imports)._process._folders == folders
+    assert make_tuner(settings, JOBS, imports)._process._folders == folders
 
 
 @pytest.mark.parametrize(("server", "model", "tuned"), [("auto", None, 1), ("eager", None, 0), ("eager", "auto", 1)])
 def test_a_version_is_tuned_unless_its_engine_is_named(tmp_path, load_fake, monkeypatch, server, model, tuned):
     found = []
     tuner = SimpleNamespace(submit=found.append)
-    monkeypatch.setattr(wiring, "make_tuner", lambda settings, imports: tuner)
-    inference = Inference(Settings(path=tmp_path, engine=server), load_fake)
+    monkeypatch.setattr(wiring, "make_tuner", lambda settings, jobs, imports: tuner)
+    inference = Inference(Settings(path=tmp_path, engine=server), load_fake, JOBS)
     inference.repository._ready(SimpleNamespace(settings=ModelSettings(engine=model)))
     assert len(found) == tuned
 
 
 def test_files_are_read_as_the_settings_say(tmp_path, monkeypatch):
-    assert make_imports(Settings(probe_files=False)) is None
-    imports = make_imports(Settings(path=tmp_path))
+    assert make_imports(Settings(probe_files=False), JOBS) is None
+    imports = make_imports(Settings(path=tmp_path), JOBS)
     model = ModelSettings(golden_rtol=0.5, golden_atol=0.25)
     for given, read in ((None, None), (imports, imports.load)):
-        load = ModelLoader(Settings(tuning_seconds=0), imports=given).configured(model)
+        load = ModelLoader(Settings(tuning_seconds=0), JOBS, imports=given).configured(model)
         assert isinstance(load, partial)
         assert load.func is runner.load_model
         assert load.keywords == {"read": read, "rtol": 0.5, "atol": 0.25}
     assert imports.folder == tmp_path / ".layerserve" / "imports"
     assert imports.spare is None
-    assert make_imports(Settings(path=tmp_path), tmp_path / "spare").spare == tmp_path / "spare"
+    assert make_imports(Settings(path=tmp_path), JOBS, tmp_path / "spare").spare == tmp_path / "spare"
 
     def own(path):
         raise AssertionError
 
-    assert ModelLoader(Settings(), own, imports).configured(model) is own
+    assert ModelLoader(Settings(), JOBS, own, imports).configured(model) is own
     made = []
     for name in ("pinning", "reducing", "reopening"):
         monkeypatch.setattr(loaders, name, lambda *given, name=name: made.append((name, *given)) or name)
-    monkeypatch.setattr(wiring, "_kept_engines", lambda settings: "engines")
+    monkeypatch.setattr(wiring, "_chosen_engines", lambda settings: "engines")
     settings = Settings(path=tmp_path, engine="openvino", precision="int8", compute_threads=3)
-    loader = ModelLoader(settings, own)
+    loader = ModelLoader(settings, JOBS, own)
     assert loader.configured(ModelSettings()) == "reducing"
     assert made.pop(0) == ("pinning", own, "openvino", 3, "engines")
     assert made.pop(0) == ("reducing", "pinning", "int8", 3, loader._graphs, None, None)
-    assert loader._graphs._folders._folder == tmp_path / ".layerserve" / "quantized"
+    assert loader._graphs._folders.folder == tmp_path / ".layerserve" / "quantized"
     made.clear()
     model = ModelSettings(engine="eager", precision="bfloat16", compute_threads=2, golden_rtol=0.5, golden_atol=0.25)
     assert loader.configured(model) == "reducing"
     assert made.pop(0) == ("pinning", own, "eager", 2, "engines")
     assert made == [("reducing", "pinning", "bfloat16", 2, loader._graphs, 0.5, 0.25)]
     model = ModelSettings(engine="auto", precision="float32")
-    assert ModelLoader(settings, own).configured(model) is own
+    assert ModelLoader(settings, JOBS, own).configured(model) is own
     made.clear()
     # Engines that were chosen at an earlier start, unless the settings name one, or none is chosen.
-    loader = ModelLoader(Settings(path=tmp_path, compute_threads=3, tuning_seconds=1.0), imports=imports)
+    loader = ModelLoader(Settings(path=tmp_path, compute_threads=3, tuning_seconds=1.0), JOBS, imports=imports)
     assert loader.configured(ModelSettings()).keywords["read"] == "reopening"
     assert made == [("reopening", imports.load, 3, "engines")]
     limited = Settings(path=tmp_path, tuning_seconds=1.0, max_model_bytes=1 << 30)
-    assert ModelLoader(limited, imports=imports).configured(ModelSettings()).keywords["read"] == imports.load
+    assert ModelLoader(limited, JOBS, imports=imports).configured(ModelSettings()).keywords["read"] == imports.load
     loader.configured(ModelSettings(engine="eager"))
     loader.configured(ModelSettings(precision="int8"))
     assert [name for name, *_ in made] == ["reopening", "pinning", "reducing"]
@@ -366,7 +369,7 @@ def test_every_part_is_started_and_ended_in_order(make_server, put, tmp_path, mo
     extension = Extension(name="an extension", main=lambda core: Part(start=starts, stop=stops))
     monkeypatch.setattr("layerserve_server.app.ALL", [*ALL, extension])
     server = make_server(**options, tuning_seconds=1.0, max_model_bytes=10**12)
-    server._imports = Imports(tmp_path / "imports", Importer())  # which fake models don't need
+    server._imports = Imports(tmp_path / "imports", server._jobs)  # which fake models don't need
 
     def watch(owner):
         for name, part in vars(owner).items():
@@ -379,7 +382,7 @@ def test_every_part_is_started_and_ended_in_order(make_server, put, tmp_path, mo
     def noted(call, *arguments):
         if call == ("_http", "stop"):
             time.sleep(0.1)  # beside the other transport, and waited for
-        if call[0] not in ("_workers", "_parent"):  # those are processes
+        if call[0] not in ("_workers", "_jobs"):  # those are processes
             parts[call](*arguments)
         calls.append(call)
 
@@ -392,6 +395,7 @@ def test_every_part_is_started_and_ended_in_order(make_server, put, tmp_path, mo
     in_order = [("_workers", "refuse"), ("_transport", "stop"), ("_workers", "stop"), ("_http", "stop")]
     assert [call for call in calls if call in in_order] == in_order
     assert calls.index(("_http", "stop")) < calls.index(("an extension", "stop")) < calls.index(("runs", "stop"))
+    assert calls.index(("runs", "stop")) < calls.index(("_jobs", "close"))
 
 
 def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):
@@ -482,8 +486,10 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     monkeypatch.setattr(worker.logs, "set_up", lambda *given: done.append(("logs", *given)))
     monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
     imports = SimpleNamespace(sha256=wiring.sha256, close=lambda: done.append("closed"))
-    monkeypatch.setattr(worker, "make_imports", lambda settings, spare: done.append(spare) or imports)
-    monkeypatch.setattr(worker, "ModelLoader", lambda _, imports: done.append(("imports", imports)) or load_fake)
+    monkeypatch.setattr(worker, "make_imports", lambda settings, jobs, spare: done.append(spare) or imports)
+    monkeypatch.setattr(
+        worker, "ModelLoader", lambda settings, jobs, imports: done.append(("imports", imports)) or load_fake
+    )
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     tuned = []
     tuner = SimpleNamespace(
@@ -492,7 +498,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         close=lambda: tuned.append("close"),
     )
     made_tuner = {"grpcio": tuner}
-    monkeypatch.setattr(wiring, "make_tuner", lambda settings, imports: made_tuner.get(settings.transport))
+    monkeypatch.setattr(wiring, "make_tuner", lambda settings, jobs, imports: made_tuner.get(settings.transport))
     served = []
 
     class Orders(io.StringIO):

@@ -1,21 +1,20 @@
-"""The program of an importer whose HDF5 parser does what the variable FAULT says, instead of opening a file."""
+"""The program that forks, with an HDF5 parser that does what the variable FAULT says, instead of opening a file."""
 
 from __future__ import annotations
 
 import functools
 import os
-import runpy
 import signal
 import time
 from typing import Any
 
 import h5py
-from layerserve_server.forking import forked
+from layerserve_server.jobs import program
 
 
-def supervise_shortly(supervise: Any, *arguments: Any, **limits: Any) -> None:
+def limit_shortly(limit: Any, seconds: float, memory_bytes: int | None) -> None:
     """Limits the processor time to a second."""
-    supervise(*arguments, **{**limits, "seconds": 1.0})
+    limit(1.0, memory_bytes)
 
 
 def fault(*_: object, **__: object) -> Any:
@@ -44,5 +43,5 @@ def fault(*_: object, **__: object) -> Any:
 if __name__ == "__main__":
     h5py.File = fault
     # Seconds of processor time would make the tests slow.
-    forked.supervise = functools.partial(supervise_shortly, forked.supervise)
-    runpy.run_module("layerserve_server.importing.program", run_name="__main__")
+    program._limit = functools.partial(limit_shortly, program._limit)
+    program.main()

@@ -68,6 +68,7 @@ def _beside(connections: Any) -> int:
 #: Modules and names of the parts of servers that count something, and what they count.
 PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "access.quota": {"Quota": lambda one: {"runs that are being begun, of a caller": one._beginning}},
+    "jobs.jobs": {"Jobs": lambda one: {}},
     "datasets.store": {"DatasetStore": lambda one: {"uploads of datasets": len(one._parts)}},
     "observability.metrics": {"Metrics": _in_flight},
     "repository.demand": {
@@ -85,7 +86,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
         "Shadows": lambda one: {"bytes of requests for shadows": 0 if one._closed else one._bytes}
     },
     "training.conversion": {"Converter": lambda one: {}},
-    "training.estimates.trials": {"Trials": lambda one: {}},
+    "training.estimates.measured_run": {"MeasuredRuns": lambda one: {}},
     "training.runs.queue": {"RunQueue": lambda one: {"runs that are being begun": sum(one._beginning.values())}},
     "training.runs.table": {
         "RunTable": lambda one: {

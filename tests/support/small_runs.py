@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from layergraph import load_model
 from layerserve.values.tensors import Array
-from layerserve_server.training.process.proc_files import descendants_of
-from layerserve_server.training.runs.folder import CHILD_LOCK
+from layerserve_server.training.proc_files import descendants_of
+from layerserve_server.training.run_folder.layout import CHILD_LOCK
 
 SETTINGS: dict[str, Any] = {
     "optimizer": "adam",

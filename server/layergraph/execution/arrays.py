@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from layergraph.errors import DataError
+from layergraph.errors import DataError, ShapeError
 from layergraph.functional.dtypes import dtype_name, torch_dtype
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import Shape, TensorSpec
 
 
 def check_fit(what: str, got: tuple[int, ...], expected: Shape) -> None:
-    """Raises DataError if `got`, the shape of an array, doesn't match `expected`."""
+    """Raises ShapeError if `got`, the shape of an array, doesn't match `expected`."""
     if len(got) != len(expected) or any(e is not None and e != g for g, e in zip(got, expected, strict=True)):
-        raise DataError(f"{what}: got shape {got}, expected {expected}")
+        raise ShapeError(what, got, expected)
 
 
 def as_tensor(array: np.ndarray[Any, Any], spec: TensorSpec) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layergraph.errors import DataError, unknown_name
+from layergraph.errors import DataError, ShapeError, unknown_name
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.shard import Shard
 from layergraph.functional.strings import Strings
@@ -205,7 +205,7 @@ def _adapted(what: str, array: Array | MappedText, expected: Shape) -> Array | M
         array = array.reshape(given[:-1])
     fits = array.ndim == len(expected) and all(e in (None, g) for g, e in zip(array.shape, expected, strict=True))
     if not fits:
-        raise DataError(f"{what}: got shape {given}, expected {expected}")
+        raise ShapeError(what, given, expected)
     return array
 
 

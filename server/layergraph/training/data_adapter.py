@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from layergraph.errors import ConfigError, DataError
+from layergraph.errors import ConfigError, DataError, ShapeError
 from layergraph.functional.functional import Functional
 from layergraph.functional.tensor import Shape
 from layergraph.training import data
@@ -160,10 +160,8 @@ def _check_weights(name: str, weights: Array | None, predictions: Shape, loss: L
     shape = weights.shape[:-1] if last else weights.shape
     steps = predictions[1:-1]
     if len(shape) > 1 + len(steps) or any(w not in (1, n or w) for w, n in zip(shape[1:], steps, strict=False)):
-        raise DataError(
-            f"sample_weight of output '{name}': got shape {weights.shape}, expected (rows,)"
-            + (f" or {predictions[:-1]}" if steps else "")
-        )
+        expected = "(rows,)" + (f" or {predictions[:-1]}" if steps else "")
+        raise ShapeError(f"sample_weight of output '{name}'", weights.shape, expected)
 
 
 def _label_dtype(labels: Array, loss: Loss | None) -> torch.dtype:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.errors import DataError
+from layergraph.errors import DataError, ShapeError
 from layergraph.functional.tensor import Shape
 from layergraph.training.losses import CTC, Circle, FunctionLoss, Loss, SparseCategoricalCrossentropy
 
@@ -23,21 +23,19 @@ def check_labels(output: str, labels: Array, predictions: Shape, loss: Loss) -> 
     shape = tuple(labels.shape)
     if isinstance(loss, CTC):
         if len(shape) != 2:
-            raise DataError(f"labels of output '{output}': got shape {shape}, expected (rows, length) for CTC")
+            raise ShapeError(f"labels of output '{output}'", shape, "(rows, length) for CTC")
         return
     if not loss.labels_are_classes:
         if not _same_shape(shape, predictions):
             hint = _sparse_hint(shape, predictions) if "Categorical" in type(loss).__name__ else ""
-            raise DataError(f"labels of output '{output}': got shape {shape}, expected {predictions}{hint}")
+            raise ShapeError(f"labels of output '{output}'", shape, f"{predictions}{hint}")
         return
     axis = (loss.axis if isinstance(loss, SparseCategoricalCrossentropy) else -1) % len(predictions)
     without = predictions[:axis] + predictions[axis + 1 :]
     kept = (*predictions[:axis], 1, *predictions[axis + 1 :])
     if not _fits(shape, without) and not _fits(shape, kept):
-        raise DataError(
-            f"labels of output '{output}': got shape {shape}, expected class indices of shape {without}"
-            + (" (one-hot labels need categorical_crossentropy)" if _fits(shape, predictions) else "")
-        )
+        hint = " (one-hot labels need categorical_crossentropy)" if _fits(shape, predictions) else ""
+        raise ShapeError(f"labels of output '{output}'", shape, f"class indices of shape {without}{hint}")
     classes = predictions[axis]
     if classes is not None:
         ignored = loss.ignore_class if isinstance(loss, SparseCategoricalCrossentropy) else None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from layerserve_server.access.rights import Right
     from layerserve_server.access.verifiers import VerifierKind
     from layerserve_server.datasets.store import DatasetStore
+    from layerserve_server.jobs.jobs import Jobs
     from layerserve_server.observability.families import Families
     from layerserve_server.observability.metrics import Metrics
     from layerserve_server.probes import MetricPage
@@ -31,9 +32,7 @@ if TYPE_CHECKING:
     from layerserve_server.services.run_requests import RunDefaults
     from layerserve_server.services.server import ServerState
     from layerserve_server.settings import Settings
-    from layerserve_server.training.dry_run import DryRun
     from layerserve_server.training.process.run_process import MakeProcess
-    from layerserve_server.training.process.warm_parent import WarmParent
     from layerserve_server.training.runs.registry import Runs
     from layerserve_server.transport.call import Routes
     from layerserve_server.transport.http.exchange import HttpRoute, Plain
@@ -68,10 +67,8 @@ class Core(Process):
     work: OpenWork
     #: What each run has if its request doesn't say otherwise.
     defaults: RunDefaults
-    #: Checks of requests in a child process.
-    checks: DryRun
-    #: Forks processes that have imported torch.
-    parent: WarmParent
+    #: Work in child processes.
+    jobs: Jobs
     #: The metrics of all processes.
     registry: CollectorRegistry
     #: Version of the package.

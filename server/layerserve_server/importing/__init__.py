@@ -1,6 +1,6 @@
 """Model files are read by another process, in a sandbox, and mapped by those that serve them.
 
-No parser written in C runs in a serving process. A process without torch (`program`) forks a child for each file. The
+No parser written in C runs in a serving process. A process without torch forks a child for each file (`job`). The
 child gives up all rights but to read that file (`sandbox`), and has limits of time and memory. It describes the file,
 the server builds the graph and compares all shapes, and then the child writes the arrays that the model needs.
 

@@ -1,108 +1,103 @@
-"""The server's handle of the process that reads model files."""
+"""Has model files read in child processes."""
 
 from __future__ import annotations
 
-import json
-import signal
-import socket
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from layerserve_server.forking.fork_server import ForkServer
+from layerserve_server.jobs import table
+from layerserve_server.jobs.channel import Channel, JobDiedError
+from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.jobs.limits import JobLimits
 
 if TYPE_CHECKING:
     from layergraph.archive.imported.form import Wanted
 
-#: Module of the process's program.
-PROGRAM = "layerserve_server.importing.program"
-#: Time without a file after which the process ends, in seconds.
-IDLE_SECONDS = 60.0
-#: Maximum length of a reply, in bytes.
-MAX_REPLY = 1 << 20
-#: Maximum elapsed time for reading, in seconds; and, for large files, the minimum throughput in bytes per second.
-_SECONDS, _BYTES_PER_SECOND = 60.0, 5_000_000
-#: Number of times that the process is started for a file: it may have been killed for lack of memory.
-_TRIES = 2
+#: Maximum elapsed time for a reply, in seconds.
+_SECONDS = 60.0
+#: Processor time in seconds, and memory in bytes, for any file; large files get more.
+_PROCESSOR_SECONDS, _MEMORY_BYTES = 10.0, 1 << 30
+#: Minimum throughput in bytes per second: that of HDF5 in files of many small arrays.
+_BYTES_PER_SECOND = 5_000_000
+#: Maximum elapsed time in seconds: between its replies the server builds the model.
+_WALL_SECONDS = 3600.0
 
 
-class Importer(ForkServer):
-    """Has model files read by another process, a child of it for each file. Thread-safe."""
+@contextmanager
+def reading(jobs: Jobs, path: Path, folder: Path) -> Iterator[Reading]:
+    """Has the model file at `path` described in `folder`, and its arrays written when they are asked for.
 
-    def __init__(self) -> None:
-        super().__init__(PROGRAM, [str(IDLE_SECONDS)])
-
-    @contextmanager
-    def reading(self, path: Path, folder: Path) -> Iterator[Reading]:
-        """Has the model file at `path` described in `folder`, and its arrays written when they are asked for.
-
-        Raises ModelFileError if the file can't be used, and OSError if it can't be read or the folder not written.
-        """
-        seconds = _SECONDS + path.stat().st_size / _BYTES_PER_SECOND
-        for attempt in range(_TRIES):
-            with self.connection(seconds) as channel:
-                reading = Reading(channel, path, seconds)
-                try:
-                    reading.ask({"path": str(path.absolute()), "folder": str(folder)})
-                except ConnectionError:
-                    if attempt + 1 < _TRIES:
-                        # The process itself has died.
-                        self.restart()
-                        continue
-                    raise
-                yield reading
-                return
+    Raises ModelFileError if the file can't be used, and OSError if it can't be read or the folder not written.
+    """
+    size = _size(path)
+    more = size / _BYTES_PER_SECOND
+    limits = JobLimits(_PROCESSOR_SECONDS + more, _MEMORY_BYTES + 2 * size, wall_seconds=_WALL_SECONDS)
+    arguments = {"path": str(path.absolute()), "folder": str(folder), "size": size}
+    with jobs.connection(table.READ_MODEL_FILE, arguments, limits, _SECONDS + more) as channel:
+        found = Reading(channel, path, _SECONDS + more)
+        found.check()
+        yield found
 
 
 class Reading:
     """A file that a child is reading."""
 
-    def __init__(self, channel: socket.socket, path: Path, seconds: float) -> None:
+    def __init__(self, channel: Channel, path: Path, seconds: float) -> None:
         self._channel = channel
         self._path = path
         self._seconds = seconds
 
     def arrays(self, wanted: Sequence[Wanted]) -> None:
-        """Has arrays written. Raises as `Importer.reading` does."""
-        self.ask({"arrays": wanted})
+        """Has arrays written. Raises as `reading` does."""
+        self._channel.send({"arrays": wanted})
+        self.check()
 
-    def ask(self, message: dict[str, Any]) -> None:
-        """Sends a message and waits for the reply, which may be an error. Raises ConnectionError without a reply."""
+    def check(self) -> None:
+        """Waits for the reply, which may be an error. Raises ConnectionError without a reply."""
         # Imported here, since layergraph imports torch.
         from layergraph.archive.imported.form import raised
         from layergraph.errors import CorruptFileError
 
         try:
-            self._channel.sendall(json.dumps(message).encode() + b"\n")
-            reply = self._reply()
+            reply = self._channel.receive()
             error = raised(reply["error"], self._path) if "error" in reply else None
-            death = _death(reply) if "died" in reply else ""
+        except JobDiedError as died:
+            raise CorruptFileError(self._path, f"{_death(died)}, when another process reads it") from None
         except TimeoutError:
             raise CorruptFileError(self._path, f"can't be read in {self._seconds:.0f} seconds") from None
-        except (ValueError, LookupError, TypeError) as wrong:
+        except (ConnectionError, ValueError, LookupError, TypeError) as wrong:
             # From a process that its file has taken over.
             raise ConnectionError(f"the process that reads model files sent no reply: {str(wrong)[:200]}") from wrong
-        if death:
-            raise CorruptFileError(self._path, f"{death}, when another process reads it")
         if error is not None:
             raise error
         if "system" in reply:
             raise OSError(f"{self._path.name}: can't be read by another process: {str(reply['system'])[:200]}")
-
-    def _reply(self) -> dict[str, Any]:
-        text = b""
-        while not text.endswith(b"\n"):
-            part = self._channel.recv(1 << 16)
-            text += part
-            if not part or len(text) > MAX_REPLY:
-                raise ConnectionError("the process that reads model files has ended")
-        reply: dict[str, Any] = dict(json.loads(text))
-        return reply
+        if reply:
+            # An error that the parser doesn't foresee.
+            raise CorruptFileError(self._path, "ends its parser, when another process reads it")
 
 
-def _death(reply: dict[str, Any]) -> str:
-    number = reply["died"]
-    if number == signal.SIGXCPU or reply["late"]:
+def _death(died: JobDiedError) -> str:
+    if died.late:
         return "takes too long"
-    return f"crashes its parser ({signal.Signals(number).name})" if number else "ends its parser"
+    return f"crashes its parser ({died.signal_name})" if died.signal else "ends its parser"
+
+
+def _size(path: Path) -> int:
+    """Size of a file; of a SavedModel folder or its `saved_model.pb`, that of all files of the folder."""
+    # Imported here, since layergraph imports torch.
+    from layergraph.archive.saved_model.opening import SAVED_MODEL, VARIABLES
+
+    folder = path.parent if path.name == SAVED_MODEL else path
+    try:
+        if not folder.is_dir():
+            return path.stat().st_size
+        inside = [*os.scandir(folder)]
+        if (variables := folder / VARIABLES.parts[0]).is_dir():
+            inside += os.scandir(variables)
+        return sum(entry.stat(follow_symlinks=False).st_size for entry in inside)
+    except OSError:
+        return 0

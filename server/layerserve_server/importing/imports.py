@@ -1,9 +1,8 @@
 """Model files as folders that another process has read, kept in the state folder and found again by their content.
 
 ```
-paths/KEY.json        for each path of a model: its files (size, times, sha256), and its import
-locks/NN              held by the process that reads a file; others wait, and map what it has read
-models/SIZE-DIGEST/   an import: see `layergraph.archive.imported`
+paths/KEY.json    for each path of a model: its files (size, times, sha256), and its import
+SIZE-DIGEST/      an import, an artifact: see `layergraph.archive.imported`
 ```
 """
 
@@ -17,7 +16,6 @@ import os
 import re
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +24,12 @@ from dataclasses import astuple, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
-from layerserve_server.disk import json_object, locked, replace_file, sha256, sync
-from layerserve_server.importing.importer import Importer
+from layerserve_server.artifacts.artifacts import Artifacts
+from layerserve_server.disk import json_object, replace_file, sha256
+from layerserve_server.importing.importer import reading
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.records import DAMAGED
 
 if TYPE_CHECKING:
@@ -45,15 +44,11 @@ RACY_SECONDS: Final = 2.0
 UNUSED_SECONDS: Final = 3600.0
 #: Number of times that a file is read that changes meanwhile.
 _TRIES: Final = 3
-#: Names of entries of paths, of imports, and of folders in which an import is made. Others are never removed: the
-#: folder may be a link to one that has more in it.
+#: Names of entries of paths, and of imports. Others are never removed: the folder may be a link to one that has more
+#: in it.
 _ENTRY: Final = re.compile(r"[0-9a-f]{64}\.json")
 _IMPORT: Final = re.compile(r"[0-9]+-[0-9a-f]{64}")
-_UNFINISHED: Final = re.compile(r"\.[0-9]+-\w+")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-#: File of an import that may not be on disk yet: it holds until the system is started again.
-UNFLUSHED: Final = "unflushed"
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +70,18 @@ class FileFacts:
 class Imports:
     """Loads models from their imports, which are made when needed. Processes may share the folder. Thread-safe."""
 
-    def __init__(self, folder: Path, importer: Importer, spare: Path | None = None) -> None:
+    def __init__(self, folder: Path, jobs: Jobs, spare: Path | None = None) -> None:
         """`spare` is used where `folder` can't be written, and a temporary folder where neither can be."""
         self.folder = folder
-        self._importer = importer
+        self._jobs = jobs
         self.spare = spare
         self._own: tempfile.TemporaryDirectory[str] | None = None
         self._warned = False
         #: Digests of files, by path.
         self._digests: dict[Path, tuple[FileFacts, str]] = {}
         self._cleaned = -math.inf
-        #: Imports to be flushed to disk.
-        self._unflushed: SimpleQueue[Path] = SimpleQueue()
-        self._flusher: threading.Thread | None = None
+        #: What was read, by the folder below which it is kept.
+        self._stores: dict[Path, Artifacts] = {}
 
     def load(self, path: Path) -> Model:
         """Loads the model in the file or folder `path`. Raises ModelFileError, and OSError if it can't be read."""
@@ -112,8 +106,7 @@ class Imports:
         return self._load(Path(self._own.name), found)
 
     def close(self) -> None:
-        """Ends the process that reads files, and removes imports that couldn't be kept in the state folder."""
-        self._importer.close()
+        """Removes imports that couldn't be kept in the state folder."""
         if self._own is not None:
             self._own.cleanup()
 
@@ -129,13 +122,11 @@ class Imports:
         return known[1]
 
     def _load(self, folder: Path, found: Path) -> Model:
-        for name in ("paths", "locks", "models"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / "paths").mkdir(parents=True, exist_ok=True)
         entry = self._entry(folder, found)
         model = self._mapped(folder, found, entry)
         if model is None:
-            # Few files: one for each path would stay for ever.
-            with locked(folder / "locks" / entry.name[:2]):
+            with self._store(folder).locked(entry.stem):
                 # Another process may have read it meanwhile.
                 model = self._mapped(folder, found, entry)
                 tries = _TRIES
@@ -143,6 +134,12 @@ class Imports:
                     tries -= 1
                     model = self._read(folder, found, entry, last_try=not tries)
         return model
+
+    def _store(self, folder: Path) -> Artifacts:
+        return self._stores.setdefault(
+            folder,
+            Artifacts(folder, None, making_seconds=UNUSED_SECONDS / 2, unused_seconds=UNUSED_SECONDS),
+        )
 
     @staticmethod
     def _entry(folder: Path, found: Path) -> Path:
@@ -156,14 +153,15 @@ class Imports:
         from layergraph.models.loading import load_archive
 
         name = self._known(found, entry) or self._same_content(folder, found, entry)
-        if name is None or not _is_whole(folder / "models" / name):
+        store = self._store(folder)
+        if name is None or not store.is_whole(name):
             return None
         try:
-            return load_archive(open_import(folder / "models" / name, found, DEFAULT_LIMITS))
+            return load_archive(open_import(store.path(name), found, DEFAULT_LIMITS))
         except ModelFileError as error:
             # Damaged, or it needs other arrays than for an earlier release.
             logger.info("reading %s again: %s", found.name, error)
-            shutil.rmtree(folder / "models" / name, ignore_errors=True)
+            shutil.rmtree(store.path(name), ignore_errors=True)
             return None
 
     def _known(self, found: Path, entry: Path) -> str | None:
@@ -184,10 +182,10 @@ class Imports:
     def _same_content(self, folder: Path, found: Path, entry: Path) -> str | None:
         """The import of another path, or time, whose only file had the same content."""
         began, facts = time.time(), FileFacts.of(found)
-        if not any(name.startswith(f"{facts.size}-") for name in os.listdir(folder / "models")):
+        if not any(name.startswith(f"{facts.size}-") for name in os.listdir(folder)):
             return None
         name = _name(facts.size, {"": self.sha256(found)})
-        if not (folder / "models" / name).is_dir():
+        if not self._store(folder).path(name).is_dir():
             return None
         self._write_down(entry, name, [found], {found: facts}, began)
         return name
@@ -200,13 +198,13 @@ class Imports:
         from layergraph.models.loading import load_archive
 
         began, before = time.time(), FileFacts.of(found)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{os.getpid()}-", dir=folder / "models"))
-        try:
+        store = self._store(folder)
+        with store.making() as unfinished:
             # The file's digest meanwhile: it takes as long as reading.
             with ThreadPoolExecutor(1) as beside:
                 hashed = beside.submit(self.sha256, found)
-                with self._importer.reading(found, unfinished) as reading:
-                    archive = open_import(unfinished, found, DEFAULT_LIMITS, reading.arrays)
+                with reading(self._jobs, found, unfinished) as read:
+                    archive = open_import(unfinished, found, DEFAULT_LIMITS, read.arrays)
                     facts = {path: FileFacts.of(path) for path in _dependencies(archive)} | {found: before}
                     model = load_archive(archive)
                 hashed.result()
@@ -218,17 +216,8 @@ class Imports:
             digests = {str(file.relative_to(place)): self.sha256(file) for file in archive.files}
             size = sum(facts[file].size for file in archive.files)
             name = _name(size, digests if len(digests) > 1 else {"": digests[found.name]})
-            (unfinished / UNFLUSHED).write_text(_boot())
-            kept = folder / "models" / name
-            if not _is_whole(kept):
-                shutil.rmtree(kept, ignore_errors=True)
-            with suppress(OSError):
-                # If it exists: the same content under another path, read at the same time.
-                unfinished.rename(kept)
+            store.put(unfinished, name)
             self._write_down(entry, name, archive.files, facts, began)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        self._flush_later(kept)
         return model
 
     def _write_down(
@@ -249,17 +238,6 @@ class Imports:
         replace_file(entry, json.dumps(content))
         self._remove_unused(entry.parents[1])
 
-    def _flush_later(self, model: Path) -> None:
-        """Flushes an import to disk in another thread: loading doesn't wait for that."""
-        if self._flusher is None:
-            self._flusher = threading.Thread(target=self._flush_all, name="flush imports", daemon=True)
-            self._flusher.start()
-        self._unflushed.put(model)
-
-    def _flush_all(self) -> None:
-        while True:
-            _flush(self._unflushed.get())
-
     def _remove_unused(self, folder: Path) -> None:
         """Removes entries and digests of paths that are gone, and imports that no path has."""
         if time.monotonic() - self._cleaned < UNUSED_SECONDS:
@@ -278,12 +256,7 @@ class Imports:
                     used.add(known["import"])
                 else:
                     entry.unlink()
-        for model in (folder / "models").iterdir():
-            if model.name in used or not (_IMPORT.fullmatch(model.name) or _UNFINISHED.fullmatch(model.name)):
-                continue
-            with suppress(OSError):
-                if time.time() - model.stat().st_mtime > UNUSED_SECONDS:
-                    shutil.rmtree(model)
+        self._store(folder).sweep(used)
 
 
 def _dependencies(archive: ModelArchive) -> list[Path]:
@@ -309,37 +282,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _is_whole(model: Path) -> bool:
-    """Whether an import exists, and no crash of the system can have damaged it."""
-    try:
-        return (model / UNFLUSHED).read_bytes() == _boot().encode()
-    except FileNotFoundError:
-        return model.is_dir()
-    except OSError:
-        return False
-
-
-def _flush(model: Path) -> None:
-    with suppress(OSError):
-        for file in (*model.rglob("*"), model, model.parent):
-            sync(file)
-        (model / UNFLUSHED).unlink()
-
-
-def _boot() -> str:
-    """Changes with each start of the system."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return "unknown"
-
-
 @contextmanager
 def temporary_imports() -> Iterator[Imports]:
     """Imports that are removed at the end, for a command."""
     with tempfile.TemporaryDirectory(prefix="layerserve-imports-") as folder:
-        imports = Imports(Path(folder), Importer())
+        jobs = Jobs()
+        imports = Imports(Path(folder), jobs)
         try:
             yield imports
         finally:
             imports.close()
+            jobs.close()

@@ -21,6 +21,7 @@ from typing import Any, get_args
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference import runner
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability import logs
 from layerserve_server.probes import MetricPage, Probes
 from layerserve_server.processes.following import Orders
@@ -44,9 +45,10 @@ def main() -> None:
     runner.set_threads(settings.compute_threads)
     runner.load_plugins(settings.plugins)
     runner.make_ready()
-    imports = make_imports(settings, Path(configuration["spare_imports"]))
+    jobs = Jobs()
+    imports = make_imports(settings, jobs, Path(configuration["spare_imports"]))
     group = ProcessGroup.of(Path(configuration["socket"]).parent, bytes.fromhex(configuration["secret"]))
-    inference = Inference(settings, ModelLoader(settings, imports=imports), imports, group, worker=True)
+    inference = Inference(settings, ModelLoader(settings, jobs, imports=imports), jobs, imports, group, worker=True)
     repository, tuner = inference.repository, inference.tuner
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open(configuration["catalogue"], configuration["in_force"])
@@ -78,6 +80,7 @@ def main() -> None:
     inference.close()
     if imports is not None:
         imports.close()
+    jobs.close()
     probes.close()
     if inference.telemetry is not None:
         inference.telemetry.close()

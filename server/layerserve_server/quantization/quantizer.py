@@ -1,54 +1,44 @@
-"""The server's handle of the process that quantizes graphs."""
+"""Has graphs quantized in child processes."""
 
 from __future__ import annotations
 
-import json
-import signal
+import os
 from pathlib import Path
-from typing import Any
 
 from layerserve_server.errors import safe_text
-from layerserve_server.forking.fork_server import ForkServer
-from layerserve_server.quantization.program import WALL_SECONDS
+from layerserve_server.jobs import table
+from layerserve_server.jobs.channel import JobDiedError
+from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.jobs.limits import JobLimits
 
-#: Module of the process's program.
-PROGRAM = "layerserve_server.quantization.program"
-#: Time without a graph after which the process ends, in seconds.
-IDLE_SECONDS = 10.0
-#: Maximum length of a reply, in bytes.
-MAX_REPLY = 1 << 16
+#: Memory in bytes: for any graph, and for each byte of it.
+MEMORY_BYTES, MEMORY_PER_BYTE = 4 << 30, 16
+#: Maximum processor time and elapsed time, in seconds.
+SECONDS, WALL_SECONDS = 1200.0, 1800.0
 
 
 class QuantizationError(Exception):
     """A graph can't be quantized; the message has the reason."""
 
 
-class Quantizer(ForkServer):
-    """Has graphs quantized by another process, a child of it for each. Thread-safe."""
-
-    def __init__(self) -> None:
-        super().__init__(PROGRAM, [str(IDLE_SECONDS)])
-
-    def quantize(self, folder: Path) -> None:
-        """Quantizes the graph in `folder`, and writes the results there. Raises QuantizationError."""
-        try:
-            with self.connection(WALL_SECONDS) as channel:
-                channel.sendall(json.dumps({"folder": str(folder.absolute())}).encode() + b"\n")
-                with channel.makefile("rb") as messages:
-                    reply = dict(json.loads(messages.readline(MAX_REPLY)))
-            problem = _problem(reply)
-        except (OSError, ValueError, TypeError) as wrong:
-            text = safe_text(str(wrong), 200)
-            raise QuantizationError(f"the process that quantizes graphs sent no reply: {text}") from wrong
-        if problem:
-            raise QuantizationError(problem)
+def quantize(jobs: Jobs, folder: Path) -> None:
+    """Quantizes the graph in `folder`, and writes the results there. Raises QuantizationError."""
+    size = sum(entry.stat().st_size for entry in os.scandir(folder))
+    limits = JobLimits(SECONDS, MEMORY_BYTES + MEMORY_PER_BYTE * size, wall_seconds=WALL_SECONDS)
+    arguments = {"folder": str(folder.absolute())}
+    try:
+        with jobs.connection(table.QUANTIZE, arguments, limits, WALL_SECONDS) as channel:
+            reply = channel.receive()
+    except JobDiedError as died:
+        raise QuantizationError(_death(died)) from died
+    except OSError as wrong:
+        text = safe_text(str(wrong), 200)
+        raise QuantizationError(f"the process that quantizes graphs sent no reply: {text}") from wrong
+    if reply:
+        raise QuantizationError(safe_text(str(reply.get("error", "")), 200) or "quantizing it failed")
 
 
-def _problem(reply: dict[str, Any]) -> str:
-    """Why a graph can't be quantized; empty if it was. Raises ValueError for a reply that makes no sense."""
-    if "died" not in reply:
-        return safe_text(str(reply.get("error", "")), 200)
-    number = reply["died"]
-    if reply.get("late") or number == signal.SIGXCPU:
+def _death(died: JobDiedError) -> str:
+    if died.late:
         return "quantizing it takes too long"
-    return f"quantizing it needs too much memory, or crashes ({signal.Signals(number).name if number else 'no signal'})"
+    return f"quantizing it needs too much memory, or crashes ({died.signal_name or 'no signal'})"

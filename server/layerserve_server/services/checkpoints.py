@@ -16,16 +16,16 @@ from layerserve_server.access.ownership import Access
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, UnknownCheckpointError
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services import starts
+from layerserve_server.services import checkpoint_refs
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.messages import dtype_name, format_name, model_spec, parse, parsed, timestamp
 from layerserve_server.services.run_access import find_run
 from layerserve_server.training.checkpoint_models import CheckpointModels, Tensor
-from layerserve_server.training.continuation import Start
+from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.model import monitored
-from layerserve_server.training.runs.checkpoints import Checkpoint, KeptCheckpoints, best_of
+from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints, best_of
+from layerserve_server.training.run_folder.layout import KEPT
 from layerserve_server.training.runs.ending import drop_unused_base
-from layerserve_server.training.runs.folder import KEPT
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.transport.call import Call, Routes, Stream
@@ -93,7 +93,7 @@ class CheckpointService:
         """
         request = await parsed(stream, pb.DownloadCheckpointRequest, await stream.first())
         run, start = await stream.blocking(
-            lambda: starts.find(self._runs, stream.caller, request.run_id, request.checkpoint_id)
+            lambda: checkpoint_refs.find(self._runs, stream.caller, request.run_id, request.checkpoint_id)
         )
         stream.set_metric_labels(run.request.model, run.request.version)
         format = format_name(request.format)
@@ -126,7 +126,7 @@ class CheckpointService:
             raise InvalidRequestError(f"label: got '{request.label[:80]}', expected {LABEL.pattern}")
 
         def work() -> None:
-            run, start = starts.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
+            run, start = checkpoint_refs.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
             version = self._publish(run, start, format, request.label, call)
             published = model_spec(run.request.model, version)
             call.answer(pb.PublishCheckpointResponse(published=published).SerializeToString())
@@ -156,7 +156,7 @@ class CheckpointService:
         ]
 
         def work() -> None:
-            run, start = starts.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
+            run, start = checkpoint_refs.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
             call.set_metric_labels(run.request.model, run.request.version)
             found = self._models.predict(start, inputs, tuple(request.outputs), lambda: call.answered)
             outputs = [_tensor(one) for one in found]
@@ -170,7 +170,7 @@ class CheckpointService:
         request = parse(pb.DeleteCheckpointRequest, call.request)
 
         def work() -> None:
-            run, start = starts.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
+            run, start = checkpoint_refs.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
             try:
                 KeptCheckpoints(run.folder / KEPT).remove(start.checkpoint.id)
             except OSError as error:

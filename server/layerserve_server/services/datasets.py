@@ -30,11 +30,11 @@ from layerserve_server.errors import (
 )
 from layerserve_server.inference.admission import names
 from layerserve_server.inference.runner import Array, TensorSpec
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import seen_by
 from layerserve_server.services.messages import choice, decode, lease, parse, parsed, timestamp
 from layerserve_server.training import sampled_requests
-from layerserve_server.training.dry_run import DryRun
 from layerserve_server.training.sampled_requests import Correction
 from layerserve_server.training.upload_slots import UploadSlots
 from layerserve_server.transport.call import Call, Routes, Stream
@@ -70,7 +70,7 @@ class DatasetService:
         store: DatasetStore,
         used_by: UsedBy,
         repository: Repository,
-        reader: DryRun,
+        jobs: Jobs,
         samples: Path,
         *,
         training: bool,
@@ -79,7 +79,7 @@ class DatasetService:
         self._store = store
         self._used_by = used_by
         self._repository = repository
-        self._reader = reader
+        self._jobs = jobs
         self._samples = samples
         self._training = training
         self._uploads = UploadSlots(MAX_UPLOADS, "datasets are being uploaded")
@@ -125,7 +125,7 @@ class DatasetService:
         yield self._uploaded(dataset, caller)
 
     def make_dataset(self, call: Call) -> None:
-        """Handles MakeDataset. Raises as `messages.lease`, `DatasetStore.make` and `DryRun.make_dataset` do."""
+        """Handles MakeDataset. Raises as `messages.lease`, `DatasetStore.make` and `sampled_requests.made` do."""
         request = parse(pb.MakeDatasetRequest, call.request, MAX_CORRECTIONS * CORRECTION_ELEMENTS)
         name, version, label = choice(request.model)
         with lease(self._repository, call.caller, "train", request.model) as leased:
@@ -152,7 +152,7 @@ class DatasetService:
                 "uncorrected": request.uncorrected,
                 "most": most,
             }
-            return self._reader.make_dataset(arguments, lambda: call.answered)
+            return sampled_requests.made(self._jobs, arguments, lambda: call.answered)
 
         if not self._making.acquire(blocking=False):
             raise BusyError("another dataset is being made; try again in a moment", retry_after=RETRY_SECONDS)

@@ -27,9 +27,9 @@ from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import find_run, owned
 from layerserve_server.services.run_requests import RunDefaults, common_fields, read_options
 from layerserve_server.training import events
-from layerserve_server.training.online.link import Link, LinkClosedError
-from layerserve_server.training.online.publications import IDLE
+from layerserve_server.training.online.session_client import SessionClient, SessionClosedError
 from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.run_folder.publications import IDLE
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run, RunState
@@ -137,7 +137,7 @@ class OnlineTrainingService:
             budget=Budget(**read_options(BUDGET, spec)),
         )
 
-    async def _connected(self, run: Run, stream: Stream) -> Link | None:
+    async def _connected(self, run: Run, stream: Stream) -> SessionClient | None:
         """Connects to the session's process, once it runs. Returns None for a session that was ended.
 
         Raises CallCancelledError, UnavailableError if the server is stopping, and as `_raise_end` does.
@@ -155,8 +155,8 @@ class OnlineTrainingService:
                 if not stream.open():
                     raise UnavailableError(STOPPING)
                 try:
-                    return await Link.open(run.folder)
-                except LinkClosedError:
+                    return await SessionClient.open(run.folder)
+                except SessionClosedError:
                     await wake.wait()
 
 

@@ -23,14 +23,14 @@ from layerserve_server.errors import (
     TakenOverError,
     UnavailableError,
 )
+from layerserve_server.jobs.failures import REFUSALS
 from layerserve_server.services.messages import dtype_name, model_spec, parse
 from layerserve_server.services.run_replies import log_values
-from layerserve_server.training.dry_run import REFUSALS
+from layerserve_server.training.checks.request_checks import MAX_ARRAYS, checked_batch
 from layerserve_server.training.online.frames import Frame, FrameArray
-from layerserve_server.training.online.link import Link, LinkClosedError
+from layerserve_server.training.online.session_client import SessionClient, SessionClosedError
 from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.runs.run import Run
-from layerserve_server.training.validation import MAX_ARRAYS, checked_batch
 from layerserve_server.transport.call import Stream
 from layerserve_server.transport.perimeter.message_size import is_long
 from layerserve_server.transport.request_ids import sent_id
@@ -56,7 +56,7 @@ class _Asked:
 class OnlineStream:
     """A stream that is attached to a session. Used in the streams' event loop only."""
 
-    def __init__(self, stream: Stream, run: Run, link: Link) -> None:
+    def __init__(self, stream: Stream, run: Run, link: SessionClient) -> None:
         self._stream = stream
         self._run = run
         self._link = link
@@ -167,7 +167,7 @@ class OnlineStream:
         if kind == "end":
             self.ending = message.id
         # `_receive` ends, too, if the process has ended.
-        with suppress(LinkClosedError):
+        with suppress(SessionClosedError):
             await self._link.send(frame)
 
     def _frame(self, message: pb.TrainOnlineRequest, kind: str) -> Frame:
@@ -228,7 +228,7 @@ class OnlineStream:
                 reply = await self._link.receive(take)
             except BaseException as error:
                 memory.give(size)
-                if isinstance(error, LinkClosedError):
+                if isinstance(error, SessionClosedError):
                     return
                 raise
             asked = self._at_process.popleft()

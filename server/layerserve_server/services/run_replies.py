@@ -8,7 +8,7 @@ from layerserve_server.services.messages import model_spec, timestamp
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, Logs
 from layerserve_server.training.request import Kind
-from layerserve_server.training.runs.files import RunFile
+from layerserve_server.training.run_folder.files import RunFile
 from layerserve_server.training.runs.remaining import remaining_seconds
 from layerserve_server.training.runs.run import Run, RunState
 

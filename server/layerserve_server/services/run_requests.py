@@ -16,7 +16,7 @@ from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.services.messages import dtype_name
-from layerserve_server.training.continuation import Start, merged
+from layerserve_server.training.from_checkpoint import Start, merged
 from layerserve_server.training.lora import lora_settings
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 

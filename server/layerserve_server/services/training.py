@@ -14,6 +14,7 @@ from layerserve_server.access.ownership import Access, access_to
 from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, ServerError, UnavailableError
 from layerserve_server.repository.repository import Repository
+from layerserve_server.services.checkpoint_refs import base_of, start_of
 from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.idempotency import IdempotencyKeys
@@ -24,14 +25,13 @@ from layerserve_server.services.run_changes import RunChanges
 from layerserve_server.services.run_list import page, selected
 from layerserve_server.services.run_replies import event_message, existence_message, file_message, run_message
 from layerserve_server.services.run_requests import RunDefaults, evaluation_request, training_request
-from layerserve_server.services.starts import base_of, start_of
 from layerserve_server.training import events
 from layerserve_server.training.budget import text_room
-from layerserve_server.training.continuation import Start
+from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.request import RunRequest
+from layerserve_server.training.run_folder.files import chunks, listed, opened
+from layerserve_server.training.run_folder.layout import FILES
 from layerserve_server.training.runs import trace
-from layerserve_server.training.runs.files import chunks, listed, opened
-from layerserve_server.training.runs.folder import FILES
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.training.upload import Upload

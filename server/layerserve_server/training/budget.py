@@ -15,10 +15,10 @@ from layerserve.training.options.contract import Budget
 from layerserve_server.errors import TooLargeError
 from layerserve_server.system_memory import available_memory, memory_of
 from layerserve_server.training.checkpoint_policy import kept_files
-from layerserve_server.training.process.proc_files import children_of
+from layerserve_server.training.proc_files import children_of
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.runs import folder as run_folder
-from layerserve_server.training.runs.files import MAX_FILES
+from layerserve_server.training.run_folder import layout as run_folder
+from layerserve_server.training.run_folder.files import MAX_FILES
 
 #: Minimum memory per parameter in training, in bytes: weight, gradient, and two slots of an optimizer such as Adam.
 TRAINING_BYTES = 16

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,22 +13,21 @@ from layerserve.errors import InvalidTensor
 from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidTensorError, UnknownCheckpointError
-from layerserve_server.forking.fork_server import never
 from layerserve_server.inference.admission import admit
 from layerserve_server.inference.runner import Array, ModelRunner, load_plugins
+from layerserve_server.jobs import table
+from layerserve_server.jobs.channel import Channel, never
+from layerserve_server.jobs.table import Job
 from layerserve_server.repository.publishing import link_file
-from layerserve_server.training.continuation import STATE, Start
-from layerserve_server.training.conversion import Converter, failed, saved
+from layerserve_server.training.conversion import Converter, saved
 from layerserve_server.training.finite import check_finite
+from layerserve_server.training.from_checkpoint import STATE, Start
 from layerserve_server.training.model import as_published, placeholders, prepare_model
 from layerserve_server.training.request import Role, RunRequest
 
 if TYPE_CHECKING:
     from layergraph.models.model import Model
 
-#: Names of the jobs.
-BUILD = "checkpoint_model"
-PREDICT = "checkpoint_predict"
 #: Maximum processor time of a prediction, with loading the model, in seconds.
 PREDICT_SECONDS = 120.0
 
@@ -62,7 +60,7 @@ class CheckpointModels:
         with self._converter.working() as folder:
             arguments = {**_arguments(start, folder), "format": format or start.request.format or ""}
             arguments["publishes"] = publishes
-            reply = self._run(BUILD, start, arguments, gone)
+            reply = self._run(table.BUILD_CHECKPOINT, start, arguments, gone)
             yield folder / str(reply["file"])
 
     def predict(
@@ -78,14 +76,14 @@ class CheckpointModels:
                 (folder / f"{index}.in").write_bytes(tensor.data)
             given = [_described(tensor) for tensor in inputs]
             arguments = {**_arguments(start, folder), "inputs": given, "outputs": list(outputs)}
-            reply = self._run(PREDICT, start, arguments, gone, PREDICT_SECONDS)
+            reply = self._run(table.PREDICT_CHECKPOINT, start, arguments, gone, PREDICT_SECONDS)
             return [
                 Tensor(one["name"], one["dtype"], tuple(one["shape"]), (folder / f"{index}.out").read_bytes())
                 for index, one in enumerate(reply["outputs"])
             ]
 
     def _run(
-        self, job: str, start: Start, arguments: Mapping[str, Any], gone: Callable[[], bool], *seconds: float
+        self, job: Job, start: Start, arguments: Mapping[str, Any], gone: Callable[[], bool], *seconds: float
     ) -> dict[str, Any]:
         # A checkpoint has at least the weights.
         parameters = start.checkpoint.bytes // 4
@@ -108,34 +106,26 @@ def _described(tensor: Tensor) -> dict[str, Any]:
 # In the child process.
 
 
-def build(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The job: saves the model of a checkpoint. Returns {"file"}, or what `failed` does."""
-    os.nice(10)
-    try:
-        request, model = _model(arguments)
-        with as_published(model, request):
-            if arguments["publishes"]:
-                check_finite(model, Path(arguments["base"]))
-            return {"file": saved(model, arguments)}
-    except Exception as error:
-        return failed(error)
+def build(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
+    """The job: saves the model of a checkpoint. Returns {"file"}."""
+    request, model = _model(arguments)
+    with as_published(model, request):
+        if arguments["publishes"]:
+            check_finite(model, Path(arguments["base"]))
+        return {"file": saved(model, arguments)}
 
 
-def predict(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The job: computes outputs, and writes their elements to files. Returns {"outputs"}, or what `failed` does."""
-    os.nice(10)
-    try:
-        request, model = _model(arguments)
-        runner = ModelRunner(cast("Any", model))
-        plan = runner.plan(arguments["outputs"])
-        folder = Path(arguments["folder"])
-        given = [(one["name"], _read(folder / f"{index}.in", one)) for index, one in enumerate(arguments["inputs"])]
-        names = tuple(arguments["outputs"]) or tuple(spec.name for spec in plan.output_specs)
-        with as_published(model, request):
-            results = runner(names, admit(plan, model.input_specs, given).arrays)
-        return {"outputs": [_write(folder / f"{i}.out", name, results[name]) for i, name in enumerate(names)]}
-    except Exception as error:
-        return failed(error)
+def predict(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
+    """The job: computes outputs, and writes their elements to files. Returns {"outputs"}."""
+    request, model = _model(arguments)
+    runner = ModelRunner(cast("Any", model))
+    plan = runner.plan(arguments["outputs"])
+    folder = Path(arguments["folder"])
+    given = [(one["name"], _read(folder / f"{index}.in", one)) for index, one in enumerate(arguments["inputs"])]
+    names = tuple(arguments["outputs"]) or tuple(spec.name for spec in plan.output_specs)
+    with as_published(model, request):
+        results = runner(names, admit(plan, model.input_specs, given).arrays)
+    return {"outputs": [_write(folder / f"{i}.out", name, results[name]) for i, name in enumerate(names)]}
 
 
 def _model(arguments: Mapping[str, Any]) -> tuple[RunRequest, Model]:

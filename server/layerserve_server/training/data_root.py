@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,12 +19,36 @@ from layerserve.values.table_files.table import Selection
 
 from layerserve_server.disk import STATE_FOLDER
 from layerserve_server.errors import ForbiddenPathError, InvalidRequestError, NotTrainableError
+from layerserve_server.jobs import table
+from layerserve_server.jobs.channel import Channel, never
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training.data_files import files
 from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.data_files.filed_array import stamp as stamp_of
 from layerserve_server.training.data_files.files import Unpacking
 
 Array = npt.NDArray[Any]
+
+
+def describe_in_child(
+    jobs: Jobs, root: Path, files: Sequence[tuple[str, Selection]], gone: Callable[[], bool] = never
+) -> Sequence[FiledArray]:
+    """Describes arrays in files, given by path and selection. Raises as `describe` and `Jobs.run` do."""
+    arguments = {"root": str(root), "files": [[path, asdict(selection)] for path, selection in files]}
+    reply = jobs.run(table.DESCRIBE_FILES, arguments, jobs.limits(), gone)
+    return [
+        FiledArray(one["dtype"], tuple(one["shape"]), one["mapped"], tuple(one["stamp"]), tuple(one["columns"]))
+        for one in reply["files"]
+    ]
+
+
+def describe_files(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
+    """The job that describes files."""
+    files = [
+        (path, Selection(**{**selection, "columns": tuple(selection["columns"])}))
+        for path, selection in arguments["files"]
+    ]
+    return {"files": [asdict(found) for found in describe_all(Path(arguments["root"]), files)]}
 
 
 def describe(root: Path, path: str, selections: Sequence[Selection]) -> list[FiledArray]:

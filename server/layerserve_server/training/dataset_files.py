@@ -1,4 +1,4 @@
-"""What a child of the warm parent reads of the file of a dataset: its arrays or columns, and their first rows."""
+"""What a child process reads of the file of a dataset: its arrays or columns, and their first rows."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.datasets.dataset import ArrayInfo, Description
 from layerserve_server.errors import InvalidRequestError, ServerError
+from layerserve_server.jobs import table
+from layerserve_server.jobs.channel import Channel
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training import data_root
 from layerserve_server.training.data_files.filed_array import FiledArray
 
@@ -30,12 +33,29 @@ SAMPLE_ROWS, SAMPLE_BYTES, SAMPLES_BYTES = 5, 4096, 256 << 10
 MAX_SAMPLES = 200
 #: Length at which a text of a sample is cut, in bytes.
 SAMPLE_TEXT = 200
+#: Maximum processor time of describing a dataset, in seconds.
+DESCRIBING_SECONDS = 600.0
 #: Maximum length of the text why an array can't be used, in characters.
 MAX_PROBLEM = 300
 
 
-def described(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The job that describes the file of a dataset. Raises as `data_root.names` does."""
+def described(jobs: Jobs, folder: Path, file: str) -> Description:
+    """Describes the file of a dataset. Raises as `data_root.names` and `Jobs.run` do."""
+    arguments = {"folder": str(folder), "file": file}
+    return description(jobs.run(table.DESCRIBE_DATASET, arguments, jobs.limits(seconds=DESCRIBING_SECONDS)))
+
+
+def description(reply: Mapping[str, Any]) -> Description:
+    """Returns the description in the reply of the job."""
+    arrays = [ArrayInfo(one["name"], one["dtype"], tuple(one["shape"]), one["problem"]) for one in reply["arrays"]]
+    return Description(arrays, reply["samples"])
+
+
+# In the child process.
+
+
+def describe_dataset(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
+    """The job that describes the file of a dataset."""
     root, path = Path(arguments["folder"]), arguments["file"]
     names = data_root.names(root, path)
     if not 0 < len(names) <= MAX_ARRAYS:
@@ -58,12 +78,6 @@ def described(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if all(array["problem"] for array in arrays):
         raise InvalidRequestError(f"dataset: {arrays[0]['problem']}")
     return {"arrays": arrays, "samples": samples}
-
-
-def description(reply: Mapping[str, Any]) -> Description:
-    """Returns the description in the reply of the job."""
-    arrays = [ArrayInfo(one["name"], one["dtype"], tuple(one["shape"]), one["problem"]) for one in reply["arrays"]]
-    return Description(arrays, reply["samples"])
 
 
 def _found(root: Path, path: str, names: Sequence[str]) -> list[tuple[str, FiledArray | str]]:

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 from layergraph.errors import (
     ConfigError,
-    DataError,
-    ElementError,
-    GraphError,
-    NonFiniteLossError,
     NotCompiledError,
-    unknown_name,
 )
 from layerserve.training.options.contract import View
 
-from layerserve_server import errors
 from layerserve_server.inference.runner import Array
+from layerserve_server.training.data_split import rows_of
 from layerserve_server.training.finite import check_finite
 from layerserve_server.training.precision import policy_of
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
-from layerserve_server.training.views import rows_of
 
 if TYPE_CHECKING:
     import layergraph
@@ -79,10 +71,10 @@ def load_trainable(path: Path) -> TrainableModel:
     return layergraph.load_model(path, keep_lora=True)
 
 
-#: Number of rows of the placeholder data of a dry run.
-DRY_RUN_ROWS = 2
+#: Number of rows of placeholders.
+PLACEHOLDER_ROWS = 2
 #: Each text of these rows. Layers behind one that splits text into words may need several of them.
-DRY_RUN_TEXT = b"word " * 32
+PLACEHOLDER_TEXT = b"word " * 32
 
 
 def prepare_model(model: TrainableModel, request: RunRequest) -> None:
@@ -254,68 +246,9 @@ def larger_is_better(model: TrainableModel, log: str, mode: str | None) -> bool:
     return direction == "up"
 
 
-def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
-    """Trains or evaluates a fresh copy of the model on a few rows of zeros or text, to find errors before the upload.
-
-    Thereby it refuses exactly what `fit` and `evaluate` do. Raises InvalidRequestError for invalid settings,
-    InvalidTensorError for shapes of targets or weights that don't match, and NotCompiledError if there is no loss or
-    optimizer.
-    """
-    model = load(path)
-    few = placeholders(request)
-    try:
-        prepare_model(model, request)
-        if request.workers > 1:
-            from layergraph.training.shareable import check_shareable
-
-            check_shareable(cast("layergraph.Model", model))
-        if request.kind is Kind.EVALUATION:
-            by_row = {"row_losses": lambda losses: None} if request.sample_losses else {}
-            model.evaluate(**evaluate_arguments(replace(request, view=View()), few), **by_row)
-        elif request.kind is Kind.TRAINING:
-            _dry_run_training(model, request, few)
-    except (NonFiniteLossError, ElementError):
-        pass  # The elements stand only for the shapes and dtypes of the data.
-    except NotCompiledError as error:
-        raise errors.NotCompiledError(str(error)) from error
-    except DataError as error:
-        raise errors.InvalidTensorError(_with_all_rows(str(error), request.data)) from error
-    except (ConfigError, GraphError) as error:
-        raise errors.InvalidRequestError(str(error)) from error
-    except OSError as error:
-        raise errors.InvalidRequestError(f"callbacks: a file can't be written: {error.strerror}") from error
-
-
 def placeholders(request: RunRequest) -> list[Array]:
     """Returns a few rows of zeros or text for each array of a run."""
-    return [np.full(_few_rows(info), DRY_RUN_TEXT if info.is_text else 0, info.held_dtype) for info in request.data]
-
-
-def _dry_run_training(model: TrainableModel, request: RunRequest, few: Sequence[Array]) -> None:
-    arguments = fit_arguments(replace(request, view=View()), few)
-    if request.view.validate_on:
-        arguments["validation_rows"] = np.arange(len(few[0]))
-    arguments |= {"epochs": 1, "batch_size": DRY_RUN_ROWS, "on_nan": "continue"}
-    if request.validation_split:
-        arguments["validation_split"] = 0.5
-    with tempfile.TemporaryDirectory() as folder:
-        history = model.fit(**arguments, callbacks=configured_callbacks(request, Path(folder)))
-    ranks = request.publish == "best" or request.keep_best_checkpoints
-    deciding = {"monitor": monitored(request)} if ranks else {}
-    if request.publish_if_improved:
-        deciding["publish_if_improved"] = request.publish_if_improved
-    for name, log in deciding.items():
-        if log not in history.history:
-            raise ConfigError(f"{name}: {unknown_name('log', log, history.history)}")
-        larger_is_better(model, log, request.monitor_mode)
-
-
-def _with_all_rows(text: str, data: Sequence[DataArray]) -> str:
-    """Returns an error text with the shapes of the whole data in place of those of its few rows."""
-    for info in data:
-        for rows in range(1, DRY_RUN_ROWS + 1):
-            text = text.replace(f"got shape {(rows, *info.shape[1:])}", f"got shape {info.shape}")
-    return text
+    return [np.full(_few_rows(info), PLACEHOLDER_TEXT if info.is_text else 0, info.held_dtype) for info in request.data]
 
 
 def _groups(request: RunRequest, arrays: Sequence[Array]) -> dict[Role, dict[str, Array]]:
@@ -338,4 +271,4 @@ def _weights(by_output: dict[str, Array]) -> Any:
 
 
 def _few_rows(info: DataArray) -> tuple[int, ...]:
-    return (min(DRY_RUN_ROWS, info.rows), *info.shape[1:])
+    return (min(PLACEHOLDER_ROWS, info.rows), *info.shape[1:])

@@ -1,11 +1,11 @@
-"""What a child of the warm parent makes of sampled requests: a dataset with corrected answers as targets."""
+"""What a child process makes of sampled requests: a dataset with corrected answers as targets."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,10 +21,15 @@ from layerserve_server.errors import (
     TooLargeError,
     safe_text,
 )
+from layerserve_server.jobs import table
+from layerserve_server.jobs.channel import Channel, never
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.sample_files import ID, OUTPUT, TIME
 
 Array: TypeAlias = npt.NDArray[Any]
 
+#: Maximum processor time of making a dataset, in seconds.
+MAKING_SECONDS = 600.0
 #: File of the corrections beside the dataset's: an array for each target, and JSON with what each is for.
 CORRECTIONS, INDEX = "corrections.npz", "index"
 
@@ -52,7 +57,7 @@ class _Request:
 
 
 def write_corrections(folder: Path, corrections: Sequence[Correction]) -> None:
-    """Writes corrections to a folder, for `made`. Raises OSError."""
+    """Writes corrections to a folder, for `make_dataset`. Raises OSError."""
     arrays: dict[str, Array] = {}
     index = []
     for correction in corrections:
@@ -65,7 +70,16 @@ def write_corrections(folder: Path, corrections: Sequence[Correction]) -> None:
     _write(folder / CORRECTIONS, {**arrays, INDEX: text}.items())
 
 
-def made(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def made(jobs: Jobs, arguments: Mapping[str, Any], gone: Callable[[], bool] = never) -> tuple[int, str]:
+    """Makes the file of a dataset, and returns its size and SHA-256. Raises as `make_dataset` and `Jobs.run` do."""
+    reply = jobs.run(table.MAKE_DATASET, arguments, jobs.limits(seconds=MAKING_SECONDS), gone)
+    return reply["bytes"], reply["sha256"]
+
+
+# In the child process.
+
+
+def make_dataset(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
     """The job: writes the file, and returns its size and digest.
 
     Raises InvalidRequestError for a request that wasn't sampled, InvalidTensorError for targets that don't fit, and

@@ -21,9 +21,9 @@ from layerserve_server.disk import open_lock
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, InvalidTensorError, NotTrainableError
 from layerserve_server.training import data_root
 from layerserve_server.training.data_files.files import Unpacking
-from layerserve_server.training.digests import write_digests
 from layerserve_server.training.number_files import NumberWriter
 from layerserve_server.training.request import DataArray
+from layerserve_server.training.run_folder.digests import write_digests
 from layerserve_server.training.text_files import TextWriter, read_text, split_texts
 
 #: Name of the data folder in a run's folder.

@@ -15,8 +15,8 @@ from layergraph.lower_precision import calibration_path, reduce_precision
 from layergraph.models.model import Model
 
 from layerserve_server.inference.runner import LoadModel, ServedModel
-from layerserve_server.quantization.kept import KeptGraphs
-from layerserve_server.tuning.kept import KeptEngines
+from layerserve_server.quantization.graphs import QuantizedGraphs
+from layerserve_server.tuning.chosen_engines import ChosenEngines
 
 if TYPE_CHECKING:
     from layergraph.execution.tuning.result import Tuning
@@ -28,7 +28,7 @@ class EngineUnfitError(LayerGraphError):
     """The engine in the settings can't run a model."""
 
 
-def reopening(read: Callable[[Path], Model] | None, threads: int, engines: KeptEngines) -> Callable[[Path], Model]:
+def reopening(read: Callable[[Path], Model] | None, threads: int, engines: ChosenEngines) -> Callable[[Path], Model]:
     """Wraps `read`, by default layergraph's, to run models on the engines that were chosen for them earlier."""
 
     def reopened(path: Path) -> Model:
@@ -39,7 +39,7 @@ def reopening(read: Callable[[Path], Model] | None, threads: int, engines: KeptE
     return reopened
 
 
-def pinning(load: LoadModel, engine: str, threads: int, engines: KeptEngines) -> LoadModel:
+def pinning(load: LoadModel, engine: str, threads: int, engines: ChosenEngines) -> LoadModel:
     """Wraps `load` to run models on this engine. The result raises EngineUnfitError if it can't run a model."""
 
     def pinned(path: Path) -> ServedModel:
@@ -65,7 +65,7 @@ def reducing(
     load: LoadModel,
     precision: str,
     threads: int,
-    graphs: KeptGraphs,
+    graphs: QuantizedGraphs,
     rtol: float | None = None,
     atol: float | None = None,
 ) -> LoadModel:

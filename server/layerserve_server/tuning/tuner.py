@@ -11,10 +11,10 @@ from layergraph.execution.engines.exported_graph import UnfitError
 from layergraph.execution.samples import TORCH_ONLY
 from layergraph.execution.tuning.engine_folder import noted_choices
 
-from layerserve_server.kept.folders import StoppedError
+from layerserve_server.errors import CallCancelledError
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.tuning.kept import KeptEngines
-from layerserve_server.tuning.tuning_process import Job, NoTimeError, TuningError, TuningProcess
+from layerserve_server.tuning.chosen_engines import ChosenEngines
+from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
 
 if TYPE_CHECKING:
     from layergraph.execution.tuning.result import Tuning
@@ -41,7 +41,7 @@ class Tuner:
     """
 
     def __init__(
-        self, process: TuningProcess, engines: KeptEngines, *, seconds: float, threads: int, max_bytes: int
+        self, process: TuningProcess, engines: ChosenEngines, *, seconds: float, threads: int, max_bytes: int
     ) -> None:
         self._process = process
         self._engines = engines
@@ -73,7 +73,6 @@ class Tuner:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(_MOST_WAIT)
-        self._process.close()
 
     def _work(self) -> None:
         while self._tune_next():
@@ -92,7 +91,7 @@ class Tuner:
         with lease:
             try:
                 self._tune(loaded, self._seconds * 2**tries)
-            except StoppedError:
+            except CallCancelledError:
                 pass
             except TuningError as reason:
                 logger.warning("model '%s' version %s isn't tuned: %s", loaded.name, loaded.version, reason)
@@ -120,8 +119,8 @@ class Tuner:
         dropped: dict[str, str] = {}
 
         def make(folder: Path) -> None:
-            job = Job(loaded.found.path, folder, seconds, threads or _default_threads())
-            dropped.update(self._process.tune(job, stopped))
+            wanted = Wanted(loaded.found.path, folder, seconds, threads or _default_threads())
+            dropped.update(self._process.tune(wanted, stopped))
 
         model = cast("Model", loaded.model)
         with self._engines.made(model, threads, make, stopped=stopped) as folder:

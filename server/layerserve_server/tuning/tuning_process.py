@@ -1,10 +1,8 @@
-"""The server's handle of the process that tunes models."""
+"""Has the engines of models chosen in child processes."""
 
 from __future__ import annotations
 
-import json
-import signal
-import socket
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +11,14 @@ from typing import Any
 from layergraph.execution.engines.table import DEFAULT_ENGINES
 
 from layerserve_server.errors import safe_text
-from layerserve_server.forking.fork_server import START_SECONDS, ForkServer
-from layerserve_server.kept.folders import StoppedError
-from layerserve_server.tuning.program import MAX_BUSY_SECONDS, WALL_SECONDS
+from layerserve_server.jobs import table
+from layerserve_server.jobs.channel import JobDiedError
+from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.jobs.limits import JobLimits
+from layerserve_server.tuning.job import MAX_BUSY_SECONDS
 
-#: Module of the process's program.
-PROGRAM = "layerserve_server.tuning.program"
-#: Time without a model after which the process ends, in seconds.
-IDLE_SECONDS = 10.0
-#: Time between two checks whether tuning was stopped, in seconds.
-CHECK_SECONDS = 0.1
-#: Maximum length of a message, in bytes.
-MAX_MESSAGE = 1 << 16
+#: Maximum elapsed time for a model, in seconds.
+WALL_SECONDS = 1800.0
 
 
 class TuningError(Exception):
@@ -36,7 +30,7 @@ class NoTimeError(TuningError):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Wanted:
     """A model file, the folder for what is chosen, the approximate time in seconds, and the threads per engine."""
 
     file: Path
@@ -45,28 +39,28 @@ class Job:
     threads: int
 
 
-class TuningProcess(ForkServer):
-    """Has models tuned by another process, a child of it for each. Thread-safe."""
+class TuningProcess:
+    """Has models tuned, each in a child process. Thread-safe."""
 
-    def __init__(self, imports: Path | None, spare: Path | None, runs: Path) -> None:
+    def __init__(self, jobs: Jobs, imports: Path | None, spare: Path | None, runs: Path) -> None:
         """`imports` and `spare` are the folders of read model files (see Imports), `runs` is that of runs."""
-        super().__init__(PROGRAM, [str(IDLE_SECONDS)])
+        self._jobs = jobs
         folders = {"imports": imports, "spare": spare, "runs": runs}
         self._folders = {name: None if folder is None else str(folder) for name, folder in folders.items()}
 
-    def tune(self, job: Job, stopped: Callable[[], bool]) -> dict[str, str]:
+    def tune(self, wanted: Wanted, stopped: Callable[[], bool]) -> dict[str, str]:
         """Tunes a model, and writes what is chosen (see `layergraph.execution.tuning.engine_folder`).
 
         An engine that crashes is left out. Returns the engines that were dropped, with the reasons. Raises TuningError,
-        NoTimeError, and StoppedError once `stopped` returns True.
+        NoTimeError, and CallCancelledError once `stopped` returns True.
         """
         crashed: dict[str, str] = {}
         while True:
             engines = [name for name in DEFAULT_ENGINES if name not in crashed]
-            tried, reply = self._ask(job, engines, stopped)
-            if "died" not in reply:
+            tried, reply = self._ask(wanted, engines, stopped)
+            if not isinstance(reply, JobDiedError):
                 break
-            if reply.get("late") or tried not in engines:
+            if reply.late or tried not in engines:
                 raise TuningError(_death(reply))
             crashed[tried] = _death(reply)
         if "error" in reply:
@@ -74,58 +68,35 @@ class TuningProcess(ForkServer):
             raise kind(safe_text(str(reply["error"]), 300))
         return {**dict(reply["dropped"]), **crashed}
 
-    def _ask(self, job: Job, engines: list[str], stopped: Callable[[], bool]) -> tuple[str, dict[str, Any]]:
-        """Returns the name of the engine that was tried last, without its variant, and the last message."""
-        message = {
-            "file": str(job.file.absolute()),
-            "folder": str(job.folder),
-            "seconds": job.seconds,
-            "threads": job.threads,
+    def _ask(
+        self, wanted: Wanted, engines: list[str], stopped: Callable[[], bool]
+    ) -> tuple[str, dict[str, Any] | JobDiedError]:
+        """Returns the name of the engine that was tried last, without its variant, and the reply, or how it died."""
+        arguments = {
+            "file": str(wanted.file.absolute()),
+            "folder": str(wanted.folder),
+            "seconds": wanted.seconds,
+            "threads": wanted.threads,
             "engines": engines,
             **self._folders,
         }
+        most = WALL_SECONDS + MAX_BUSY_SECONDS
+        limits = JobLimits(most, None, threads=os.cpu_count() or 1, wall_seconds=most)
         tried = ""
         try:
-            with self.connection(WALL_SECONDS + MAX_BUSY_SECONDS) as channel:
-                channel.sendall(json.dumps(message).encode() + b"\n")
-                lines = _Lines(channel)
-                while "trying" in (reply := lines.next(stopped)):
+            with self._jobs.connection(table.CHOOSE_ENGINES, arguments, limits, most, stopped) as channel:
+                while "trying" in (reply := channel.receive(stopped)):
                     tried = str(reply["trying"]).partition("-")[0]
-        except (OSError, ValueError, TypeError) as wrong:
+        except JobDiedError as died:
+            return tried, died
+        except OSError as wrong:
             raise TuningError(f"the process that tunes sent no reply: {safe_text(str(wrong), 200)}") from wrong
+        if "failed" in reply:
+            raise TuningError(f"the process that tunes failed: {safe_text(str(reply['failed']), 200)}")
         return tried, reply
 
 
-class _Lines:
-    """The messages of the process."""
-
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
-        self._seconds = START_SECONDS + WALL_SECONDS + MAX_BUSY_SECONDS
-        self._received = b""
-        channel.settimeout(CHECK_SECONDS)
-
-    def next(self, stopped: Callable[[], bool]) -> dict[str, Any]:
-        """Raises StoppedError, OSError if the process has ended, and ValueError or TypeError for other content."""
-        while b"\n" not in self._received:
-            if stopped():
-                raise StoppedError
-            try:
-                part = self._channel.recv(1 << 12)
-            except TimeoutError:
-                self._seconds -= CHECK_SECONDS
-                if self._seconds < 0:
-                    raise
-                continue
-            self._received += part
-            if not part or len(self._received) > MAX_MESSAGE:
-                raise OSError("it has ended")
-        line, _, self._received = self._received.partition(b"\n")
-        return dict(json.loads(line))
-
-
-def _death(reply: dict[str, Any]) -> str:
-    if reply.get("late"):
+def _death(died: JobDiedError) -> str:
+    if died.late:
         return f"takes longer than {WALL_SECONDS + MAX_BUSY_SECONDS:.0f} s"
-    number = reply["died"]
-    return f"crashes ({signal.Signals(number).name})" if number else "ends the process"
+    return f"crashes ({died.signal_name})" if died.signal else "ends the process"

@@ -19,31 +19,25 @@ from layergraph.archive.imported.form import ARRAYS, DESCRIPTION
 from layergraph.archive.imported.opening import open_import
 from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError
 from layergraph.models.loading import load_archive
-from layerserve_server.forking.fork_server import ForkServer
 from layerserve_server.importing import sandbox
-from layerserve_server.importing.importer import MAX_REPLY, Importer, Reading
+from layerserve_server.importing.importer import Reading, reading
+from layerserve_server.jobs.channel import MAX_MESSAGE, Channel
+from layerserve_server.jobs.jobs import Jobs
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Importer]:
-    importer = Importer()
-    yield importer
-    importer.close()
-
-
 @pytest.fixture
-def make_importer() -> Iterator[Callable[[], Importer]]:
+def make_jobs() -> Iterator[Callable[[], Jobs]]:
     made = []
 
-    def make() -> Importer:
-        made.append(Importer())
+    def make() -> Jobs:
+        made.append(Jobs())
         return made[-1]
 
     yield make
-    for importer in made:
-        importer.close()
+    for one in made:
+        one.close()
 
 
 @pytest.fixture
@@ -59,9 +53,9 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "model.keras"
 
 
-def read(importer: Importer, path: Path, folder: Path) -> Model:
-    with importer.reading(path, folder) as reading:
-        return load_archive(open_import(folder, path, DEFAULT_LIMITS, reading.arrays))
+def read(jobs: Jobs, path: Path, folder: Path) -> Model:
+    with reading(jobs, path, folder) as found:
+        return load_archive(open_import(folder, path, DEFAULT_LIMITS, found.arrays))
 
 
 @pytest.mark.parametrize(
@@ -75,23 +69,23 @@ def read(importer: Importer, path: Path, folder: Path) -> Model:
         "saved_models/tf20/checkpoint/model.json",
     ],
 )
-def test_a_file_of_each_container_is_read_in_the_sandbox(name: str, folder: Path, shared: Importer) -> None:
+def test_a_file_of_each_container_is_read_in_the_sandbox(name: str, folder: Path, jobs: Jobs) -> None:
     path = FIXTURES / name
     if not path.exists():
         path = next(FIXTURES.rglob(Path(name).name))
-    expected, got = load_model(path), read(shared, path, folder)
+    expected, got = load_model(path), read(jobs, path, folder)
     for want, weight in zip(expected.weights, got.weights, strict=True):
         assert (weight.numpy() == want.numpy()).all()
 
 
-def test_links_are_followed_to_their_files_only(tmp_path: Path, folder: Path, file: Path, shared: Importer) -> None:
+def test_links_are_followed_to_their_files_only(tmp_path: Path, folder: Path, file: Path, jobs: Jobs) -> None:
     """As in volumes of Kubernetes, whose files are links."""
     (tmp_path / "store").mkdir()
     file.rename(tmp_path / "store" / "data")
     (tmp_path / "models").mkdir()
     link = tmp_path / "models" / "model.keras"
     link.symlink_to(tmp_path / "store" / "data")
-    assert read(shared, link, folder).count_params() == 8
+    assert read(jobs, link, folder).count_params() == 8
 
 
 @pytest.mark.parametrize(
@@ -105,81 +99,78 @@ def test_links_are_followed_to_their_files_only(tmp_path: Path, folder: Path, fi
     ],
 )
 def test_what_the_parser_does_is_an_error_of_the_file(
-    fault: str, text: str, file: Path, folder: Path, faulty: Any, make_importer: Any
+    fault: str, text: str, file: Path, folder: Path, faulty: Any, make_jobs: Any
 ) -> None:
     faulty(fault)
-    importer = make_importer()
+    jobs = make_jobs()
     for _ in range(2):
         with pytest.raises(CorruptFileError, match=text):
-            read(importer, file, folder)
+            read(jobs, file, folder)
 
 
 def test_a_parser_that_waits_for_ever_is_ended(
-    file: Path, folder: Path, faulty: Any, make_importer: Any, monkeypatch: pytest.MonkeyPatch
+    file: Path, folder: Path, faulty: Any, make_jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faulty("sleeps")
     monkeypatch.setattr("layerserve_server.importing.importer._SECONDS", 0.5)
-    monkeypatch.setattr("layerserve_server.forking.fork_server.START_SECONDS", 3.0)
-    importer = make_importer()
-    with pytest.raises(CorruptFileError, match=r"can't be read in 1 seconds|can't be read in 0 seconds"):
-        read(importer, file, folder)
-    wait_for_no_child(importer)
+    jobs = make_jobs()
+    with pytest.raises(CorruptFileError, match=r"can't be read in [01] seconds"):
+        read(jobs, file, folder)
+    wait_for_no_child(jobs)
 
 
 @pytest.mark.skipif(not sandbox.landlock_version(), reason="the kernel has no Landlock")
 def test_a_parser_that_was_taken_over_reaches_no_other_file(
-    file: Path, folder: Path, tmp_path: Path, faulty: Any, make_importer: Any, monkeypatch: pytest.MonkeyPatch
+    file: Path, folder: Path, tmp_path: Path, faulty: Any, make_jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAULT_FILE", str(tmp_path / "elsewhere"))
     faulty("writes")
     with pytest.raises(ModelFileError, match="Permission denied"):
-        read(make_importer(), file, folder)
+        read(make_jobs(), file, folder)
     assert not (tmp_path / "elsewhere").exists()
     # Also not the models beside it.
     (tmp_path / "other.keras").write_text("secret")
     monkeypatch.setenv("FAULT_FILE", str(tmp_path / "other.keras"))
     faulty("reads")
     with pytest.raises(ModelFileError, match="Permission denied"):
-        read(make_importer(), file, folder)
+        read(make_jobs(), file, folder)
 
 
-def test_an_error_of_the_file_is_that_of_reading_it_here(tmp_path: Path, folder: Path, shared: Importer) -> None:
+def test_an_error_of_the_file_is_that_of_reading_it_here(tmp_path: Path, folder: Path, jobs: Jobs) -> None:
     (tmp_path / "model.keras").write_bytes((FIXTURES / "keras2" / "headline.keras").read_bytes()[:3000])
     with pytest.raises(CorruptFileError) as expected:
         load_model(tmp_path / "model.keras")
     with pytest.raises(CorruptFileError) as caught:
-        read(shared, tmp_path / "model.keras", folder)
+        read(jobs, tmp_path / "model.keras", folder)
     assert str(caught.value) == str(expected.value)
     assert caught.value.path == str(tmp_path / "model.keras")
 
 
-def test_a_folder_that_can_not_be_written_is_an_error_of_the_system(
-    file: Path, tmp_path: Path, shared: Importer
-) -> None:
+def test_a_folder_that_can_not_be_written_is_an_error_of_the_system(file: Path, tmp_path: Path, jobs: Jobs) -> None:
     with (
         pytest.raises(OSError, match=r"model\.keras: can't be read by another process: No such file"),
-        shared.reading(file, tmp_path / "absent"),
+        reading(jobs, file, tmp_path / "absent"),
     ):
         pass
 
 
-def test_a_process_that_has_died_is_started_again(file: Path, tmp_path: Path, make_importer: Any) -> None:
-    importer = make_importer()
+def test_a_process_that_has_died_is_started_again(file: Path, tmp_path: Path, make_jobs: Any) -> None:
+    jobs = make_jobs()
     for number in range(3):
         (tmp_path / str(number)).mkdir()
-        assert read(importer, file, tmp_path / str(number)).count_params() == 8
-        assert importer._process is not None
-        os.kill(importer._process.pid, signal.SIGKILL)
+        assert read(jobs, file, tmp_path / str(number)).count_params() == 8
+        assert jobs._cold._process is not None
+        os.kill(jobs._cold._process.pid, signal.SIGKILL)
         if number:
-            importer._process.wait(60)
+            jobs._cold._process.wait(60)
 
 
-def test_many_files_are_read_at_once(file: Path, tmp_path: Path, shared: Importer) -> None:
+def test_many_files_are_read_at_once(file: Path, tmp_path: Path, jobs: Jobs) -> None:
     counts = []
 
     def read_one(number: int) -> None:
         (tmp_path / str(number)).mkdir()
-        counts.append(read(shared, file, tmp_path / str(number)).count_params())
+        counts.append(read(jobs, file, tmp_path / str(number)).count_params())
 
     threads = [threading.Thread(target=read_one, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -189,19 +180,19 @@ def test_many_files_are_read_at_once(file: Path, tmp_path: Path, shared: Importe
     assert counts == [8] * 8
 
 
-def test_a_file_that_is_not_read_to_the_end_leaves_no_process(file: Path, folder: Path, make_importer: Any) -> None:
-    importer = make_importer()
-    with importer.reading(file, folder):
+def test_a_file_that_is_not_read_to_the_end_leaves_no_process(file: Path, folder: Path, make_jobs: Any) -> None:
+    jobs = make_jobs()
+    with reading(jobs, file, folder):
         assert (folder / DESCRIPTION).exists()
-        assert len(descendants(importer._process.pid)) == 2
-    wait_for_no_child(importer)
+        assert len(descendants(jobs._cold._process.pid)) == 2
+    wait_for_no_child(jobs)
     assert not (folder / ARRAYS).exists()
 
 
-def wait_for_no_child(importer: Importer) -> None:
-    assert importer._process is not None
+def wait_for_no_child(jobs: Jobs) -> None:
+    assert jobs._cold._process is not None
     deadline = time.monotonic() + 30
-    while descendants(importer._process.pid):
+    while descendants(jobs._cold._process.pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -224,14 +215,15 @@ def descendants(pid: int) -> list[int]:
         (b"[1]\n", ConnectionError, "no reply"),
         (b'{"died": "x", "late": false}\n', ConnectionError, "no reply"),
         (b'{"died": 9999, "late": false}\n', ConnectionError, "no reply"),
-        (b'{"died": 0}\n', ConnectionError, "no reply"),
+        (b'{"died": []}\n', ConnectionError, "no reply"),
+        (b'{"failed": "KeyError"}\n', CorruptFileError, "ends its parser"),
         (b'{"error": 1}\n', ConnectionError, "no reply"),
         (b'{"error": ["os.system", "x", ["y"]]}\n', CorruptFileError, "y"),
         (b'{"error": ["UnsafeFileError", "../../x", ["y"]]}\n', UnsafeFileError, r"m\.h5: y"),
         (b'{"error": ["UnsafeFileError", "variables.index", ["y"]]}\n', UnsafeFileError, r"variables\.index: y"),
         (b'{"error": ["UnsafeFileError", 7, 8]}\n', ConnectionError, "no reply"),
         (b'{"system": ["x"]}\n', OSError, "x"),
-        (b"x" * (MAX_REPLY + 1), ConnectionError, "has ended"),
+        (b"x" * (MAX_MESSAGE + 1), ConnectionError, "too long"),
     ],
 )
 def test_any_reply_of_a_process_that_was_taken_over_is_an_error(reply: bytes, kind: Any, text: str) -> None:
@@ -240,7 +232,7 @@ def test_any_reply_of_a_process_that_was_taken_over_is_an_error(reply: bytes, ki
     with ours, theirs:
         sender.start()
         with pytest.raises(kind, match=text):
-            Reading(ours, Path("m.h5"), 5.0).ask({"path": "m.h5"})
+            Reading(Channel(ours), Path("m.h5"), 5.0).check()
         # The rest of a reply that is too long.
         while ours.recv(1 << 16):
             pass
@@ -251,14 +243,13 @@ def test_it_asks_for_arrays_by_number() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"{}\n")
-        Reading(ours, Path("m.h5"), 5.0).arrays([(3, (1, 0)), (4, None)])
+        Reading(Channel(ours), Path("m.h5"), 5.0).arrays([(3, (1, 0)), (4, None)])
         assert json.loads(theirs.recv(1000)) == {"arrays": [[3, [1, 0]], [4, None]]}
 
 
-def test_after_it_was_closed_nothing_is_started(file: Path, folder: Path) -> None:
-    importer = Importer()
-    importer.close()
-    with pytest.raises(OSError, match="closed"), importer.reading(file, folder):
+def test_after_they_were_closed_nothing_is_started(file: Path, folder: Path) -> None:
+    jobs = Jobs()
+    jobs.close()
+    with pytest.raises(OSError, match="closed"), reading(jobs, file, folder):
         pass
-    assert importer._process is None
-    assert isinstance(importer, ForkServer)
+    assert jobs._cold._process is None

@@ -20,15 +20,17 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import CorruptFileError
+from layerserve_server.artifacts import flushing
 from layerserve_server.importing import imports as module
-from layerserve_server.importing.importer import Importer
+from layerserve_server.importing.importer import reading
 from layerserve_server.importing.imports import Imports, temporary_imports
+from shared_jobs import SharedJobs
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 DAY = 86_400
 
 
-class Counting(Importer):
+class Counting(SharedJobs):
     """Counts the files that are read, and may do something while one is."""
 
     def __init__(self) -> None:
@@ -36,25 +38,26 @@ class Counting(Importer):
         self.read: list[str] = []
         self.meanwhile: Callable[[], object] = lambda: None
 
-    @contextmanager
-    def reading(self, path: Path, folder: Path) -> Iterator[Any]:
-        self.read.append(path.name)
-        with super().reading(path, folder) as reading:
-            self.meanwhile()
-            yield reading
 
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[Counting]:
-    importer = Counting()
-    yield importer
-    importer.close()
+def kept(state: Path) -> list[Path]:
+    """The folders of imports, and those in which one is made."""
+    return [path for path in state.iterdir() if path.name not in ("paths", "locks")] if state.exists() else []
 
 
 @pytest.fixture
-def importer(process: Counting) -> Counting:
-    process.read, process.meanwhile = [], lambda: None
-    return process
+def importer(jobs: SharedJobs, monkeypatch: pytest.MonkeyPatch) -> Counting:
+    made = Counting()
+    made._cold = jobs._cold
+
+    @contextmanager
+    def counted(jobs: Counting, path: Path, folder: Path) -> Iterator[Any]:
+        jobs.read.append(path.name)
+        with reading(jobs, path, folder) as found:
+            made.meanwhile()
+            yield found
+
+    monkeypatch.setattr(module, "reading", counted)
+    return made
 
 
 @pytest.fixture
@@ -109,7 +112,7 @@ def test_a_folder_is_read_once_until_anything_in_it_changes(tmp_path: Path, stat
     (tmp_path / "model" / "variables" / "another").touch()
     Imports(state, importer).load(tmp_path / "model")
     assert importer.read == ["saved_model.pb"] * 3
-    assert len(list((state / "models").iterdir())) == 1
+    assert len(kept(state)) == 1
 
 
 def test_a_preferred_file_beside_the_others_is_read(tmp_path: Path, state: Path, importer: Counting) -> None:
@@ -134,7 +137,7 @@ def test_the_same_content_is_found_under_another_path(tmp_path: Path, state: Pat
     path.write_bytes(path.read_bytes())
     assert number(Imports(state, importer).load(path)) == 4.0
     assert importer.read == ["a.keras", "other.keras"]
-    assert len(list((state / "models").iterdir())) == 2
+    assert len(kept(state)) == 2
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path, state: Path, importer: Counting) -> None:
@@ -197,7 +200,7 @@ def test_a_damaged_import_is_made_again(
 ) -> None:
     path = save(tmp_path / "m.keras", value=7.0)
     Imports(state, importer).load(path)
-    (file,) = (state / "models").glob(f"*/{name}")
+    (file,) = state.glob(f"[0-9]*-*/{name}")
     if damage == "removed":
         file.unlink()
     else:
@@ -224,15 +227,15 @@ def test_a_damaged_entry_is_written_again(content: bytes, tmp_path: Path, state:
 def test_a_damaged_mark_of_what_may_not_be_on_disk_has_the_file_read_again(
     damage: str, tmp_path: Path, state: Path, importer: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_flush", lambda model: None)
+    monkeypatch.setattr(flushing, "flush", lambda folder: None)
     path = save(tmp_path / "m.keras", value=4.0)
     Imports(state, importer).load(path)
-    (model,) = (state / "models").iterdir()
-    (model / module.UNFLUSHED).unlink()
+    (model,) = kept(state)
+    (model / flushing.UNFLUSHED).unlink()
     if damage == "a folder":
-        (model / module.UNFLUSHED).mkdir()
+        (model / flushing.UNFLUSHED).mkdir()
     else:
-        (model / module.UNFLUSHED).write_bytes(b"\xff\0")
+        (model / flushing.UNFLUSHED).write_bytes(b"\xff\0")
     for _ in range(2):
         assert number(Imports(state, importer).load(path)) == 4.0
     assert importer.read == ["m.keras"] * 2
@@ -244,29 +247,29 @@ def test_what_may_not_be_on_disk_holds_until_the_system_restarts(
 ) -> None:
     path = save(tmp_path / "m.keras", value=4.0)
     shutil.copy(path, tmp_path / "copy.keras")
-    flush = module._flush
-    monkeypatch.setattr(module, "_flush", lambda model: None)
+    flush = flushing.flush
+    monkeypatch.setattr(flushing, "flush", lambda folder: None)
     Imports(state, importer).load(path)
     assert number(Imports(state, importer).load(tmp_path / name)) == 4.0
     assert importer.read == ["m.keras"]
-    (model,) = (state / "models").iterdir()
+    (model,) = kept(state)
     arrays = model / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes().replace(np.float32(4).tobytes(), np.float32(0).tobytes()))
-    monkeypatch.setattr(module, "_boot", lambda: "the next start")
+    monkeypatch.setattr(flushing, "_boot", lambda: "the next start")
     assert number(Imports(state, importer).load(tmp_path / name)) == 4.0
     assert importer.read == ["m.keras", name]
     flush(model)
-    assert not (model / module.UNFLUSHED).exists()
-    monkeypatch.setattr(module, "_boot", lambda: "another")
+    assert not (model / flushing.UNFLUSHED).exists()
+    monkeypatch.setattr(flushing, "_boot", lambda: "another")
     assert number(Imports(state, importer).load(tmp_path / name)) == 4.0
     assert importer.read == ["m.keras", name]
 
 
 def test_an_import_is_flushed_to_disk(tmp_path: Path, state: Path, importer: Counting) -> None:
     Imports(state, importer).load(save(tmp_path / "m.keras"))
-    (model,) = (state / "models").iterdir()
+    (model,) = kept(state)
     deadline = time.monotonic() + 30
-    while (model / module.UNFLUSHED).exists():
+    while (model / flushing.UNFLUSHED).exists():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -276,18 +279,18 @@ def test_a_model_that_can_not_be_used_leaves_nothing(tmp_path: Path, state: Path
     for _ in range(2):
         with pytest.raises(CorruptFileError, match="damaged or incomplete zip"):
             Imports(state, importer).load(tmp_path / "m.keras")
-    assert list((state / "models").iterdir()) == []
+    assert kept(state) == []
 
 
 def test_what_no_path_has_is_removed(tmp_path: Path, state: Path, importer: Counting) -> None:
     for name in "abc":
         Imports(state, importer).load(save(tmp_path / f"{name}.keras", value=float(ord(name))))
-    (state / "models" / ".7-unfinished").mkdir()
+    (state / ".making-7").mkdir()
     (tmp_path / "a.keras").unlink()
-    for model in (state / "models").iterdir():
+    for model in kept(state):
         aged(model)
     Imports(state, importer).load(save(tmp_path / "d.keras", value=9.0))
-    assert len(list((state / "models").iterdir())) == 3
+    assert len(kept(state)) == 3
     assert len(list((state / "paths").glob("*.json"))) == 3
 
 
@@ -312,7 +315,7 @@ def test_paths_that_are_gone_are_forgotten_also_if_nothing_new_is_read(
 
 
 def test_what_others_keep_beside_imports_stays(tmp_path: Path, state: Path, importer: Counting) -> None:
-    theirs = [aged(save(tmp_path / "data" / "models" / name / "1" / "model.keras")).parents[1] for name in ("m", "7-a")]
+    theirs = [aged(save(tmp_path / "data" / name / "1" / "model.keras")).parents[1] for name in ("m", "7-a")]
     (tmp_path / "data" / "paths").mkdir()
     (tmp_path / "data" / "paths" / "theirs.json").write_text('{"path": "gone", "import": "7"}')
     for folder in theirs:
@@ -370,7 +373,7 @@ def test_a_full_disk_is_not_an_error_of_the_file(tmp_path: Path, state: Path, im
     importer.meanwhile = fill
     imports = Imports(state, importer)
     assert number(imports.load(path)) == 1.0
-    assert list((state / "models").iterdir()) == []
+    assert kept(state) == []
     assert imports._own is not None
     imports._own.cleanup()
 

@@ -256,7 +256,7 @@ def test_every_process_admits_the_same_callers_and_none_can_be_deceived(serve, t
 
 def test_all_processes_map_the_same_weights_and_none_has_hdf5(server, state, wait_until):
     process, _, _ = server
-    (arrays,) = (state / "imports" / "models").glob("*/arrays.safetensors")
+    (arrays,) = (state / "imports").glob("*/arrays.safetensors")
 
     def maps():
         return [Path(f"/proc/{pid}/maps").read_text() for pid in (process.pid, *children(process))]

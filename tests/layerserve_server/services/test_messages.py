@@ -16,10 +16,10 @@ from layerserve_server.repository.entry import Description, State
 from layerserve_server.services import graph, messages, model_version, run_replies, run_requests
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.training import events
-from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest, View
-from layerserve_server.training.runs.checkpoints import Checkpoint
+from layerserve_server.training.run_folder.checkpoints import Checkpoint
 from layerserve_server.training.runs.run import Run, RunState
 from whole_messages import whole
 

@@ -13,7 +13,7 @@ import pytest
 from layerserve_server.errors import IdleStreamError, NotTrainableError, ServerError, UnavailableError
 from layerserve_server.services.online import _raise_end
 from layerserve_server.training import events
-from layerserve_server.training.online.publications import IDLE
+from layerserve_server.training.run_folder.publications import IDLE
 
 
 def end(last):

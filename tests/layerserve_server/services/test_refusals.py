@@ -32,7 +32,7 @@ from layerserve_server.services.rest import infer, infer_body, json_text, open_i
 from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_series import RunSeries
-from layerserve_server.training.validation import MAX_ARRAYS
+from layerserve_server.training.checks.request_checks import MAX_ARRAYS
 
 
 def declared(**fields):

@@ -16,9 +16,10 @@ from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import VersionConflictError
 from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs import control, ending
-from layerserve_server.training.runs.checkpoints import Checkpoint, KeptCheckpoints
-from layerserve_server.training.runs.folder import KEPT
+from layerserve_server.training.run_folder import control
+from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints
+from layerserve_server.training.run_folder.layout import KEPT
+from layerserve_server.training.runs import ending
 from tokens import bearer, write_tokens
 from trainers import Trainer, X, kinds, messages, spec
 

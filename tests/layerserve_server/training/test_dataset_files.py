@@ -11,13 +11,13 @@ from layerserve.values import tensors
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training import dataset_files
 from layerserve_server.training.data_files import files
-from layerserve_server.training.dataset_files import SAMPLE_TEXT, described, description
+from layerserve_server.training.dataset_files import SAMPLE_TEXT, describe_dataset, description
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
 
 
 def read(folder, name="content.npz"):
-    return described({"folder": str(folder), "file": name})
+    return describe_dataset({"folder": str(folder), "file": name}, None)
 
 
 def sample(reply, name):

@@ -26,16 +26,16 @@ from layerserve_server.errors import (
     UnknownOutputError,
 )
 from layerserve_server.training import events
+from layerserve_server.training.checks.request_checks import checked
 from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.events import EventLog, EventWriter, append
 from layerserve_server.training.model import compile_model, fit_arguments
 from layerserve_server.training.process import workers
 from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import DataArray, Role, RunRequest
-from layerserve_server.training.result import RunResult
+from layerserve_server.training.run_folder.result import RunResult
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.upload import Upload, data_file, read_data
-from layerserve_server.training.validation import checked
 
 INPUTS = [SimpleNamespace(name="x", shape=(None, 2), dtype="float32")]
 OUTPUTS = [SimpleNamespace(name="y", shape=(None, 2), dtype="float32")]

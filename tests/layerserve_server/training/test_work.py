@@ -20,15 +20,24 @@ from layergraph.training.callbacks.callback import Callback
 from layerserve.training.options.contract import Budget
 from layerserve_server.training import events, precision
 from layerserve_server.training.events import EventLog, EventWriter
-from layerserve_server.training.process import main as child
-from layerserve_server.training.process import reporting, starting, work
+from layerserve_server.training.process import reporting, warm_start, work
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter
+from layerserve_server.training.program import main as child
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
-from layerserve_server.training.result import INTERRUPT, NO_SPACE, RunResult
-from layerserve_server.training.runs.checkpoints import KeptCheckpoints
-from layerserve_server.training.runs.control import ControlFile
-from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, CHILD_LOCK, KEPT, RIVAL, result_file
+from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints
+from layerserve_server.training.run_folder.control import ControlFile
+from layerserve_server.training.run_folder.layout import (
+    BASE,
+    BEST,
+    CACHE,
+    CHECKPOINTS,
+    CHILD_LOCK,
+    KEPT,
+    RIVAL,
+    result_file,
+)
+from layerserve_server.training.run_folder.result import INTERRUPT, NO_SPACE, RunResult
 from layerserve_server.training.upload import data_file
 from small_runs import assert_bit_for_bit
 
@@ -141,7 +150,7 @@ def test_a_run_trains_and_leaves_its_model_and_what_it_did(
 
 def test_the_log_of_a_run_says_how_it_began(carried_out: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ("goes on from checkpoint r0/e1", "the state of 2 variables is lost")
-    monkeypatch.setattr(starting, "begin", lambda *_: starting.Beginning(texts=texts))
+    monkeypatch.setattr(warm_start, "begin", lambda *_: warm_start.Beginning(texts=texts))
     _, log = carried_out()
     assert [each.text for each in of(log, events.Log)][1:] == [*texts]
 

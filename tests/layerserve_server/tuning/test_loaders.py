@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layerserve_server.tuning import loaders
-from layerserve_server.tuning.kept import AUTO, KeptEngines
+from layerserve_server.tuning.chosen_engines import AUTO, ChosenEngines
 from layerserve_server.tuning.loaders import EngineUnfitError, pinning, reducing, reopening
 
 #: Where graphs are kept; what it gives is only passed on here.
@@ -26,8 +26,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> KeptEngines:
-    return KeptEngines(tmp_path / "engines")
+def kept(tmp_path: Path) -> ChosenEngines:
+    return ChosenEngines(tmp_path / "engines")
 
 
 def model(value: float = 0.5) -> Model:
@@ -41,7 +41,7 @@ def names(made: Any) -> list[str]:
     return [choice.engine for choice in made.engines]
 
 
-def test_a_model_gets_the_engines_that_were_chosen_for_it(file: Path, kept: KeptEngines) -> None:
+def test_a_model_gets_the_engines_that_were_chosen_for_it(file: Path, kept: ChosenEngines) -> None:
     pytest.importorskip("onnxruntime")
 
     def make(folder: Path) -> None:
@@ -59,13 +59,13 @@ def test_a_model_gets_the_engines_that_were_chosen_for_it(file: Path, kept: Kept
     assert names(pinning(lambda path: model(), "torchscript", 2, kept)(file)) == ["torchscript"]
 
 
-def test_layergraph_reads_what_no_other_process_does(tmp_path: Path, kept: KeptEngines) -> None:
+def test_layergraph_reads_what_no_other_process_does(tmp_path: Path, kept: ChosenEngines) -> None:
     model().save(tmp_path / "m.keras")
     assert reopening(None, 1, kept)(tmp_path / "m.keras").name == "m"
 
 
 def test_engines_that_can_not_be_opened_are_not_used(
-    file: Path, kept: KeptEngines, monkeypatch: pytest.MonkeyPatch
+    file: Path, kept: ChosenEngines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
     pinning(lambda path: model(), "onnxruntime", 2, kept)(file)
@@ -73,7 +73,7 @@ def test_engines_that_can_not_be_opened_are_not_used(
     assert not kept.open(model(), 2, "onnxruntime")
 
 
-def test_engines_of_a_plugin_are_not_found_again_as_its_code_may_change(kept: KeptEngines) -> None:
+def test_engines_of_a_plugin_are_not_found_again_as_its_code_may_change(kept: ChosenEngines) -> None:
     class Own(layergraph.layers.Layer):  # type: ignore[misc]
         def call(self, x: Any) -> Any:
             return x + 1
@@ -89,7 +89,7 @@ def test_engines_of_a_plugin_are_not_found_again_as_its_code_may_change(kept: Ke
     assert not kept.open(made, 1, AUTO)
 
 
-def test_a_named_engine_is_pinned_and_kept(file: Path, kept: KeptEngines, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_named_engine_is_pinned_and_kept(file: Path, kept: ChosenEngines, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     first = pinning(lambda path: model(), "onnxruntime", 2, kept)(file)
     monkeypatch.setattr("layergraph.execution.tuning.tuner.tune", lambda *_, **__: 1 / 0)
@@ -100,21 +100,21 @@ def test_a_named_engine_is_pinned_and_kept(file: Path, kept: KeptEngines, monkey
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_named_engine_without_a_file_is_built_each_time(file: Path, kept: KeptEngines, times: int) -> None:
+def test_a_named_engine_without_a_file_is_built_each_time(file: Path, kept: ChosenEngines, times: int) -> None:
     for _ in range(times):
         made = pinning(lambda path: model(), "torchscript", 2, kept)(file)
     assert names(made) == ["torchscript"]
     assert made.engines[0].tuned is not None
 
 
-def test_a_file_that_the_named_engine_can_not_run_is_refused(file: Path, kept: KeptEngines) -> None:
+def test_a_file_that_the_named_engine_can_not_run_is_refused(file: Path, kept: ChosenEngines) -> None:
     entry = Input((4,), dtype="int32")
     quotient = Model(entry, layergraph.ops.floor_divide(entry, entry + 1))
     with pytest.raises(EngineUnfitError, match="setting 'engine': 'torchscript' can't run the model: "):
         pinning(lambda path: quotient, "torchscript", 3, kept)(file)
 
 
-def test_torch_itself_needs_no_pinning(kept: KeptEngines) -> None:
+def test_torch_itself_needs_no_pinning(kept: ChosenEngines) -> None:
     def load(path: Path) -> Any:
         raise AssertionError
 

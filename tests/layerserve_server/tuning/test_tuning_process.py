@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from jobs_without_processes import Forking, Replying
 from layergraph import Input, Model, layers
 from layergraph.execution.engines.table import DEFAULT_ENGINES
 from layergraph.execution.tuning.engine_folder import NOTE, noted_choices
-from layerserve_server.forking import forked
-from layerserve_server.kept.folders import StoppedError
-from layerserve_server.training.runs.computing import computing
-from layerserve_server.tuning import program
-from layerserve_server.tuning.tuning_process import Job, NoTimeError, TuningError, TuningProcess
+from layerserve_server.errors import CallCancelledError
+from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.jobs.limits import JobLimits
+from layerserve_server.training.run_folder.computing import computing
+from layerserve_server.tuning import job as tuning_job
+from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
 
 
 @pytest.fixture
@@ -32,10 +30,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(tmp_path: Path, folder: Path) -> Job:
+def job(tmp_path: Path, folder: Path) -> Wanted:
     entry = Input((4,), name="x")
     Model(entry, layers.Dense(2, name="y")(entry)).save(tmp_path / "m.keras")
-    return Job(tmp_path / "m.keras", folder, 20.0, 1)
+    return Wanted(tmp_path / "m.keras", folder, 20.0, 1)
 
 
 def no() -> bool:
@@ -43,15 +41,12 @@ def no() -> bool:
 
 
 @pytest.mark.parametrize("imported", [True, False])
-def test_a_model_is_tuned_by_another_process(tmp_path: Path, job: Job, imported: bool) -> None:
+def test_a_model_is_tuned_by_another_process(tmp_path: Path, jobs: Jobs, job: Wanted, imported: bool) -> None:
     pytest.importorskip("onnxruntime")
-    process = TuningProcess(tmp_path / "imports" if imported else None, None, tmp_path / "runs")
-    try:
-        dropped = process.tune(job, no)
-        with pytest.raises(TuningError, match="other"):
-            process.tune(Job(tmp_path / "other.keras", job.folder, 20.0, 1), no)
-    finally:
-        process.close()
+    process = TuningProcess(jobs, tmp_path / "imports" if imported else None, None, tmp_path / "runs")
+    dropped = process.tune(job, no)
+    with pytest.raises(TuningError, match="other"):
+        process.tune(Wanted(tmp_path / "other.keras", job.folder, 20.0, 1), no)
     assert "there is no CUDA device" in dropped["cuda"]
     assert [choice.rows for choice in noted_choices(job.folder)] == [1, 2, 8, 32]
     rows = np.ones((2, 4), "float32")
@@ -62,31 +57,9 @@ def test_a_model_is_tuned_by_another_process(tmp_path: Path, job: Job, imported:
     np.testing.assert_allclose(model.plan().run({"x": rows})["y"], model.predict(rows), rtol=1e-5, atol=1e-6)
 
 
-class Forking(TuningProcess):
-    """Forks for each job from the process of the test, which has the patches of the test."""
-
-    def __init__(self, runs: Path) -> None:
-        super().__init__(None, None, runs)
-        self.jobs: list[dict[str, Any]] = []
-
-    @contextmanager
-    def connection(self, seconds: float) -> Iterator[socket.socket]:
-        ours, theirs = socket.socketpair()
-        with ours:
-            child = os.fork()
-            if child == 0:
-                try:
-                    ours.close()
-                    program._handle(theirs)
-                finally:
-                    # Without the tests' process going on in it.
-                    os._exit(0)
-            theirs.close()
-            try:
-                yield ours
-            finally:
-                ours.close()
-                os.waitpid(child, 0)
+def forking(runs: Path) -> TuningProcess:
+    """Forks for each job from the process of the test."""
+    return TuningProcess(Forking(), None, None, runs)
 
 
 def crashing(name: str, number: int) -> Any:
@@ -109,28 +82,28 @@ def program_result(**fields: Any) -> Any:
 
 
 def plan_of(monkeypatch: pytest.MonkeyPatch, plan: Any) -> None:
-    monkeypatch.setattr(program, "_model", lambda job: type("Model", (), {"plan": lambda self: plan()})())
+    monkeypatch.setattr(tuning_job, "_model", lambda job: type("Model", (), {"plan": lambda self: plan()})())
 
 
-def test_an_engine_that_crashes_is_left_out(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_crashes_is_left_out(tmp_path: Path, job: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
     plan_of(monkeypatch, crashing("onnxruntime", signal.SIGKILL))
-    dropped = Forking(tmp_path).tune(job, no)
+    dropped = forking(tmp_path).tune(job, no)
     assert dropped == {"other": "isn't installed", "onnxruntime": "crashes (SIGKILL)"}
     engines = json.loads((job.folder / NOTE).read_text())["engines"]
     assert engines == [name for name in DEFAULT_ENGINES if name != "onnxruntime"]
 
 
 def test_what_dies_before_it_tries_an_engine_is_given_up(
-    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, job: Wanted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan_of(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(TuningError, match=r"crashes \(SIGKILL\)"):
-        Forking(tmp_path).tune(job, no)
+        forking(tmp_path).tune(job, no)
 
 
 @pytest.mark.parametrize(("late", "kind"), [(False, TuningError), (True, NoTimeError)])
 def test_without_a_choice_the_reasons_are_given(
-    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch, late: bool, kind: type[Exception]
+    tmp_path: Path, job: Wanted, monkeypatch: pytest.MonkeyPatch, late: bool, kind: type[Exception]
 ) -> None:
     class Plan:
         def tune(self, **_: Any) -> Any:
@@ -138,13 +111,13 @@ def test_without_a_choice_the_reasons_are_given(
 
     plan_of(monkeypatch, Plan)
     with pytest.raises(kind, match="no engine was chosen: cuda: a; openvino: b") as caught:
-        Forking(tmp_path).tune(job, no)
+        forking(tmp_path).tune(job, no)
     assert type(caught.value) is kind
     assert len(str(caught.value)) < 400
     assert "\n" not in str(caught.value)
 
 
-def test_stopping_ends_the_child(tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopping_ends_the_child(tmp_path: Path, job: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
     class Plan:
         def tune(self, *, folder: Path, **_: Any) -> Any:
             (folder / "written").write_text(str(os.getpid()))
@@ -153,64 +126,35 @@ def test_stopping_ends_the_child(tmp_path: Path, job: Job, monkeypatch: pytest.M
             time.sleep(60)
 
     plan_of(monkeypatch, Plan)
-    with pytest.raises(StoppedError):
-        Forking(tmp_path).tune(job, lambda: (job.folder / "pid").exists())
+    with pytest.raises(CallCancelledError):
+        forking(tmp_path).tune(job, lambda: (job.folder / "pid").exists())
     pid = int((job.folder / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 
 
 def test_it_waits_while_runs_compute_but_not_for_ever(
-    tmp_path: Path, job: Job, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, job: Wanted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Plan:
         def tune(self, *, busy: Any, folder: Path, **_: Any) -> Any:
             found = [busy()]
             with computing(tmp_path):
                 found.append(busy())
-                program.time.monotonic = lambda: float("inf")  # type: ignore[attr-defined]
+                tuning_job.time.monotonic = lambda: float("inf")  # type: ignore[attr-defined]
                 found.append(busy())
             (folder / NOTE).touch()
             return program_result(dropped={"busy": str(found)})
 
     plan_of(monkeypatch, Plan)
-    assert Forking(tmp_path).tune(job, no) == {"busy": "[False, True, False]"}
+    assert forking(tmp_path).tune(job, no) == {"busy": "[False, True, False]"}
 
 
-def test_the_child_may_use_all_memory_and_dies_first(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_may_use_all_memory_and_all_cores(job: Wanted) -> None:
     """Of the system's memory: a limit would have to know what engines reserve."""
-    given: list[Any] = []
-    monkeypatch.setattr(forked, "supervise", lambda channel, work, **limits: given.append(limits))
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(b"{}\n")
-        program._handle(ours)
-    assert given[0]["memory_bytes"] is None
-    assert given[0]["wall_seconds"] == program.WALL_SECONDS + program.MAX_BUSY_SECONDS
-
-
-class Replying(TuningProcess):
-    """Gets a reply without a process."""
-
-    def __init__(self, reply: bytes) -> None:
-        super().__init__(None, None, Path("runs"))
-        self._answer = reply
-
-    @contextmanager
-    def connection(self, seconds: float) -> Iterator[socket.socket]:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            sending = threading.Thread(target=self._send, args=(theirs,))
-            sending.start()
-            yield ours
-            sending.join()
-
-    def _send(self, theirs: socket.socket) -> None:
-        # The client may have enough of it before its end.
-        with suppress(OSError):
-            theirs.recv(1 << 16)
-            theirs.sendall(self._answer)
-            theirs.shutdown(socket.SHUT_WR)
+    jobs = Replying(b'{"dropped": {}}\n')
+    TuningProcess(jobs, None, None, Path("runs")).tune(job, no)
+    assert jobs.limits_given == [JobLimits(2400.0, None, threads=os.cpu_count() or 1, wall_seconds=2400.0)]
 
 
 @pytest.mark.parametrize(
@@ -221,12 +165,12 @@ class Replying(TuningProcess):
         (b"{\n", "sent no reply"),
         (b"1\n", "sent no reply"),
         (b'{"trying": "x"}\n', "sent no reply"),
-        (b" " * (1 << 16) + b"\n", "sent no reply"),
+        (b" " * (1 << 20) + b"\n", "sent no reply"),
         (b'{"error": "for a reason"}\n', "^for a reason$"),
         (b'{"died": 0, "late": true}\n', "takes longer than 2400 s"),
         (b'{"died": 0, "late": false}\n', "ends the process"),
     ],
 )
-def test_a_process_without_an_answer_is_an_error(job: Job, reply: bytes, problem: str) -> None:
+def test_a_process_without_an_answer_is_an_error(job: Wanted, reply: bytes, problem: str) -> None:
     with pytest.raises(TuningError, match=problem):
-        Replying(reply).tune(job, no)
+        TuningProcess(Replying(reply), None, None, Path("runs")).tune(job, no)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import yaml
 
 from layerserve_server.errors import NotTrainableError, safe_text
-from layerserve_server.training.process.warm_parent import WarmParent
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training.request import RunRequest
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: Module of a run's process.
-MODULE = "layerserve_server.training.process.main"
+MODULE = "layerserve_server.training.program.main"
 #: Label of the Jobs, with the run's id.
 RUN_LABEL = "layerserve.io/run"
 #: Port at which the workers of a run meet, on the pod of the first one.
@@ -157,7 +157,7 @@ class ClusterProcess:
         self,
         command: Sequence[str],
         threads: int,
-        parent: WarmParent | None = None,
+        jobs: Jobs | None = None,
         more: Mapping[str, str] | None = None,
     ) -> None:
         """Creates the Job, after that of an earlier attempt has gone. Raises NotTrainableError if that is refused."""

@@ -12,8 +12,8 @@ from layerserve_server.errors import NotTrainableError
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.records import checked
 from layerserve_server.repository.layout import FoundVersion
-from layerserve_server.training.runs.base_version import BaseVersion
-from layerserve_server.training.runs.folder import BASE
+from layerserve_server.training.base_version import BaseVersion
+from layerserve_server.training.run_folder.layout import BASE
 from layerserve_server.training.runs.table import copy_version
 
 #: Name of the file that describes the copy in a sweep's folder.

@@ -28,7 +28,7 @@ from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState, Trial, 
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs.folder import RESULT, result_file
+from layerserve_server.training.run_folder.layout import RESULT, result_file
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from layerserve_server.extensions.extension import Core, Extension, Part
 
 
 def _main(core: Core) -> Part:
     from layerserve_server.extensions.sweeps.registry import Sweeps
     from layerserve_server.extensions.sweeps.service import SweepService
+    from layerserve_server.training.checks.model_checks import larger_is_better
 
     settings, repository = core.settings, core.repository
     sweeps = Sweeps(
         settings.state_folder / "sweeps",
         core.runs,
         repository,
-        core.checks.larger_is_better,
+        partial(larger_is_better, core.jobs),
         slots=settings.training_slots,
         max_kept=settings.max_kept_runs,
     )

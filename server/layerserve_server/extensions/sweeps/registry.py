@@ -30,13 +30,13 @@ from layerserve_server.extensions.sweeps.plan import Method, Plan
 from layerserve_server.extensions.sweeps.space import MAX_TRIALS, Dimension, check_space, combinations, with_settings
 from layerserve_server.extensions.sweeps.study_process import check_installed
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
-from layerserve_server.forking.fork_server import never
+from layerserve_server.jobs.channel import never
 from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.repository.repository import Repository
+from layerserve_server.training.base_version import BaseVersion
 from layerserve_server.training.model import monitored
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs.base_version import BaseVersion
-from layerserve_server.training.runs.folder import RESULT
+from layerserve_server.training.run_folder.layout import RESULT
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import RUN_ID, new_id
 

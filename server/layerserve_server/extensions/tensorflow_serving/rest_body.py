@@ -13,7 +13,8 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_servin
     PredictRequest,
 )
 from layerserve_server.extensions.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
-from layerserve_server.services.rest.body_talk import Talk
+from layerserve_server.jobs.channel import Channel
+from layerserve_server.services.rest.body_job import send_outline
 from layerserve_server.services.rest.json_arrays import Array, Place, array_of
 from layerserve_server.services.rest.json_text import field, kind_of, object_of, text_bytes
 
@@ -79,15 +80,15 @@ class PredictBody:
         return message.SerializeToString()
 
 
-def read_long(body: bytes, talk: Talk) -> bytes:
+def read_long(body: bytes, channel: Channel) -> bytes:
     """Returns what `PredictBody.message` does, in the process that reads long bodies.
 
     Sends the outline, for which the server sends the dtypes and shapes of the inputs.
     """
     read = PredictBody(body)
     del body
-    talk.send(read.outline._asdict())
-    return read.message({name: InputSpec(*spec) for name, spec in talk.receive().items()})
+    send_outline(channel, read.outline._asdict())
+    return read.message({name: InputSpec(*spec) for name, spec in channel.request().items()})
 
 
 def _rows(rows: Any) -> dict[str, tuple[Any, str, str]]:

@@ -6,17 +6,15 @@ takes many times the size of the text.
 
 from __future__ import annotations
 
-import json
-import signal
-import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from layerserve_server import errors
-from layerserve_server.errors import InvalidRequestError, InvalidTensorError, UnavailableError
-from layerserve_server.forking.fork_server import ForkServer
-from layerserve_server.services.rest.body_talk import MAX_LINE
+from layerserve_server.errors import InvalidRequestError, UnavailableError
+from layerserve_server.jobs import failures, table
+from layerserve_server.jobs.channel import Channel, JobDiedError
+from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.jobs.limits import JobLimits
 from layerserve_server.transport.perimeter.limits import (
     JSON_BYTES_PER_SECOND,
     JSON_MEMORY_BYTES,
@@ -27,26 +25,15 @@ from layerserve_server.transport.perimeter.limits import (
 )
 from layerserve_server.transport.perimeter.memory import MemoryBudget
 
-#: Module of the process's program.
-PROGRAM = "layerserve_server.services.rest.body_program"
-#: Time without a body after which the process ends, in seconds.
-IDLE_SECONDS = 300.0
-#: Errors that a child reports, by the names of their classes.
-ERRORS: Mapping[str, type[InvalidRequestError]] = {"invalid": InvalidRequestError, "tensor": InvalidTensorError}
-
 
 class BodyReader:
     """Reads long bodies. Thread-safe."""
 
-    def __init__(self, limits: Limits, memory: MemoryBudget, readers: Iterable[str]) -> None:
-        """`readers` are modules, each with a function `read_long`. What a child may take counts towards `memory`."""
+    def __init__(self, jobs: Jobs, limits: Limits, memory: MemoryBudget) -> None:
+        """What a child may take counts towards `memory`."""
+        self._jobs = jobs
         self._limits = limits
         self._memory = memory
-        self._server = ForkServer(PROGRAM, [str(IDLE_SECONDS), *readers])
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._server.close()
 
     def is_long(self, size: int) -> bool:
         """Whether a JSON text of `size` bytes is read by another process."""
@@ -60,14 +47,14 @@ class BodyReader:
         """
         seconds = JSON_SECONDS + len(body) / JSON_BYTES_PER_SECOND
         memory = JSON_MEMORY_BYTES + JSON_MEMORY_FACTOR * len(body)
+        limits = JobLimits(seconds, memory, wall_seconds=seconds)
+        arguments = {"reader": reader, "options": options, "size": len(body)}
         self._memory.take(memory)
         try:
-            with self._server.connection(seconds) as channel:
+            with self._jobs.connection(table.READ_BODY, arguments, limits, seconds) as channel:
                 reading = Reading(channel, self._limits)
-                job = {"reader": reader, "options": options, "size": len(body)}
-                reading.send({**job, "seconds": seconds, "memory": memory})
                 try:
-                    channel.sendall(body)
+                    channel.send_bytes(body)
                 except ConnectionError:
                     # The child has ended before it had read all. Raises what it has sent about that.
                     reading.line()
@@ -82,44 +69,28 @@ class BodyReader:
 
 
 class Reading:
-    """A body that a child reads. Messages are JSON objects, one per line."""
+    """A body that a child reads."""
 
-    def __init__(self, channel: socket.socket, limits: Limits) -> None:
+    def __init__(self, channel: Channel, limits: Limits) -> None:
         self._channel = channel
         self._limits = limits
-        self._buffer = b""
 
     def send(self, message: object) -> None:
         """Sends a message. Raises OSError."""
-        self._channel.sendall(json.dumps(message).encode() + b"\n")
+        self._channel.send(message)
 
     def line(self) -> dict[str, Any]:
         """Returns the next message. Raises the error that it has, and OSError."""
-        while b"\n" not in self._buffer:
-            part = self._channel.recv(MAX_LINE)
-            self._buffer += part
-            if not part or len(self._buffer) > 2 * MAX_LINE:
-                raise ConnectionError("it sent no reply")
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        found: dict[str, Any] = json.loads(line)
-        if "died" in found:
-            late = found["late"] or found["died"] == signal.SIGXCPU
-            what = "takes too long to read" if late else "takes too much memory to read"
-            raise InvalidRequestError(f"the body: {what}; send the tensors in binary")
-        if "error" in found:
-            raise ERRORS[found["kind"]](errors.safe_text(str(found["error"])))
+        try:
+            found = self._channel.receive()
+        except JobDiedError as died:
+            what = "takes too long to read" if died.late else "takes too much memory to read"
+            raise InvalidRequestError(f"the body: {what}; send the tensors in binary") from died
+        failures.check(found, table.READ_BODY, table.READ_BODY.what)
         return found
 
     def message(self) -> bytes:
         """Returns the message after a line with its size. Raises TooLargeError, and as `line`."""
         size = int(self.line()["message"])
         self._limits.check_size(size)
-        message = bytearray(size)
-        message[: len(self._buffer)] = self._buffer
-        view, at = memoryview(message), len(self._buffer)
-        while at < size:
-            count = self._channel.recv_into(view[at:])
-            if not count:
-                raise ConnectionError("it sent a part of its reply")
-            at += count
-        return bytes(message)
+        return self._channel.read(size)

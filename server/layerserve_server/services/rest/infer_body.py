@@ -9,9 +9,10 @@ from layerserve import errors as codec_errors
 from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
+from layerserve_server.jobs.channel import Channel
 from layerserve_server.protocols.inference.inference_pb2 import InferParameter, ModelInferRequest
 from layerserve_server.services.open_inference.datatypes import dtype
-from layerserve_server.services.rest.body_talk import Talk
+from layerserve_server.services.rest.body_job import send_outline
 from layerserve_server.services.rest.json_arrays import Place, array_of
 from layerserve_server.services.rest.json_text import field, kind_of, loads, text_bytes
 
@@ -98,10 +99,10 @@ def read(body: bytes, size: int) -> tuple[ModelInferRequest, Wanted]:
     return message, Wanted(wanted, default)
 
 
-def read_long(body: bytes, talk: Talk, size: int) -> bytes:
+def read_long(body: bytes, channel: Channel, size: int) -> bytes:
     """Does what `read` does, in the process that reads long bodies: sends which outputs are wanted in binary."""
     message, wanted = read(body, size)
-    talk.send(wanted._asdict())
+    send_outline(channel, wanted._asdict())
     return message.SerializeToString()
 
 

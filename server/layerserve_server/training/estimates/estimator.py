@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
-from layerserve_server.errors import InvalidRequestError
-from layerserve_server.forking.fork_server import never
+from layerserve_server.jobs.channel import never
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.training import budget, validation
-from layerserve_server.training.dry_run import DryRun
+from layerserve_server.training.checks.problems import Notes
 from layerserve_server.training.estimates import costs
 from layerserve_server.training.estimates.costs import Seconds, Trial
 from layerserve_server.training.estimates.steps import Steps, steps_of
-from layerserve_server.training.problems import Notes
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.runs.registry import Runs
 
@@ -26,7 +22,7 @@ class Try(Protocol):
     """Shows what a run costs by its first steps."""
 
     def __call__(self, request: RunRequest, base: FoundVersion, gone: Callable[[], bool] = never) -> Trial:
-        """See `trials.Trials`."""
+        """See `measured_run.MeasuredRuns`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +63,9 @@ class Estimate:
 class Estimator:
     """Estimates runs. Thread-safe."""
 
-    def __init__(self, runs: Runs, repository: Repository, dry_run: DryRun, trial: Try) -> None:
+    def __init__(self, runs: Runs, repository: Repository, trial: Try) -> None:
         self._runs = runs
         self._repository = repository
-        self._dry_run = dry_run
         self._trial = trial
 
     def __call__(self, request: RunRequest, base: LoadedVersion, gone: Callable[[], bool] = never) -> Estimate:
@@ -79,9 +74,8 @@ class Estimator:
         Raises NotTrainableError if training is off, BusyError if another run is being estimated, UnavailableError while
         starting or stopping, and CallCancelledError once `gone` returns True.
         """
-        self._runs.check_ready(request.kind)
         notes = Notes()
-        filled = self._noted(request, base, notes, gone)
+        filled = self._runs.problems(request, base, notes, gone)
         steps = steps_of(filled) if filled is not None and request.batch_size >= 1 and request.epochs >= 0 else None
         measured: tuple[Trial, Costs] | None = None
         if filled is not None and steps is not None and not notes.texts:
@@ -95,43 +89,6 @@ class Estimator:
         ahead, wait = self._runs.line(request)
         found = None if measured is None else measured[1]
         return Estimate(request, tuple(notes.texts), steps, found, publication, ahead, wait)
-
-    def _noted(
-        self, request: RunRequest, base: LoadedVersion, notes: Notes, gone: Callable[[], bool]
-    ) -> RunRequest | None:
-        """Makes the checks of `Runs.begin`. Returns the completed request; None if there is a problem with its data."""
-        filled = None
-        if request.from_checkpoint:
-            with notes:
-                raise InvalidRequestError(
-                    "from_checkpoint: got it in an estimate, expected a run that begins with a version"
-                )
-        with notes:
-            validation.check_workers(request, self._runs.limits.max_workers)
-        with notes:
-            filled = validation.noted(
-                request,
-                base.model.input_specs,
-                base.model.output_specs,
-                self._runs.limits.max_bytes,
-                partial(self._dry_run.describe, gone=gone),
-                notes,
-            )
-        if filled is not None:
-            with notes:
-                budget.check_room(filled, self._runs.folder, base.parameter_count, base.found.size)
-        if request.publish:
-            with notes:
-                self._repository.check_publishable(request.model, request.version)
-        if request.expected_base_version and request.on_conflict == "refuse":
-            with notes:
-                self._repository.check_newest(request.model, request.expected_base_version)
-        with notes:
-            complete = filled is not None
-            # The child refuses a request with invalid options, as it is.
-            tried = validation.with_valid_options(filled or request)
-            notes.add(self._dry_run.problems(base.found.path, tried, base.parameter_count, complete, gone))
-        return filled
 
 
 def _costs(request: RunRequest, steps: Steps, trial: Trial, base: LoadedVersion) -> Costs:

@@ -12,7 +12,7 @@ import numpy as np
 from layerserve.training.options.contract import View
 
 from layerserve_server.training.estimates.steps import rows_of
-from layerserve_server.training.model import DRY_RUN_TEXT
+from layerserve_server.training.model import PLACEHOLDER_TEXT
 from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.text_files import TextWriter
 from layerserve_server.training.upload import data_file
@@ -82,7 +82,7 @@ def write_rows(folder: Path, request: RunRequest, bounds: Mapping[int, int]) -> 
         if array.is_text:
             with TextWriter(path, array, 1 << 40) as writer:
                 for _ in range(array.rows):
-                    writer.write([DRY_RUN_TEXT] * math.prod(array.shape[1:]))
+                    writer.write([PLACEHOLDER_TEXT] * math.prod(array.shape[1:]))
             continue
         held = np.lib.format.open_memmap(path, mode="w+", dtype=array.held_dtype, shape=array.shape)
         flat = held.reshape(-1)

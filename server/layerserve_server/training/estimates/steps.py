@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from layerserve.training.options.contract import View
 
+from layerserve_server.training.data_split import bounds
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.views import bounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,13 @@ from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.training.model import result_format, save_result
-from layerserve_server.training.online import publications
 from layerserve_server.training.online.frames import Frame, FrameArray
-from layerserve_server.training.online.rehearsal import Arrays, Rehearsal
+from layerserve_server.training.online.replay_buffer import Arrays, ReplayBuffer
 from layerserve_server.training.online.step_log import StepLog
 from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import Role, RunRequest
-from layerserve_server.training.runs.folder import BASE, CHECKPOINTS, STEPS
+from layerserve_server.training.run_folder import publications
+from layerserve_server.training.run_folder.layout import BASE, CHECKPOINTS, STEPS
 
 #: Number of the last steps whose replies are kept, for a client that was cut off before it got them.
 KEPT_REPLIES = 256
@@ -53,7 +53,7 @@ class Session:
             class_weight=dict(request.class_weight) if request.class_weight else None,
             on_nan=request.on_nan,
         )
-        self._rehearsal = Rehearsal(request.seed, self.options.replay_steps, self.options.replay_share)
+        self._rehearsal = ReplayBuffer(request.seed, self.options.replay_steps, self.options.replay_share)
         self._checkpoints = Checkpoints(folder / CHECKPOINTS)
         self._log = StepLog(folder / STEPS)
         #: Number, digest and logs of the last steps.

@@ -8,8 +8,8 @@ from typing import Any
 
 from layergraph.training.checkpoint import Checkpoints, read_whole
 
-from layerserve_server.training.process.keeping import Keeping
-from layerserve_server.training.result import Interruption
+from layerserve_server.training.process.checkpoint_retention import CheckpointRetention
+from layerserve_server.training.run_folder.result import Interruption
 
 
 class RunCheckpoints(Checkpoints):
@@ -18,9 +18,11 @@ class RunCheckpoints(Checkpoints):
     `start` is the file of a checkpoint of another run, which this run goes on with exactly; None if there is none.
     """
 
-    def __init__(self, folder: Path, seconds: float, keeping: Keeping | None = None, start: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, seconds: float, retention: CheckpointRetention | None = None, start: Path | None = None
+    ) -> None:
         super().__init__(folder, every_seconds=seconds)
-        self._keeping = keeping
+        self._retention = retention
         self._start = start
         self._interrupted = False
         #: Numbers of completed steps and epochs.
@@ -36,8 +38,8 @@ class RunCheckpoints(Checkpoints):
     def read(self) -> dict[str, Any] | None:
         """Returns the state to go on with; None at the start. Raises CorruptFileError."""
         state = super().read()
-        if state is not None and self._keeping is not None:
-            self._keeping.keep_missed(state, self.path)
+        if state is not None and self._retention is not None:
+            self._retention.keep_missed(state, self.path)
         if state is None and self._start is not None:
             # If a callback had ended that run there, this one would end at once.
             state = {**read_whole(self._start), "stopped": False}
@@ -48,13 +50,13 @@ class RunCheckpoints(Checkpoints):
     def due_after_batch(self) -> bool:
         self._all_steps += 1
         self._resumes = super().due_after_batch()
-        kept = self._keeping is not None and self._keeping.is_due_after_step(self._all_steps)
+        kept = self._retention is not None and self._retention.is_due_after_step(self._all_steps)
         return self._resumes or kept
 
     def due_after_epoch(self, logs: Mapping[str, Any] | None = None) -> bool:
         self._epochs += 1
         self._resumes = super().due_after_epoch(logs)
-        kept = self._keeping is not None and self._keeping.is_due_after_epoch(self._epochs, logs or {})
+        kept = self._retention is not None and self._retention.is_due_after_epoch(self._epochs, logs or {})
         return self._resumes or kept
 
     def write(self, state: Mapping[str, Any]) -> None:
@@ -65,11 +67,11 @@ class RunCheckpoints(Checkpoints):
         try:
             super().write(state)
         except OSError as error:
-            if self._resumes or self._keeping is None or self._keeping.needed:
+            if self._resumes or self._retention is None or self._retention.needed:
                 raise
-            self._keeping.refuse(state, error)
+            self._retention.refuse(state, error)
             return
-        if self._keeping is not None:
-            self._keeping.keep(state, self.path)
+        if self._retention is not None:
+            self._retention.keep(state, self.path)
         if self._interrupted:
             raise Interruption

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from layerserve_server.training.process.proc_files import children_of, stat_of
+from layerserve_server.training.proc_files import children_of, stat_of
 
 #: Environment variable with the process id of the server that started a run.
 SERVER = "LAYERSERVE_SERVER_PID"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from layerserve_server.training.process.warm_parent import WarmParent
+from layerserve_server.jobs.jobs import Jobs
 
 
 class RunProcess(Protocol):
@@ -21,13 +21,13 @@ class RunProcess(Protocol):
         self,
         command: Sequence[str],
         threads: int,
-        parent: WarmParent | None = None,
+        jobs: Jobs | None = None,
         more: Mapping[str, str] | None = None,
     ) -> None:
         """Starts the process with `threads` compute threads, and with `more` variables in its environment.
 
-        `command`, with the run's folder as its last argument, starts it on this machine; with `parent` it is forked
-        from that. Raises NotTrainableError if it can't be started.
+        `command`, with the run's folder as its last argument, starts it on this machine; with `jobs` it is forked.
+        Raises NotTrainableError if it can't be started.
         """
 
     def forget(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import socket
@@ -12,11 +13,16 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from layerserve_server.jobs.forked_process import ForkedProcess
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training.process.cpu_usage import SERVER
-from layerserve_server.training.process.warm_parent import ForkedProcess, WarmParent
-from layerserve_server.training.result import NO_SPACE, ended_by_signal
-from layerserve_server.training.runs.folder import CHILD_LOCK, CHILD_OUTPUT
+from layerserve_server.training.run_folder.layout import CHILD_LOCK, CHILD_OUTPUT
+from layerserve_server.training.run_folder.result import NO_SPACE, ended_by_signal
 
+logger = logging.getLogger(__name__)
+
+#: What is called in a forked process of a run.
+TRAIN = "layerserve_server.training.program.warm:train"
 #: Time between two checks of a training process, in seconds. Events reach their watchers with this delay at most.
 CHECK_SECONDS = 0.05
 
@@ -27,7 +33,7 @@ def run_environment(threads: int) -> dict[str, str]:
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
-        # As in the warm parent, so that results don't depend on how the process was started.
+        # As where runs are forked, so that results don't depend on how the process was started.
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONSAFEPATH": "1",
         SERVER: str(os.getpid()),
@@ -52,19 +58,22 @@ class TrainingProcess:
         self,
         command: Sequence[str],
         threads: int,
-        parent: WarmParent | None = None,
+        jobs: Jobs | None = None,
         more: Mapping[str, str] | None = None,
     ) -> None:
         """Starts `command`, with the run's folder as its last argument, and `threads` compute threads.
 
         `more` are further variables of its environment.
 
-        With a `parent`, the process is forked from it instead, if possible: equivalent, but without importing torch.
+        With `jobs`, the process is forked instead, if possible: equivalent, but without importing torch.
         """
         environment = run_environment(threads) | dict(more or {})
-        self._started = parent.fork(self._folder, environment) if parent is not None else None
-        if self._started is not None:
-            return
+        if jobs is not None:
+            self._started = jobs.fork(TRAIN, {"folder": str(self._folder), "environment": environment})
+            if self._started is not None:
+                return
+            extra = {"run": self._folder.name}
+            logger.warning("can't fork training runs: each run imports PyTorch when it starts", extra=extra)
         with (self._folder / CHILD_OUTPUT).open("ab") as output:
             self._started = subprocess.Popen(
                 [*command, str(self._folder)],

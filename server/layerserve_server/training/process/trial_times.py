@@ -16,8 +16,8 @@ from layerserve_server.disk import json_object, replace_file
 from layerserve_server.records import DAMAGED, checked
 from layerserve_server.training.budget import files_in
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.result import StopRequest
-from layerserve_server.training.runs.folder import FILES
+from layerserve_server.training.run_folder.layout import FILES
+from layerserve_server.training.run_folder.result import StopRequest
 
 #: Name of the file in the run's folder.
 TRIAL = "trial.json"

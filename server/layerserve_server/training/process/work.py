@@ -31,22 +31,22 @@ from layerserve_server.training.model import (
     save_result,
 )
 from layerserve_server.training.precision import policy_of
-from layerserve_server.training.process import starting
+from layerserve_server.training.process import warm_start
+from layerserve_server.training.process.checkpoint_retention import CheckpointRetention
 from layerserve_server.training.process.checkpoints import RunCheckpoints
-from layerserve_server.training.process.course import Course
 from layerserve_server.training.process.cpu_yield import CpuYield
 from layerserve_server.training.process.gpu import gpu
-from layerserve_server.training.process.keeping import Keeping
 from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter, numbers
+from layerserve_server.training.process.run_commands import RunCommands
 from layerserve_server.training.process.sample_losses import SampleLosses
 from layerserve_server.training.process.trial_times import trial_timer
+from layerserve_server.training.publish_policy import compared_log, no_improvement, why_withheld
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.result import INTERRUPT, RunResult
-from layerserve_server.training.runs.checkpoints import KeptCheckpoints, best_of
-from layerserve_server.training.runs.control import ControlFile
-from layerserve_server.training.runs.folder import BASE, BEST, CACHE, CHECKPOINTS, FILES, RIVAL, result_file
-from layerserve_server.training.selection import compared_log, no_improvement, why_withheld
+from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints, best_of
+from layerserve_server.training.run_folder.control import ControlFile
+from layerserve_server.training.run_folder.layout import BASE, BEST, CACHE, CHECKPOINTS, FILES, RIVAL, result_file
+from layerserve_server.training.run_folder.result import INTERRUPT, RunResult
 from layerserve_server.training.upload import read_data
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     computing = f", precision {policy}" if policy is not None else ""
     text = f"from version {request.version}, seed {request.seed}, threads {request.threads}{together}{computing}"
     writer.write(events.Log(text))
-    start = starting.begin(folder, request, model)
-    keeping = Keeping(folder, request, model, writer.write)
-    checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds, keeping, start.exact)
+    start = warm_start.begin(folder, request, model)
+    retention = CheckpointRetention(folder, request, model, writer.write)
+    checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds, retention, start.exact)
     signal.signal(INTERRUPT, lambda *_: checkpoints.interrupt())
     begins = not checkpoints.path.exists()
     if EventLog.read(folder).newest(events.Started):
@@ -82,7 +82,7 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     configured = configured_callbacks(request, folder / FILES)
     # After the configured callbacks, so that logs that these add are reported, and weights that they set are saved.
     callbacks = [
-        *(*configured, reporter, Course(folder, checkpoints)),
+        *(*configured, reporter, RunCommands(folder, checkpoints)),
         *(*_yielding(request), *trial_timer(folder, request, checkpoints)),
     ]
     arguments = fit_arguments(request, arrays) | {
@@ -132,7 +132,7 @@ def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
     """Trains as a worker other than the first, which writes no files."""
     signal.signal(INTERRUPT, signal.SIG_IGN)
     _, model, arrays = prepared(folder, request)
-    start = starting.begin(folder, request, model)
+    start = warm_start.begin(folder, request, model)
     checkpoints = RunCheckpoints(folder / CHECKPOINTS, request.checkpoint_seconds, start=start.exact)
     arguments = fit_arguments(request, arrays) | {"epochs": start.epochs_done + request.epochs}
     lower_priority(request.nice)
@@ -142,7 +142,7 @@ def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
 def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult:
     """Evaluates the model, and returns the metrics in the result's logs."""
     _, model, arrays = prepared(folder, request)
-    starting.finish(folder, model)
+    warm_start.finish(folder, model)
     writer = EventWriter(folder)
     began = time.monotonic()
     reporter = EvaluationReporter(writer, position)

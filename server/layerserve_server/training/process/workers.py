@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog
-from layerserve_server.training.process.proc_files import children_of
+from layerserve_server.training.proc_files import children_of
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.result import INTERRUPT, NO_SPACE, RunResult, ended_by_signal
+from layerserve_server.training.run_folder.result import INTERRUPT, NO_SPACE, RunResult, ended_by_signal
 
 if TYPE_CHECKING:
     from layergraph.training.workers import Workers
@@ -61,7 +61,7 @@ def launch(folder: Path, request: RunRequest) -> None:
                 f"--rdzv-endpoint={rendezvous}/torchrun",
                 "--local-addr=localhost",
                 "--module",
-                "layerserve_server.training.process.main",
+                "layerserve_server.training.program.main",
                 str(folder),
             ]
         )

@@ -13,10 +13,8 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.training import events
 from layerserve_server.training.events import Cancelled, Failed, What
 from layerserve_server.training.request import Kind
-from layerserve_server.training.result import RunResult
-from layerserve_server.training.runs import sessions, trace
-from layerserve_server.training.runs.checkpoints import KeptCheckpoints
-from layerserve_server.training.runs.folder import (
+from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints
+from layerserve_server.training.run_folder.layout import (
     BASE,
     BEST,
     CACHE,
@@ -30,6 +28,8 @@ from layerserve_server.training.runs.folder import (
     STEPS,
     result_file,
 )
+from layerserve_server.training.run_folder.result import RunResult
+from layerserve_server.training.runs import sessions, trace
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run

@@ -10,14 +10,14 @@ import time
 from collections.abc import Sequence
 
 from layerserve_server.errors import ServerError
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training import budget, events
 from layerserve_server.training.events import Failed
-from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind
-from layerserve_server.training.result import INTERRUPT
+from layerserve_server.training.run_folder.result import INTERRUPT
+from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.ending import RunEndings
-from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.runs.table import RunTable
@@ -25,7 +25,7 @@ from layerserve_server.training.runs.table import RunTable
 logger = logging.getLogger(__name__)
 
 #: Command of a run's process; the run's folder is appended.
-TRAINER = (sys.executable, "-m", "layerserve_server.training.process.main")
+TRAINER = (sys.executable, "-m", "layerserve_server.training.program.main")
 
 
 class RunExecution:
@@ -38,15 +38,15 @@ class RunExecution:
         limits: RunLimits,
         observer: RunObserver,
         command: Sequence[str],
-        parent: WarmParent | None,
+        jobs: Jobs | None,
     ) -> None:
-        """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead."""
+        """`command` executes the run whose folder is appended; with `jobs`, runs are forked instead."""
         self._table = table
         self._endings = endings
         self._limits = limits
         self._observer = observer
         self._command = command
-        self._parent = parent
+        self._jobs = jobs
 
     def execute(self, run: Run, *, launch: bool) -> None:
         """Executes a run to its end. Without `launch` its process has been started by an earlier server."""
@@ -71,8 +71,8 @@ class RunExecution:
     def _launch(self, run: Run) -> None:
         # Not forked with workers, which torchrun starts, nor on a GPU: CUDA can't be initialized again after a fork.
         forkable = run.request.workers == 1 and run.request.device == "cpu"
-        parent = self._parent if forkable else None
-        run.process.start(self._command, run.request.threads, parent, trace.variables(run.folder))
+        jobs = self._jobs if forkable else None
+        run.process.start(self._command, run.request.threads, jobs, trace.variables(run.folder))
         with self._table.changed:
             if run.cancelled_at is not None:
                 run.process.signal(signal.SIGTERM)

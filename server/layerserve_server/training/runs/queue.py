@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from layerserve_server.errors import STOPPING, BusyError, UnavailableError
 from layerserve_server.training import events
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.runs.folder import OUTCOME
-from layerserve_server.training.runs.limits import RunLimits
+from layerserve_server.training.run_folder.layout import OUTCOME
+from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs.remaining import remaining_seconds
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.training.runs.table import RunTable

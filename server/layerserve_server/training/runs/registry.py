@@ -5,25 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
-from layerserve_server.errors import InvalidRequestError, NotTrainableError
-from layerserve_server.forking.fork_server import never
+from layerserve_server.errors import NotTrainableError
+from layerserve_server.jobs.channel import never
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
-from layerserve_server.training import budget, validation
-from layerserve_server.training.continuation import Start
-from layerserve_server.training.dry_run import DryRun
+from layerserve_server.training.base_version import BaseVersion
+from layerserve_server.training.checks.problems import Notes
+from layerserve_server.training.checks.run_checks import RunChecks
 from layerserve_server.training.events import Failed
+from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
-from layerserve_server.training.process.warm_parent import WarmParent
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.result import INTERRUPT, RunResult
-from layerserve_server.training.runs.base_version import BaseVersion
+from layerserve_server.training.run_folder.result import INTERRUPT, RunResult
+from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs.ending import SERVER_STOPPED, RunEndings
-from layerserve_server.training.runs.execution import RunExecution
-from layerserve_server.training.runs.limits import RunLimits
+from layerserve_server.training.runs.execution import TRAINER, RunExecution
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run, RunState
@@ -48,20 +47,19 @@ class Runs:
         self,
         folder: Path,
         repository: Repository,
-        dry_run: DryRun,
+        jobs: Jobs,
         limits: RunLimits,
         observer: RunObserver,
         command: Sequence[str],
-        parent: WarmParent | None = None,
         tracer: RunTracer | None = None,
         make_process: MakeProcess = TrainingProcess,
     ) -> None:
-        """`command` executes the run whose folder is appended; with `parent`, runs are forked from that instead.
+        """`command` executes the run whose folder is appended. That of `execution.TRAINER` is forked instead.
 
         `tracer` exports the spans of runs. `make_process` returns the handle of a run's process.
         """
         self._repository = repository
-        self._dry_run = dry_run
+        self._checks = RunChecks(jobs, repository, limits, folder)
         self._limits = limits
         self._table = RunTable(folder, limits.max_kept, observer, make_process)
         self._queue = RunQueue(self._table, limits)
@@ -70,7 +68,9 @@ class Runs:
         )
         #: Pauses, resumes, stops and changes runs.
         self.steering = RunSteering(self._table, self._queue, self._endings, self.get)
-        self._execution = RunExecution(self._table, self._endings, limits, observer, command, parent)
+        self._execution = RunExecution(
+            self._table, self._endings, limits, observer, command, jobs if command == TRAINER else None
+        )
         self._threads: list[threading.Thread] = []
 
     # Lifecycle.
@@ -110,7 +110,6 @@ class Runs:
             for run in self._table.in_phase(Phase.PAUSED):
                 run.phase = Phase.ENDED
                 run.disown()
-        self._dry_run.close()
 
     def scan(self) -> None:
         """Scans the folder for runs of other servers, and takes over those whose server is gone."""
@@ -163,6 +162,23 @@ class Runs:
         self.check_ready(request.kind)
         return self._checked(request, base, gone)
 
+    def problems(
+        self, request: RunRequest, base: BaseVersion, notes: Notes, gone: Callable[[], bool] = never
+    ) -> RunRequest | None:
+        """Collects whatever `begin` would refuse. Returns the completed request; None if its data has a problem.
+
+        Raises as `check_ready` does, UnavailableError and CallCancelledError.
+        """
+        self.check_ready(request.kind)
+        return self._checks(request, base, gone, notes=notes)
+
+    def _checked(
+        self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool], start: Start | None = None
+    ) -> RunRequest:
+        checked = self._checks(request, base, gone, start)
+        assert checked is not None, "problems are raised"
+        return checked
+
     def check_ready(self, kind: Kind) -> None:
         """Raises NotTrainableError if such runs are off, UnavailableError until the runs have been read at startup."""
         if kind is Kind.ONLINE and not self._limits.sessions:
@@ -170,29 +186,6 @@ class Runs:
         if kind is not Kind.ONLINE and not self._limits.slots:
             raise NotTrainableError("training is off on this server: it has no training slots")
         self._table.check_scanned()
-
-    def _checked(
-        self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool], start: Start | None = None
-    ) -> RunRequest:
-        if request.from_checkpoint and start is None:
-            raise InvalidRequestError("from_checkpoint: only Train and Evaluate can go on from a checkpoint")
-        validation.check_workers(request, self._limits.max_workers)
-        request = validation.checked(
-            request,
-            base.model.input_specs,
-            base.model.output_specs,
-            self._limits.max_bytes,
-            partial(self._dry_run.describe, gone=gone),
-        )
-        size = base.found.size if start is None else start.bytes
-        budget.check_room(request, self._table.folder, base.parameter_count, size)
-        if request.publish:
-            self._repository.check_publishable(request.model, request.version)
-        if request.expected_base_version and request.on_conflict == "refuse":
-            self._repository.check_newest(request.model, request.expected_base_version)
-        path = base.found.path if start is None else start.model
-        self._dry_run(path, request, base.parameter_count, gone)
-        return request
 
     def enqueue(self, run: Run) -> None:
         """Adds a run to the queue after its upload is complete. Does nothing if it isn't receiving data any more."""

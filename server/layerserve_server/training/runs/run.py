@@ -13,14 +13,14 @@ from typing import Any
 
 from layerserve_server.training import events
 from layerserve_server.training.events import LAST, EventLog, Logs
-from layerserve_server.training.online.publications import Publications
 from layerserve_server.training.process.run_process import MakeProcess, RunProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.result import RunResult
-from layerserve_server.training.runs.control import ControlFile, RunControl
-from layerserve_server.training.runs.folder import BASE, CHECKPOINTS, RESULT, result_file
-from layerserve_server.training.runs.owner import FolderOwner
+from layerserve_server.training.run_folder.control import ControlFile, RunControl
+from layerserve_server.training.run_folder.layout import BASE, CHECKPOINTS, RESULT, result_file
+from layerserve_server.training.run_folder.owner import FolderOwner
+from layerserve_server.training.run_folder.publications import Publications
+from layerserve_server.training.run_folder.result import RunResult
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{4}-[0-9a-f]{8}")
 

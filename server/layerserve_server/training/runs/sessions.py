@@ -7,7 +7,7 @@ from pathlib import Path
 from layerserve_server.errors import ModelGoneError, safe_text
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training.events import Failed, Finished
-from layerserve_server.training.result import RunResult
+from layerserve_server.training.run_folder.result import RunResult
 from layerserve_server.training.runs.run import Run
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from layerserve_server.errors import STOPPING, NotTrainableError, UnavailableError
-from layerserve_server.training import validation
+from layerserve_server.training.checks import request_checks
 from layerserve_server.training.events import Cancelled
 from layerserve_server.training.request import Kind
 from layerserve_server.training.runs.ending import RunEndings
@@ -146,11 +146,11 @@ class RunSteering:
                     raise NotTrainableError(f"run '{run.id}' has ended: its priority can't be changed")
                 values["priority"] = priority
             if description is not None:
-                validation.check_description(description)
+                request_checks.check_description(description)
                 values["description"] = description
             if metadata or removed:
                 kept = {key: value for key, value in run.metadata.items() if key not in removed}
-                values["metadata"] = validation.checked_metadata({**kept, **(metadata or {})})
+                values["metadata"] = request_checks.checked_metadata({**kept, **(metadata or {})})
             if not values:
                 return run
             if run.phase is Phase.ENDED:

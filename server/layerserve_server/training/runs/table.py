@@ -24,12 +24,12 @@ from layerserve_server.errors import (
 from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training import events
-from layerserve_server.training.continuation import Start
 from layerserve_server.training.events import EventLog, Failed
+from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs.folder import BASE
+from layerserve_server.training.run_folder.layout import BASE
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.run import RUN_ID, Phase, Run, new_id
 

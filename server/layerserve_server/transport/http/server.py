@@ -7,7 +7,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 
 import uvicorn
@@ -62,19 +62,16 @@ class HttpServer:
         certificates: Certificates | None = None,
         telemetry: Telemetry | None = None,
         hosts: Hosts | None = None,
-        stopped: Callable[[], None] = lambda: None,
     ) -> None:
         """`plain` are the replies of paths without rights; `handlers` has the methods of the routes.
 
         `hosts` has the names under which browsers reach the server, by default none but addresses and "localhost".
-        `stopped` is called when the server has stopped.
 
         Raises OSError if the port is taken.
         """
         self._socket = listening(host, port)
         self.port = int(self._socket.getsockname()[1])
         self._shutdown = Shutdown()
-        self._stopped = stopped
         self._limits = limits
         self._tls = None if certificates is None else RenewedContext.of(certificates)
         self._batches = EventBatches(HttpObserver(observer), limits, memory, gate, telemetry)
@@ -114,7 +111,6 @@ class HttpServer:
         else:
             self._loop.close()
         self._socket.close()
-        self._stopped()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -11,7 +11,7 @@ from layerserve import Checkpoints, Client, EpochEnd, TrainingCancelled, Trainin
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
-from shared_parent import SharedParent
+from shared_jobs import SharedJobs, used
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, weights
 from stand_in_cluster import StandInCluster
 
@@ -20,9 +20,8 @@ EPOCHS = 4
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _one_warm_parent(warm_parent: SharedParent) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("layerserve_server.app.WarmParent", lambda *_, **__: warm_parent)
+def _shared_processes(jobs: SharedJobs) -> Iterator[None]:
+    with used(jobs):
         yield
 
 

@@ -32,7 +32,7 @@ def test_a_run_of_one_process_is_a_pod(tmp_path: Path) -> None:
     assert job["metadata"]["name"] == f"layerserve-run-{FOLDER.name}"
     assert job["metadata"]["labels"]["layerserve.io/run"] == FOLDER.name
     assert (job["spec"]["completions"], job["spec"]["parallelism"]) == (1, 1)
-    assert container(job)["command"] == ["python", "-m", "layerserve_server.training.process.main"]
+    assert container(job)["command"] == ["python", "-m", "layerserve_server.training.program.main"]
     assert container(job)["args"] == [str(FOLDER)]
     assert container(job)["env"] == [
         {"name": "PROXY", "value": "none"},
@@ -65,7 +65,7 @@ def test_a_train_job_says_its_size_and_command(tmp_path: Path) -> None:
         "trainer": {
             "image": "layerserve:0.1.0",
             "numNodes": 2,
-            "command": ["torchrun", "--module", "layerserve_server.training.process.main"],
+            "command": ["torchrun", "--module", "layerserve_server.training.program.main"],
             "args": [str(FOLDER)],
             "env": [{"name": "A", "value": "b"}],
         },

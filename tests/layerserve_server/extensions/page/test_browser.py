@@ -23,7 +23,7 @@ from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.protocols.inference.inference_pb2 import ModelInferRequest, ModelInferResponse
 from PIL import Image
-from shared_parent import SharedParent, used
+from shared_jobs import SharedJobs, used
 
 PROGRAM = chromium()
 #: A layer's name that would run a script if the page didn't escape it.
@@ -57,7 +57,7 @@ def picture(seed: int) -> Model:
 
 
 @pytest.fixture(scope="module", name="app")
-def _app(tmp_path_factory: pytest.TempPathFactory, warm_parent: SharedParent) -> Iterator[App]:
+def _app(tmp_path_factory: pytest.TempPathFactory, jobs: SharedJobs) -> Iterator[App]:
     folder = tmp_path_factory.mktemp("models")
     for version in (1, 2):
         (folder / "picture" / str(version)).mkdir(parents=True)
@@ -85,7 +85,7 @@ def _app(tmp_path_factory: pytest.TempPathFactory, warm_parent: SharedParent) ->
         path=folder, host="127.0.0.1", grpc_port=0, http_port=0, metrics_port=-1, ui=True, drain_seconds=0,
         tuning_seconds=0, poll_seconds=0.2,
     )  # fmt: skip
-    with used(warm_parent):
+    with used(jobs):
         served = App(settings)
     with served as app:
 

@@ -22,7 +22,7 @@ from layerserve_server.extensions.sweeps.space import Dimension
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState, Trial, TrialState
 from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs.control import RunControl
+from layerserve_server.training.run_folder.control import RunControl
 
 FINISHED = events.Finished(0, {}, 0.0)
 

@@ -13,6 +13,8 @@ import pytest
 from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import TooLargeError
 from layerserve_server.extensions.installed import Settings
+from layerserve_server.jobs.channel import Channel
+from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.services.rest import body_reader
 from layerserve_server.services.rest.json_text import array_pieces, dumps_array, loads
 from layerserve_server.wiring import limits
@@ -31,7 +33,7 @@ def long(serve):
 
 
 def reading(channel):
-    return body_reader.Reading(channel, replace(limits(Settings()), max_message_bytes=10))
+    return body_reader.Reading(Channel(channel), replace(limits(Settings()), max_message_bytes=10))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_a_body_that_takes_too_long_is_refused(long, monkeypatch):
     _, call = long
     monkeypatch.setattr(body_reader, "JSON_SECONDS", 0.0)
     monkeypatch.setattr(body_reader, "JSON_BYTES_PER_SECOND", 1e9)
-    monkeypatch.setattr(body_reader.ForkServer, "connection", lengthened(body_reader.ForkServer.connection))
+    monkeypatch.setattr(Jobs, "connection", lengthened(Jobs.connection))
     reply = call("POST", INFER, MANY_OBJECTS)
     assert reply.status == 400
     assert "takes too long to read" in reply.json["error"]
@@ -123,13 +125,13 @@ def test_a_body_that_takes_too_long_is_refused(long, monkeypatch):
 
 def lengthened(connection):
     """Connections whose replies may take longer than the child may."""
-    return lambda self, seconds: connection(self, seconds + 30)
+    return lambda self, job, given, limits, seconds: connection(self, job, given, limits, seconds + 30)
 
 
 def test_a_process_that_was_killed_is_started_again(long):
     app, call = long
     assert call("POST", INFER, {"inputs": [tensor(data=X.tolist())]}).status == 200
-    server = app._http._stopped.__self__._server
+    server = app._jobs._cold
     os.kill(server._process.pid, signal.SIGKILL)
     server._process.wait()
     assert call("POST", INFER, {"inputs": [tensor(data=X.tolist())]}).status == 200

@@ -13,10 +13,11 @@ from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightErro
 from layergraph.training.checkpoint import Checkpoints
 from layerserve.online.options import OnlineOptions
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.training.online import publications, session
+from layerserve_server.training.online import session
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.session import Session
 from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.run_folder import publications
 
 RNG = np.random.default_rng(4)
 BATCHES = [(RNG.standard_normal((3, 4)).astype("f4"), RNG.standard_normal((3, 1)).astype("f4")) for _ in range(12)]

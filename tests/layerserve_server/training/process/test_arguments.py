@@ -12,9 +12,9 @@ import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
 from layerserve_server.training.model import evaluate_arguments, fit_arguments, prepare_model
-from layerserve_server.training.process import forking
+from layerserve_server.training.program import warm
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
-from layerserve_server.training.runs.folder import CHILD_OUTPUT
+from layerserve_server.training.run_folder.layout import CHILD_OUTPUT
 
 RNG = np.random.default_rng(0)
 ARRAYS = {role: RNG.random((10, 3), "float32") for role in (Role.X, Role.Y, Role.VALIDATION_X, Role.VALIDATION_Y)}
@@ -98,7 +98,7 @@ def test_a_fork_has_random_numbers_an_environment_and_a_log_of_its_own(
     monkeypatch.setattr(os, "setsid", lambda: carried.append("session"))
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(os, "dup2", lambda output, stream: streams.append(stream))
-    monkeypatch.setattr(forking.run, "carry_out", carried.append)
+    monkeypatch.setattr(warm.main, "carry_out", carried.append)
     kept = random.getstate(), np.random.get_state()
     try:
         random.seed(3)
@@ -106,7 +106,7 @@ def test_a_fork_has_random_numbers_an_environment_and_a_log_of_its_own(
         expected = random.random(), np.random.random()
         random.seed(3)
         np.random.seed(3)
-        forking._train(tmp_path, {"NEW": "2"})
+        warm.train(str(tmp_path), {"NEW": "2"})
         assert random.random() != expected[0]
         assert np.random.random() != expected[1]
     finally:

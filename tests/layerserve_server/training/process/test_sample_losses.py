@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from layerserve_server.training.process.sample_losses import FILE, PART, SampleLosses
-from layerserve_server.training.runs.files import listed
+from layerserve_server.training.run_folder.files import listed
 
 
 def test_batches_are_joined_in_their_order(tmp_path):

@@ -14,7 +14,7 @@ from layerserve_server.training.process.training_process import TrainingProcess
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from layerserve_server.training.process.main import _locked
+from layerserve_server.training.program.main import _locked
 def stop(number, frame):
     (folder / "signal").write_text(str(number))
     os._exit(7)

@@ -1,0 +1,221 @@
+"""Folders that are made once, and found again by a key.
+
+```
+locks/NN       held while a folder is made or read; other processes of the server wait, and read what it has made
+KEY/           what was made; with the digests of its files, if it has few
+```
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final
+
+from layerserve_server.artifacts import flushing
+from layerserve_server.artifacts.flushing import Flusher
+from layerserve_server.disk import json_object, open_lock, sha256
+from layerserve_server.errors import CallCancelledError
+from layerserve_server.jobs.channel import never
+
+logger = logging.getLogger(__name__)
+
+#: Name of the file with the digests of the others.
+DIGESTS: Final = "digests.json"
+#: A key: a digest, with a size before it or not. And the beginning of the names of folders in which one is made. Others
+#: are never removed: the folder may be a link to one that has more in it.
+KEY: Final = re.compile(r"([0-9]+-)?[0-9a-f]{64}")
+MAKING: Final = ".making-"
+#: Default time after which a folder that isn't used is removed, in seconds.
+UNUSED_SECONDS: Final = 30 * 86400.0
+#: Time between two tries to get a lock, in seconds.
+TRY_SECONDS: Final = 0.05
+
+
+class Artifacts:
+    """Folders below one folder, which processes may share. Thread-safe."""
+
+    def __init__(
+        self,
+        folder: Path,
+        files: Sequence[str] | None,
+        *,
+        making_seconds: float,
+        max_bytes: int = sys.maxsize,
+        unused_seconds: float = UNUSED_SECONDS,
+    ) -> None:
+        """
+        files            names of the files that are kept, with their digests, and others are removed; None for all,
+                         which are flushed to disk instead, as reading them would take as long as making them
+        making_seconds   maximum time for making one; half made folders that are older are removed
+        max_bytes        maximum size of all folders; beyond it, the one that was used the longest ago is removed
+        unused_seconds   time after which a folder that isn't used is removed
+        """
+        self.folder = folder
+        self._files = None if files is None else frozenset(files)
+        self._making_seconds = making_seconds
+        self._max_bytes = max_bytes
+        self._unused_seconds = unused_seconds
+        self._flusher = Flusher()
+
+    def path(self, key: str) -> Path:
+        """The folder of a key, whether it exists or not."""
+        return self.folder / key
+
+    def is_whole(self, key: str) -> bool:
+        """Whether the folder of a key has been made, and isn't damaged."""
+        folder = self.folder / key
+        if self._files is None:
+            return flushing.is_undamaged(folder)
+        try:
+            digests = json_object((folder / DIGESTS).read_bytes())
+            return bool(digests) and all(
+                name in self._files and sha256(folder / name) == digest for name, digest in digests.items()
+            )
+        except (OSError, ValueError, TypeError):
+            return False
+
+    @contextmanager
+    def made(self, key: str, make: Callable[[Path], None], stopped: Callable[[], bool] = never) -> Iterator[Path]:
+        """Gives the folder of a key, which `make` fills unless it is kept. If it can't be kept, gives a temporary one.
+
+        Raises CallCancelledError if `stopped` returns True while another process holds the folder, and as `make` does.
+        """
+        with ExitStack() as held:
+            folder = self.folder / key
+            try:
+                held.enter_context(self.locked(key, fcntl.LOCK_EX, stopped))
+                if not self.is_whole(key):
+                    with self.making() as unfinished:
+                        make(unfinished)
+                        self.put(unfinished, key)
+                    self.sweep()
+                os.utime(folder)
+            except OSError as error:
+                logger.warning("can't keep graphs in %s: %s", self.folder, error.strerror or error)
+                folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="layerserve-graphs-")))
+                make(folder)
+            yield folder
+
+    @contextmanager
+    def found(self, key: str) -> Iterator[Path | None]:
+        """Gives the folder of a key, or None if there is none, or another process is making it."""
+        with ExitStack() as held:
+            folder = self.folder / key
+            try:
+                if not folder.is_dir():
+                    raise FileNotFoundError
+                # Several processes may read it.
+                held.enter_context(self.locked(key, fcntl.LOCK_SH, lambda: True))
+                if not self.is_whole(key):
+                    raise FileNotFoundError
+                os.utime(folder)
+            except (OSError, CallCancelledError):
+                yield None
+            else:
+                yield folder
+
+    @contextmanager
+    def locked(self, key: str, kind: int = fcntl.LOCK_EX, stopped: Callable[[], bool] = never) -> Iterator[None]:
+        """Holds the lock of a key, alone by default, while it is made or read. Raises OSError."""
+        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        with self._lock(key) as file:
+            while not _try(file, kind):
+                if stopped():
+                    raise CallCancelledError("waiting for another process was stopped")
+                time.sleep(TRY_SECONDS)
+            yield
+
+    def _lock(self, key: str) -> IO[str]:
+        # Few files: one for each folder would stay for ever.
+        return open_lock(self.folder / "locks" / key.rpartition("-")[2][:2])
+
+    @contextmanager
+    def making(self) -> Iterator[Path]:
+        """Gives a folder to make something in, which is removed unless it is `put` to its key. Raises OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=MAKING, dir=self.folder))
+        try:
+            yield unfinished
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def put(self, unfinished: Path, key: str) -> Path:
+        """Gives a folder that is made its key, and returns its path. Raises OSError.
+
+        If the same was made meanwhile, that stays.
+        """
+        folder = self.folder / key
+        if self._files is None:
+            flushing.mark(unfinished)
+        else:
+            (unfinished / DIGESTS).write_text(json.dumps(_digests(unfinished, self._files)))
+        if not self.is_whole(key):
+            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not self.is_whole(key):
+                raise
+        if self._files is None:
+            self._flusher.add(folder)
+        return folder
+
+    def sweep(self, used: Collection[str] = ()) -> None:
+        """Removes folders that weren't used for long, and the oldest if all are too large. The newest stays.
+
+        So do those of the keys `used`. Raises OSError.
+        """
+        now, left = time.time(), self._max_bytes
+        entries = []
+        for entry in self.folder.iterdir():
+            if entry.name in used or not (KEY.fullmatch(entry.name) or entry.name.startswith(MAKING)):
+                continue
+            with suppress(OSError):
+                size = sum(file.stat().st_size for file in entry.iterdir())
+                entries.append((now - entry.stat().st_mtime, size, entry))
+        for age, size, entry in sorted(entries, key=lambda one: one[0]):
+            if entry.name.startswith(MAKING):
+                # Of a process that has died.
+                if age > 2 * self._making_seconds:
+                    shutil.rmtree(entry, ignore_errors=True)
+                continue
+            left -= size
+            if (left < 0 and left + size != self._max_bytes) or age > self._unused_seconds:
+                self._remove(entry)
+
+    def _remove(self, entry: Path) -> None:
+        # Another process may be reading it.
+        with suppress(OSError), self._lock(entry.name) as file:
+            if _try(file, fcntl.LOCK_EX):
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _try(file: IO[str], kind: int) -> bool:
+    """Whether the lock could be taken. Raises OSError if the file system has no locks."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _digests(folder: Path, names: Collection[str]) -> dict[str, str]:
+    """Returns the digests of the files with these names. Removes all others."""
+    digests = {}
+    for file in folder.iterdir():
+        if file.name in names and file.is_file() and not file.is_symlink():
+            digests[file.name] = sha256(file)
+        else:
+            shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+    return digests

@@ -1,1 +1,0 @@
-"""What is made of models once and kept in the state folder: graphs of engines."""

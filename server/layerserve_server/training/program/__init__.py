@@ -1,0 +1,1 @@
+"""The program of a run's process: started by its name, or forked."""

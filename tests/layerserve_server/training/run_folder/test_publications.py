@@ -1,0 +1,84 @@
+"""Versions that a session publishes: each once, in order, whatever is killed between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from layerserve_server.errors import NotTrainableError
+from layerserve_server.training.run_folder import publications
+from layerserve_server.training.run_folder.publications import Publications, Published
+
+
+def ask(folder: Path, *steps: int) -> None:
+    def save(path: Path) -> None:
+        path.write_text("model")
+
+    for step in steps:
+        publications.request(folder, step, ".keras", save)
+
+
+def test_files_are_published_in_order_and_noted(tmp_path: Path) -> None:
+    ask(tmp_path, 20, 3)
+    held = Publications(tmp_path)
+    called: list[int] = []
+    assert held.is_pending(3)
+    assert publications.newest(tmp_path) == 20
+
+    def publish(path: Path, step: int) -> int:
+        path.unlink()  # as the repository does
+        assert held.is_pending(step)
+        return step + 100
+
+    with held.watched(lambda: called.append(held.count)):
+        held.publish(publish)
+    held.publish(lambda path, step: pytest.fail("nothing is left"))
+    assert [(one.step, one.version) for one in held.outcomes(0)] == [(3, 103), (20, 120)]
+    assert [one.step for one in held.outcomes(1)] == [20]
+    assert held.outcomes(2) == []
+    assert called == [1, 2]
+    assert held.last == Published(20, 120)
+    assert not held.is_pending(3)
+    assert publications.newest(tmp_path) == 20
+
+
+def test_what_can_not_be_published_is_dropped_and_can_be_asked_for_again(tmp_path: Path) -> None:
+    ask(tmp_path, 3)
+    held = Publications(tmp_path)
+
+    def refuse(path: Path, step: int) -> int:
+        raise NotTrainableError("the repository can't be written: read-only")
+
+    held.publish(refuse)
+    (outcome,) = held.outcomes(0)
+    assert str(outcome.error) == "the repository can't be written: read-only"
+    assert (held.last, publications.newest(tmp_path)) == (None, 0)
+    ask(tmp_path, 3)
+    held.publish(lambda path, step: 2)
+    assert held.last == Published(3, 2)
+
+
+def test_a_server_that_was_killed_after_publishing_publishes_again(tmp_path: Path) -> None:
+    """That finds the version of the first time: see Repository.publish_once."""
+    ask(tmp_path, 3)
+
+    def die(path: Path, step: int) -> int:
+        raise SystemExit
+
+    with pytest.raises(SystemExit):
+        Publications(tmp_path).publish(die)
+    steps: list[int] = []
+    Publications(tmp_path).publish(lambda path, step: steps.append(step) or 2)
+    assert steps == [3]
+
+
+def test_only_whole_files_are_published(tmp_path: Path) -> None:
+    def half(path: Path) -> None:
+        path.write_text("mo")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        publications.request(tmp_path, 3, ".keras", half)
+    assert publications.pending(tmp_path) == []
+    (tmp_path / "published.json").write_text("{")
+    assert publications.read_published(tmp_path) is None
