@@ -31,9 +31,9 @@ from layerserve_server.observability.telemetry import telemetry_of
 from layerserve_server.quantization.kept import KeptGraphs
 from layerserve_server.quantization.quantizer import Quantizer
 from layerserve_server.remote.cache import Cache
-from layerserve_server.remote.follower import Follower
 from layerserve_server.remote.mirror import SETTLE_SECONDS, Mirror
 from layerserve_server.remote.process import ProcessStore
+from layerserve_server.remote.read_only_mirror import ReadOnlyMirror
 from layerserve_server.remote.store import FsspecStore
 from layerserve_server.remote.store_writer import StoreWriter
 from layerserve_server.repository.loading import Load
@@ -100,7 +100,7 @@ class Inference:
         writer = None
         if settings.address and not worker:
             self.mirror, writer = make_mirror(settings, self.metrics)
-        follower = Follower(Cache(settings.mirror_folder)) if settings.address and worker else None
+        read_only = ReadOnlyMirror(Cache(settings.mirror_folder)) if settings.address and worker else None
         self._usage = Usage(settings.state_folder / "usage.json")
         self._filler = threading.Thread(target=self._fill, name="fill memory", daemon=True)
         self._closed = False
@@ -118,7 +118,7 @@ class Inference:
             observer=self.metrics,
             ready=self._ready,
             digest=sha256 if imports is None else imports.sha256,
-            origin=self.mirror or follower,
+            source=self.mirror or read_only,
             writer=writer,
             queue_limits=partial(queue_limits, settings),
             loads=settings.loads,

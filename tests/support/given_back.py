@@ -70,8 +70,8 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "access.quota": {"Quota": lambda one: {"runs that are being begun, of a caller": one._beginning}},
     "datasets.store": {"DatasetStore": lambda one: {"uploads of datasets": len(one._parts)}},
     "observability.metrics": {"Metrics": _in_flight},
-    "repository.demand": {
-        "Demand": lambda one: {
+    "repository.lazy_loading": {
+        "LazyLoading": lambda one: {
             "calls that wait for loads": one._count,
             "loads that calls wait for": len(one._loads),
         }
@@ -164,18 +164,21 @@ class Ledger:
                 patch.setattr(f"{PACKAGE}.{module}.{name}.__init__", self._around(module, name, made))
         for module in COUNTING:
             patch.setattr(f"{PACKAGE}.{module}.COUNTED_BYTES", 1)
-        want, close = _class("repository.demand", "Demand").want, _class("inference.batching", "BatchQueue").close
+        want, close = (
+            _class("repository.lazy_loading", "LazyLoading").want,
+            _class("inference.batching", "BatchQueue").close,
+        )
 
-        def note_wanted(demand: Any, entry: Any, *arguments: Any) -> None:
+        def note_wanted(lazy_loading: Any, entry: Any, *arguments: Any) -> None:
             self._wanted.append(entry)
-            want(demand, entry, *arguments)
+            want(lazy_loading, entry, *arguments)
 
         def note_rows(queue: Any) -> None:
             with queue._lock:
                 self._rows += queue._queued_rows - sum(one.rows_left for one in queue._queue)
             close(queue)
 
-        patch.setattr(f"{PACKAGE}.repository.demand.Demand.want", note_wanted)
+        patch.setattr(f"{PACKAGE}.repository.lazy_loading.LazyLoading.want", note_wanted)
         patch.setattr(f"{PACKAGE}.inference.batching.BatchQueue.close", note_rows)
 
     def _around(self, module: str, name: str, note: Callable[[Any, Callable[[], None]], None]) -> Callable[..., None]:

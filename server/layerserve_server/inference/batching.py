@@ -30,7 +30,7 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.inference.batch_times import BatchTimes
-from layerserve_server.inference.groups import CoalescedGroup, Group, Waiting
+from layerserve_server.inference.groups import CoalescedGroup, Group, PendingRequest
 from layerserve_server.inference.queue import Arrays, Piece, QueuedBatch, QueuedRequest
 
 #: Maximum number of batches that a thread runs as the leader before the queue's own thread takes over.
@@ -151,7 +151,7 @@ class BatchQueue:
             if self._queue:
                 # The last one that was set is at the end.
                 self._turns.pop(client, None)
-                self._turns[client] = request.turn + request.rows
+                self._turns[client] = request.virtual_start + request.rows
                 if len(self._turns) > MAX_CLIENTS:
                     del self._turns[next(iter(self._turns))]
             self._queue.insert(index, request)
@@ -234,19 +234,19 @@ class BatchQueue:
         return len(self._queue)
 
     def _position(self, request: QueuedRequest, client: object) -> tuple[int, int]:
-        """Sets a request's turn, and returns its index in the queue and the number of rows before it.
+        """Sets a request's virtual start, and returns its index in the queue and the number of rows before it.
 
-        The turn is that of start-time fair queueing (Goyal, Vin and Cheng, 1996): clients with queued requests are
+        It is that of start-time fair queueing (Goyal, Vin and Cheng, 1996): clients with queued requests are
         served equal numbers of rows, so that none is delayed by one that sends thousands.
         """
         if self._queue:
-            request.turn = max(self._clock, self._turns.get(client, 0.0))
+            request.virtual_start = max(self._clock, self._turns.get(client, 0.0))
         else:
             self._clock, self._turns = 0.0, {}
         return self._find(request)
 
     def _find(self, request: QueuedRequest) -> tuple[int, int]:
-        """Returns the index after the requests of a higher priority, or of the same and an earlier or equal turn.
+        """Returns the index after the requests of a higher priority, or of the same that start no later.
 
         And the number of rows before it.
         """
@@ -254,7 +254,7 @@ class BatchQueue:
         while index:
             before = self._queue[index - 1]
             if before.priority > request.priority or (
-                before.priority == request.priority and before.turn <= request.turn
+                before.priority == request.priority and before.virtual_start <= request.virtual_start
             ):
                 break
             index -= 1
@@ -370,8 +370,8 @@ class BatchQueue:
         latest = math.inf
         while self._queue and room > 0:
             request = self._queue.popleft()
-            # `give_up` doesn't apply to a request that has been computed in part.
-            refusal = self._refusal(request, request.give_up if request.started is None else None, now)
+            # `queue_deadline` doesn't apply to a request that has been computed in part.
+            refusal = self._refusal(request, request.queue_deadline if request.started is None else None, now)
             if refusal is not None:
                 self._queued_rows -= request.rows_left
                 refused.append((request, refusal))
@@ -394,7 +394,7 @@ class BatchQueue:
                 break
             if request.started is None:
                 request.started = now
-                self._clock = max(self._clock, request.turn)
+                self._clock = max(self._clock, request.virtual_start)
                 self._waits.append(now - request.arrived)
             piece = request.take(room)
             self._queued_rows -= piece.rows
@@ -410,8 +410,8 @@ class BatchQueue:
                 break
         self._queue.extendleft(reversed(kept))
         if unfinished is not None:
-            same = (other.turn for other in self._queue if other.priority == unfinished.priority)
-            unfinished.turn = max(same, default=unfinished.turn)
+            same = (other.virtual_start for other in self._queue if other.priority == unfinished.priority)
+            unfinished.virtual_start = max(same, default=unfinished.virtual_start)
             self._queue.insert(self._find(unfinished)[0], unfinished)
         return pieces, refused
 
@@ -430,13 +430,13 @@ class BatchQueue:
             group.drop_answered()
         return left > 0
 
-    def _refusal(self, request: Waiting, give_up: float | None, now: float) -> Exception | None:
+    def _refusal(self, request: PendingRequest, queue_deadline: float | None, now: float) -> Exception | None:
         """Returns the error of a request that needn't be computed any more; None if it is to be computed."""
         if request.answered:
             return CallCancelledError("the client cancelled the call")
         if request.deadline is not None and request.deadline <= now:
             return DeadlinePassedError("the deadline passed while the request was queued")
-        if give_up is not None and give_up <= now:
+        if queue_deadline is not None and queue_deadline <= now:
             return BusyError("the request was queued longer than its max_queue_ms", retry_after=self._wait_seconds())
         return None
 

@@ -9,7 +9,7 @@ from layerserve_server.inference.queue import Arrays
 from layerserve_server.transport.call import Trace
 
 
-class Waiting(Protocol):
+class PendingRequest(Protocol):
     """A request that waits for its reply."""
 
     @property
@@ -73,7 +73,7 @@ class CoalescedGroup(Group, Protocol):
         """Maximum time in the queue, in seconds, after which a request is refused; None if unlimited."""
 
     @property
-    def requests(self) -> Sequence[Waiting]: ...
+    def requests(self) -> Sequence[PendingRequest]: ...
 
     def parts(self, max_rows: int) -> Sequence[CoalescedGroup]:
         """Splits the requests into groups of at most `max_rows` rows."""

@@ -52,7 +52,7 @@ class QueuedRequest:
     #: Requests with a higher priority run first.
     priority: int = 0
     #: Time at which it is refused if it hasn't started; None if unlimited.
-    give_up: float | None = None
+    queue_deadline: float | None = None
     #: Returns an object that identifies the client, for fair queueing. Called only if other requests are queued.
     client: Callable[[], object] = _one_client
     #: Requests of equal groups may be batched; None to compare outputs, dtypes and shapes.
@@ -66,8 +66,8 @@ class QueuedRequest:
     started: float | None = None
     results: Arrays | None = None
     error: Exception | None = None
-    #: Position among the requests of its priority (see BatchQueue._set_turn).
-    turn: float = 0.0
+    #: Position among the requests of its priority (see BatchQueue._position).
+    virtual_start: float = 0.0
     _parts: list[Arrays] | None = None
     _taken: int = 0
     #: Acquired by the thread that answers, so that only one does.

@@ -1,9 +1,9 @@
 """Program of a worker process, which serves Predict on the server's port.
 
 The supervisor starts it by `python -m layerserve_server.processes.worker`. It reads its configuration as JSON from
-standard input, writes a line when it is serving, carries out orders (see `following`), and ends with its input, so that
-it never outlives the main process: after the order to end, the input ends when the main process has ended its calls. It
-loads its own models, with weights in shared memory, and forwards all calls but Predict to the port's owner.
+standard input, writes a line when it is serving, and carries out orders (`repository_sync`). It ends with its input, so
+that it never outlives the main process: after the order to end, the input ends when the main process has ended its
+calls. It loads its own models, with weights in shared memory, and forwards all calls but Predict to the port's owner.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from layerserve_server.addresses import is_address
 from layerserve_server.inference import runner
 from layerserve_server.observability import logs
 from layerserve_server.probes import Probes
-from layerserve_server.processes.following import Orders
+from layerserve_server.processes.repository_sync import Orders
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes

@@ -126,7 +126,7 @@ class Entry:
     on_demand: bool = False
     #: Whether it is gone from the disk, and answers only until another version can.
     leaving: bool = False
-    #: Whether it answers without being loaded, as the first request loads it (see `residents`).
+    #: Whether it answers without being loaded, as the first request loads it (see `memory_limit`).
     standby: bool = False
     #: What was learned of it when it was last loaded.
     facts: Facts = NO_FACTS

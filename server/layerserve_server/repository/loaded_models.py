@@ -14,15 +14,15 @@ from contextlib import suppress
 from layerserve_server.errors import BusyError, ServerError, UnavailableError, VersionFailedError
 from layerserve_server.repository import layout
 from layerserve_server.repository.catalogue import replaced
-from layerserve_server.repository.demand import RETRY_SECONDS, Demand
 from layerserve_server.repository.entry import Entry, Facts, State
 from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.lazy_loading import RETRY_SECONDS, LazyLoading
 from layerserve_server.repository.loading import Loader, failure_text
+from layerserve_server.repository.memory_limit import NoRoomError, RepositoryObserver, Residents
 from layerserve_server.repository.model_settings import ModelSettings
-from layerserve_server.repository.origin import Origin
 from layerserve_server.repository.record import ModelRecord
-from layerserve_server.repository.residents import NoRoomError, RepositoryObserver, Residents
 from layerserve_server.repository.version import Lease, LoadedVersion
+from layerserve_server.repository.version_source import VersionSource
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +52,14 @@ class LoadedModels(Residents):
         max_bytes: int,
         observer: RepositoryObserver,
         ready: Callable[[LoadedVersion], None] | None,
-        origin: Origin | None,
+        source: VersionSource | None,
     ) -> None:
         """See `Repository`."""
         super().__init__(max_old_versions=max_old_versions, max_bytes=max_bytes, observer=observer)
         self._loader = loader
         self._ready = ready
-        self._origin = origin
-        self._demand = Demand(self._load_for_calls, observer.load_awaited)
+        self._source = source
+        self._lazy_loading = LazyLoading(self._load_for_calls, observer.load_awaited)
         self._waiting_in_threads: Counter[Entry] = Counter()
         #: Held during a scan of the disk and the loads that follow.
         self._scanning = threading.Lock()
@@ -113,7 +113,7 @@ class LoadedModels(Residents):
         `proceed` gets the error if there is no room for the version, and must not block; whether the version was
         loaded, the call sees by `lease_loaded`. `gone` is whether its caller has stopped waiting. Raises as `lease`.
         """
-        self._demand.want(self._entry(name, version, label), proceed, gone)
+        self._lazy_loading.want(self._entry(name, version, label), proceed, gone)
 
     def fill(self, stopped: Callable[[], bool]) -> None:
         """Loads versions on standby until the memory is nearly full: those first that were used last.
@@ -145,7 +145,7 @@ class LoadedModels(Residents):
         """Loads a version unless it is loaded, or loads it again if its last try failed. It is kept as in `lease`.
 
         Raises UnknownModelError, UnknownVersionError, VersionFailedError, NotLoadedError if it may not be loaded, and
-        as `Origin.fetch` does.
+        as `VersionSource.fetch` does.
         """
         with self._lock:
             entry = self._known(name).entry(version, None, any_state=True)
@@ -237,14 +237,14 @@ class LoadedModels(Residents):
         for number, entry in entries:
             if entry.barred:
                 continue
-            if self._origin is not None and entry.found.absent:
+            if self._source is not None and entry.found.absent:
                 # Older ones that are here serve meanwhile, but none is fetched for that.
                 wanted = settings.serves(number) and (number == target or len(kept) + len(coming) < count)
                 if (wanted or number in named) and (waits or entry.standby) and entry.state is not State.FAILED:
                     entry.standby = True
                     kept += [number] * wanted
                 elif (wanted or number in named) and entry.state is State.AVAILABLE:
-                    self._origin.want(name, number)
+                    self._source.want(name, number)
                     coming.append(number)
                 continue
             changed = entry.loaded is not None and entry.changed(settings)
@@ -409,7 +409,7 @@ class LoadedModels(Residents):
             done.set_exception(error) if error is not None else done.set_result(None)
 
         try:
-            self._demand.want(entry, proceed, lambda: False)
+            self._lazy_loading.want(entry, proceed, lambda: False)
             done.result()
         finally:
             with self._lock:
@@ -419,7 +419,7 @@ class LoadedModels(Residents):
             entry.check_usable()
 
     def _load_for_calls(self, entry: Entry, *, needed: bool = True) -> None:
-        """Loads a version that isn't in memory, with its files. Raises NoRoomError, and as `Origin.fetch` does."""
+        """Loads a version that isn't in memory, with its files. Raises NoRoomError, as `VersionSource.fetch` does."""
         with self._lock:
             settings = self._known(entry.found.name).in_force
             if entry.state is State.FAILED or entry.barred:
@@ -435,11 +435,11 @@ class LoadedModels(Residents):
             self._unload_unused(entry)
 
     def _fetch(self, entry: Entry) -> None:
-        """Waits until a version's files are in the folder. Raises as `Origin.fetch` does."""
+        """Waits until a version's files are in the folder. Raises as `VersionSource.fetch` does."""
         found = entry.found
-        if self._origin is None or not found.absent:
+        if self._source is None or not found.absent:
             return
-        self._origin.fetch(found.name, found.version)
+        self._source.fetch(found.name, found.version)
         with self._lock:
             if entry.found.absent:
                 entry.found = layout.find_version(found.name, found.version, found.path)

@@ -26,12 +26,12 @@ from layerserve_server.repository.entry import Description, Entry, State
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
 from layerserve_server.repository.loaded_models import LoadedModels
 from layerserve_server.repository.loading import Load, Loader, MakeQueue
+from layerserve_server.repository.memory_limit import NoRoomError, RepositoryObserver
 from layerserve_server.repository.model_settings import ModelSettings
-from layerserve_server.repository.origin import Origin
 from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.remembered_callers import RememberedCallers
-from layerserve_server.repository.residents import NoRoomError, RepositoryObserver
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version_source import VersionSource
 from layerserve_server.repository.writer import FolderWriter, Writer
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Repository(LoadedModels):
         loads: Callable[[str], bool] = lambda name: True,
         polls: bool = True,
         sample_share: Callable[[str, ModelSettings], float] = lambda name, settings: 0.0,
-        origin: Origin | None = None,
+        source: VersionSource | None = None,
         writer: Writer | None = None,
         used: Mapping[str, float] = {},
         remembered: RememberedCallers | None = None,
@@ -78,7 +78,7 @@ class Repository(LoadedModels):
         `queue_limits` returns the maximum rows of a batch and of a queue for the settings of a model, and `loads`
         whether a model is loaded that no call has loaded or unloaded. `polls` is whether the files are followed.
         `max_bytes` is the limit of the memory of loaded versions; 0 keeps all loaded. `used` are the Unix times at
-        which models were last used, in seconds. `origin` is where the folder's versions come from if they are copies,
+        which models were last used, in seconds. `source` is where the folder's versions come from if they are copies,
         and `writer` writes there; by default it writes to the folder. `remembered` are the callers of models that may
         be gone. Raises ValueError if `path` is a file whose name isn't that of a model.
         """
@@ -88,7 +88,7 @@ class Repository(LoadedModels):
             max_bytes=max_bytes,
             observer=observer,
             ready=ready,
-            origin=origin,
+            source=source,
         )
         self._path = path
         self._file_name = _name_of(path) if path.is_file() else None
@@ -117,7 +117,7 @@ class Repository(LoadedModels):
     def make_present(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Like `describe_one`, and waits until the version's files are here.
 
-        Raises as `lease` and `Origin.fetch` do.
+        Raises as `lease` and `VersionSource.fetch` do.
         """
         with self._lock:
             record = self._known(name)
@@ -170,10 +170,10 @@ class Repository(LoadedModels):
                     self._scanned = True
             self._bring_up_all(names)
             self._unload_unused()
-            if self._origin is not None:
+            if self._source is not None:
                 with self._lock:
                     loaded = [one.found for one in self._entries() if one.loaded is not None]
-                self._origin.note_use([(one.name, one.version) for one in loaded])
+                self._source.note_use([(one.name, one.version) for one in loaded])
 
     def _bring_up_all(self, names: Sequence[str]) -> None:
         """Loads what is missing of these models. When there are many to load, several at a time."""
@@ -195,7 +195,7 @@ class Repository(LoadedModels):
         self.scan(name, None if self._polls else {name: known})
 
     def scan_all_of(self, name: str) -> None:
-        """Scans a model, and waits until the versions that it is to have loaded are here. Raises as `Origin.fetch`.
+        """Scans a model, and waits until the versions to be loaded are here. Raises as `VersionSource.fetch`.
 
         One that can't be fetched is shown as failed, and an older one may take its place.
         """
@@ -385,7 +385,7 @@ class Repository(LoadedModels):
 
     def check_changeable(self, name: str) -> None:
         """Raises RefusedChangeError if a store can't be written."""
-        if self._origin is not None:
+        if self._source is not None:
             try:
                 self.writer.check_writable(name)
             except OSError as error:
@@ -414,7 +414,7 @@ class Repository(LoadedModels):
 
     def close(self) -> None:
         """Retires every version."""
-        self._demand.close()
+        self._lazy_loading.close()
         with self._lock:
             loaded = [entry.loaded for entry in self._entries() if entry.loaded]
             self._models = {}
@@ -430,7 +430,7 @@ class Repository(LoadedModels):
         Returns None if the disk can't be read: loaded versions stay in use.
         """
         found: list[FoundVersion] = []
-        elsewhere = self._origin.versions() if self._origin is not None else ()
+        elsewhere = self._source.versions() if self._source is not None else ()
         try:
             if self._file_name is not None:
                 found.append(layout.find_single_file(self._file_name, self._path))

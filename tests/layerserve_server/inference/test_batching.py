@@ -665,8 +665,8 @@ def test_turns_are_kept_of_so_many_clients_that_sent_last(make, monkeypatch):
 
 def test_who_waited_for_longer_than_it_wanted_is_refused(make):
     doubler, queue, _, _ = held(make)
-    hasty = wait_here(queue, [1], queue.run, give_up=time.monotonic() - 1)
-    patient = wait_here(queue, [2], queue.run, give_up=time.monotonic() + 100)
+    hasty = wait_here(queue, [1], queue.run, queue_deadline=time.monotonic() - 1)
+    patient = wait_here(queue, [2], queue.run, queue_deadline=time.monotonic() + 100)
     doubler.gate.set()
     assert column(patient) == [4]
     with pytest.raises(BusyError, match="longer than its max_queue_ms"):
@@ -679,7 +679,7 @@ def test_who_waited_for_longer_than_it_wanted_is_refused(make):
         (lambda pending: setattr(pending, "deadline", -math.inf), [4], DeadlinePassedError),
         (lambda pending: pending.cancel(), [4], CallCancelledError),
         # It waits no more, so it goes on: what was computed isn't thrown away.
-        (lambda pending: setattr(pending, "give_up", 0.0), [4, 4, 2], type(None)),
+        (lambda pending: setattr(pending, "queue_deadline", 0.0), [4, 4, 2], type(None)),
     ],
     ids=["too late", "gone", "impatient"],
 )
@@ -856,9 +856,11 @@ def queued(queue, callers, max_wait):
         def done(request, caller=caller):
             caller.answer = request.error or request.results["y"][:, 0].tolist()
 
-        x, give_up = np.array([[caller.value]]), None if max_wait is None else caller.arrived + max_wait
+        x, queue_deadline = np.array([[caller.value]]), None if max_wait is None else caller.arrived + max_wait
         queue.put(
-            QueuedRequest(("y",), {"x": x}, 1, True, done, caller.deadline, give_up=give_up, arrived=caller.arrived)
+            QueuedRequest(
+                ("y",), {"x": x}, 1, True, done, caller.deadline, queue_deadline=queue_deadline, arrived=caller.arrived
+            )
         )
     queue.run()
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 from layerserve_server.errors import BusyError, NotLoadedError, VersionFailedError
-from layerserve_server.repository import demand, loaded_models, publishing, residents
+from layerserve_server.repository import lazy_loading, loaded_models, memory_limit, publishing
 from layerserve_server.repository.entry import State
 from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import GRAPH_BYTES
@@ -22,8 +22,8 @@ TWO = 5 * GRAPH_BYTES // 2
 @pytest.fixture(autouse=True)
 def settled(monkeypatch):
     """What was loaded may be unloaded at once."""
-    monkeypatch.setattr(residents, "SETTLED_SECONDS", -1.0)
-    monkeypatch.setattr(residents, "ROOM_SECONDS", 0.1)
+    monkeypatch.setattr(memory_limit, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(memory_limit, "ROOM_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_nothing_keeps_a_version_in_memory_that_made_room(make, three):
 
 
 def test_a_load_waits_until_a_version_in_use_is_free(make, three, monkeypatch):
-    monkeypatch.setattr(residents, "ROOM_SECONDS", 30.0)
+    monkeypatch.setattr(memory_limit, "ROOM_SECONDS", 30.0)
     repository = make(max_bytes=TWO)
     held = [repository.lease("a"), repository.lease("b")]
     threading.Timer(0.05, held[0].end).start()
@@ -133,7 +133,7 @@ def test_a_load_waits_until_a_version_in_use_is_free(make, three, monkeypatch):
 
 
 def test_what_was_loaded_a_moment_ago_stays(make, three, monkeypatch):
-    monkeypatch.setattr(residents, "SETTLED_SECONDS", 1000.0)
+    monkeypatch.setattr(memory_limit, "SETTLED_SECONDS", 1000.0)
     repository = make(max_bytes=TWO)
     for name in "ab":
         offset(repository, name)
@@ -300,7 +300,7 @@ def test_more_is_unloaded_when_engines_take_memory(make, three):
 
 
 def test_only_versions_that_are_used_often_are_tuned(make, three, monkeypatch):
-    monkeypatch.setattr(residents, "OFTEN", 3)
+    monkeypatch.setattr(memory_limit, "OFTEN", 3)
     repository = make(max_bytes=TWO)
     for name in "aabbb":
         offset(repository, name)
@@ -322,7 +322,7 @@ class Reading:
 
 
 def test_one_load_answers_all_calls_that_wait_without_threads(make, three, load_fake, monkeypatch, wait_until):
-    monkeypatch.setattr(demand, "MAX_WAITING_FOR_ONE", 20)
+    monkeypatch.setattr(lazy_loading, "MAX_WAITING_FOR_ONE", 20)
     load = Reading(load_fake)
     repository = make(load=load, max_bytes=TWO)
     proceeded, before = [], set(threading.enumerate())
@@ -339,7 +339,7 @@ def test_one_load_answers_all_calls_that_wait_without_threads(make, three, load_
 
 
 def test_a_load_is_not_begun_if_no_call_waits_any_more(make, three, load_fake, monkeypatch):
-    monkeypatch.setattr(demand, "MAX_LOADS", 1)
+    monkeypatch.setattr(lazy_loading, "MAX_LOADS", 1)
     load = Reading(load_fake)
     repository = make(load=load, max_bytes=TWO)
     proceeded, gone = [], []
@@ -353,7 +353,7 @@ def test_a_load_is_not_begun_if_no_call_waits_any_more(make, three, load_fake, m
 
 
 def test_a_model_that_is_unloaded_while_a_call_waits_is_not_loaded(make, three, load_fake, monkeypatch, wait_until):
-    monkeypatch.setattr(demand, "MAX_LOADS", 1)
+    monkeypatch.setattr(lazy_loading, "MAX_LOADS", 1)
     load = Reading(load_fake)
     repository = make(load=load, max_bytes=TWO)
     proceeded = []
@@ -383,14 +383,14 @@ def test_two_versions_are_loaded_at_a_time_for_a_limited_number_of_calls(make, p
             want(name)
         with pytest.raises(BusyError, match="256 calls are waiting for it"):
             want(name)
-    assert len(repository._demand._pool._threads) == 2
+    assert len(repository._lazy_loading._pool._threads) == 2
     with pytest.raises(BusyError, match="1024 calls are waiting for models"):
         want("e")
     load.gate.set()
 
 
 def test_all_loads_together_have_a_limit_of_calls(make, three, load_fake, monkeypatch):
-    monkeypatch.setattr(demand, "MAX_WAITING", 2)
+    monkeypatch.setattr(lazy_loading, "MAX_WAITING", 2)
     load = Reading(load_fake)
     repository = make(load=load, max_bytes=TWO)
     for name in "ab":

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from layerserve_server.errors import NotLoadedError, RefusedChangeError, UnavailableError, VersionFailedError
-from layerserve_server.repository import residents
+from layerserve_server.repository import memory_limit
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.staging import DeclaredFile
@@ -151,7 +151,7 @@ class Changes:
 @pytest.mark.parametrize(("seed", "graphs"), [(1, 0), (2, 0), (3, 0), (4, 6), (5, 6)])
 def test_no_request_fails_whatever_is_changed(make, put, tmp_path, monkeypatch, seed, graphs):
     """Also where only so many versions are in memory as there may be in use."""
-    monkeypatch.setattr(residents, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(memory_limit, "SETTLED_SECONDS", 0.0)
     offsets = {}
     for name in ("double", "away"):
         for version in (1, 2):

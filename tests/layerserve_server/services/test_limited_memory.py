@@ -11,7 +11,7 @@ from layerserve.tensors import decode, encode
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc
 from layerserve_server.protocols.inference import inference_pb2 as oip
 from layerserve_server.protocols.tensorflow_serving import model_service_pb2 as tf
-from layerserve_server.repository import residents
+from layerserve_server.repository import memory_limit
 from layerserve_server.repository.version import GRAPH_BYTES
 
 X = np.ones((3, 2), np.float32)
@@ -45,7 +45,7 @@ class Loader:
 @pytest.fixture(params=["grpcio", "native"])
 def served(request, start, put, load_fake, monkeypatch, wait_until):
     """A server that has room for "a" and "b" of its six models, and has loaded these behind its start."""
-    monkeypatch.setattr(residents, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(memory_limit, "SETTLED_SECONDS", -1.0)
     if request.param == "native":
         pytest.importorskip("pygrpc_native")
     for number, name in enumerate(("a", "b", *COLD)):
@@ -57,7 +57,7 @@ def served(request, start, put, load_fake, monkeypatch, wait_until):
         yield app, client, load
 
 
-def test_every_contract_answers_for_a_model_that_is_not_in_memory(served, connect):
+def test_every_protocol_answers_for_a_model_that_is_not_in_memory(served, connect):
     app, client, load = served
     channel = connect(app)
 

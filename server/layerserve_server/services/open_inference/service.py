@@ -19,11 +19,11 @@ from layerserve_server.repository.management import Manager
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
-from layerserve_server.services.open_inference.contract import model_choice
 from layerserve_server.services.open_inference.datatypes import config_type, datatype
+from layerserve_server.services.open_inference.infer_protocol import model_choice
 from layerserve_server.services.open_inference.inference import SERVICE
 from layerserve_server.services.open_inference.statistics import statistics
-from layerserve_server.services.prediction.contract import Choice
+from layerserve_server.services.prediction.predict_protocol import Choice
 from layerserve_server.transport.call import Call, Handler, Routes
 
 #: Name of the platform and of the backend, which clients show.

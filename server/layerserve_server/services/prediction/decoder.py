@@ -10,7 +10,7 @@ from layerserve import tensors
 
 from layerserve_server.inference.admission import Admission, Admitted
 from layerserve_server.inference.runner import Array
-from layerserve_server.services.prediction.contract import NO_NAMES, GivenTensor
+from layerserve_server.services.prediction.predict_protocol import NO_NAMES, GivenTensor
 from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
 
 #: Dtypes whose bytes on the wire are valid array data without conversion or checks.
@@ -20,7 +20,7 @@ MAX_KEPT = 2048
 
 
 class Decoder:
-    """Decodes requests with the same selection of a version."""
+    """Decodes requests for the same outputs of a version."""
 
     def __init__(self, admission: Admission, further_names: Mapping[str, str] = NO_NAMES) -> None:
         """`further_names` are names of inputs besides the model's own, with those."""

@@ -1,4 +1,4 @@
-"""Answers requests of all contracts: together if they have the same template, else by the queue of their version."""
+"""Answers requests of all protocols: together if they have the same template, else by the queue of their version."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
 from layerserve_server.services.prediction.caller_key import caller_key
 from layerserve_server.services.prediction.coalesced import CoalescedCalls
-from layerserve_server.services.prediction.contract import Choice, Contract, PredictionRequest, Selection
 from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
+from layerserve_server.services.prediction.predict_protocol import (
+    Choice,
+    PredictionRequest,
+    PredictProtocol,
+    RequestedOutputs,
+)
 from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
 from layerserve_server.services.prediction.samples import RequestSamples
 from layerserve_server.services.prediction.shadow import Shadows
@@ -38,8 +43,8 @@ class Observed(Protocol):
         """Called after the answer was given. `results` is None if that is an error."""
 
 
-#: Begins to observe a request with this selection, arrays and id.
-Observe: TypeAlias = Callable[[Selection, Arrays, str], Observed | None]
+#: Begins to observe a request with these outputs, arrays and id.
+Observe: TypeAlias = Callable[[RequestedOutputs, Arrays, str], Observed | None]
 
 
 #: Reads the arrays of a request for its version; None if another reading is needed.
@@ -56,8 +61,8 @@ class Predictor:
         #: A single bound method object: `Call.gather` groups calls by it.
         self._answer = self._answer_templates
 
-    def handler(self, contract: Contract) -> Handler:
-        """Returns the handler of a contract's unary method. It never blocks."""
+    def handler(self, protocol: PredictProtocol) -> Handler:
+        """Returns the handler of a protocol's unary method. It never blocks."""
         templates = RequestTemplates()
 
         def handle(call: Call) -> None:
@@ -72,7 +77,7 @@ class Predictor:
                 else:
                     call.gather(self._answer, (call, template))
             else:
-                self._parse(call, contract, templates)
+                self._parse(call, protocol, templates)
 
         return handle
 
@@ -91,7 +96,7 @@ class Predictor:
 
         def read(held: Lease, endpoint: Endpoint) -> QueuedRequest:
             admitted = endpoint.decoder.read(request.tensors)
-            samples = [observe(request.selection, admitted.arrays, request.id) for observe in observers]
+            samples = [observe(request.requested, admitted.arrays, request.id) for observe in observers]
             return _queued(call, held, endpoint, admitted.arrays, admitted.rows, request.id, request, samples)
 
         self._begin(call, self._chosen(call, request.choice), request, read, LOAD_TRIES, here=here)
@@ -149,7 +154,7 @@ class Predictor:
         """Returns what is to see the arrays of a call that names a model, a version or a label."""
         found: list[Observe] = []
         if self._repository.shadows and (shadow := self._shadow(named)) is not None:
-            found.append(lambda selection, arrays, _: self._shadows.sample(shadow, selection, arrays))
+            found.append(lambda requested, arrays, _: self._shadows.sample(shadow, requested, arrays))
         if self._repository.sampled and self._samples.chosen(named[0]):
             found.append(lambda _, arrays, name: self._samples.sample(arrays, name))
         return found
@@ -184,7 +189,7 @@ class Predictor:
             if held is None:
                 return False
             with held as version:
-                endpoint = version.endpoints.get(template.selection) or endpoint_of(version, template.selection)
+                endpoint = version.endpoints.get(template.requested) or endpoint_of(version, template.requested)
                 layouts = endpoint.decoder.layouts(template)
                 if layouts is None:
                     return False
@@ -205,21 +210,21 @@ class Predictor:
             message = call.request
             arrays = {layout.name: layout.read(message) for layout in layouts}
             id = template.id(message)
-            samples = [observe(template.selection, arrays, id) for observe in observers]
+            samples = [observe(template.requested, arrays, id) for observe in observers]
             return _queued(call, held, endpoint, arrays, layouts[0].shape[0], id, template, samples)
 
         try:
             held = self._lease_loaded(choice, template.choice)
             if held is None or not _put(call, held, template, read, here=True):
-                self._parse(call, template.selection.contract)
+                self._parse(call, template.requested.protocol)
         except Exception as error:
             call.fail(error)
 
-    def _parse(self, call: Call, contract: Contract, templates: RequestTemplates | None = None) -> None:
+    def _parse(self, call: Call, protocol: PredictProtocol, templates: RequestTemplates | None = None) -> None:
         """Parses a request and queues it. Its template is added to `templates` unless the request is refused."""
 
         def read() -> None:
-            request = contract.request(contract.read(call.request))
+            request = protocol.request(protocol.read(call.request))
             # One that has a template was admitted before.
             if templates is not None:
                 _admit(call, request)
@@ -227,7 +232,7 @@ class Predictor:
             if templates is not None:
                 templates.learn(call.request, request)
 
-        if contract.is_long(call.request):
+        if protocol.is_long(call.request):
             call.may_block(read)
         else:
             read()
@@ -255,7 +260,7 @@ def _put(
     version = held.version
     try:
         call.about(version.name, version.version)
-        queued = read(held, endpoint_of(version, request.selection))
+        queued = read(held, endpoint_of(version, request.requested))
         if queued is None:
             held.end()
             return False
@@ -307,7 +312,7 @@ def _queued(
         done=answer,
         deadline=call.deadline,
         priority=request.priority,
-        give_up=call.arrived + request.max_wait if request.max_wait else None,
+        queue_deadline=call.arrived + request.max_wait if request.max_wait else None,
         client=call.client,
         group=admission.group if padded is None else padded,
         padding=None if padded is None else admission.padding,

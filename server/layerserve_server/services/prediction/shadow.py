@@ -19,8 +19,8 @@ from layerserve_server.inference.queue import Arrays
 from layerserve_server.repository.canary import Shadow
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.prediction.contract import Selection
 from layerserve_server.services.prediction.endpoint import endpoint_of
+from layerserve_server.services.prediction.predict_protocol import RequestedOutputs
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Answered:
     """A request, its version's results, and the shadow version to compare with."""
 
     shadow: Shadow
-    selection: Selection
+    requested: RequestedOutputs
     inputs: Arrays
     #: Names of the outputs in order, and their arrays.
     outputs: tuple[str, ...]
@@ -69,10 +69,10 @@ class Answered:
 class Sample:
     """A request that was chosen, until its version has answered it."""
 
-    __slots__ = ("_inputs", "_selection", "_shadow", "_shadows")
+    __slots__ = ("_inputs", "_requested", "_shadow", "_shadows")
 
-    def __init__(self, shadows: Shadows, shadow: Shadow, selection: Selection, inputs: Arrays) -> None:
-        self._shadows, self._shadow, self._selection = shadows, shadow, selection
+    def __init__(self, shadows: Shadows, shadow: Shadow, requested: RequestedOutputs, inputs: Arrays) -> None:
+        self._shadows, self._shadow, self._requested = shadows, shadow, requested
         # What computes a batch may write to its inputs, unless they are read-only.
         self._inputs = {name: one.copy() if one.flags.writeable else one for name, one in inputs.items()}
 
@@ -80,7 +80,7 @@ class Sample:
         """Called after the answer was given. `results` is None if that is an error."""
         if results is None or version.version == self._shadow.version:
             return
-        one = Answered(self._shadow, self._selection, self._inputs, outputs, results, time.monotonic())
+        one = Answered(self._shadow, self._requested, self._inputs, outputs, results, time.monotonic())
         try:
             self._shadows.put(one, busy=version.queue.queued_rows > 0)
         except Exception:
@@ -108,12 +108,12 @@ class Shadows:
         shadow = self._repository.shadows.get(model)
         return shadow if shadow is not None and random.random() < shadow.share else None
 
-    def sample(self, shadow: Shadow, selection: Selection, inputs: Arrays) -> Sample | None:
+    def sample(self, shadow: Shadow, requested: RequestedOutputs, inputs: Arrays) -> Sample | None:
         """Returns the sample of a request for which `shadow` was chosen; None if it is too large."""
         if sum(array.nbytes for array in inputs.values()) > MAX_INPUT_BYTES:
             self._observer.shadowed(shadow.model, shadow.version, "dropped")
             return None
-        return Sample(self, shadow, selection, inputs)
+        return Sample(self, shadow, requested, inputs)
 
     def put(self, one: Answered, *, busy: bool) -> None:
         """Has an answered request compared, unless the model is `busy` or too many wait. Doesn't block."""
@@ -166,7 +166,7 @@ class Shadows:
         try:
             # Loads it if it isn't in memory.
             with self._repository.lease(one.shadow.model, one.shadow.version) as version:
-                endpoint = endpoint_of(version, one.selection)
+                endpoint = endpoint_of(version, one.requested)
                 inputs = endpoint.admission.admit(tuple(one.inputs.items())).arrays
                 results = version.runner(endpoint.computed, _writable(inputs))
         except (ServerError, ArithmeticError, RuntimeError, MemoryError) as error:

@@ -20,7 +20,7 @@ from layerserve_server.protocols.tensorflow_serving.model_pb2 import ModelSpec
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
-from layerserve_server.services.prediction.contract import Choice, Span
+from layerserve_server.services.prediction.predict_protocol import Choice, Span
 from layerserve_server.services.prediction.wire_format import without
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.json_text import array_pieces, written

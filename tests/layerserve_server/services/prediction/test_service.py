@@ -14,7 +14,7 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.queue import QueuedRequest
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.prediction.own_contract import OwnContract
+from layerserve_server.services.prediction.layerserve_v1 import LayerserveV1
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.request_template import RequestTemplates
 from layerserve_server.services.prediction.samples import RequestSamples
@@ -51,7 +51,7 @@ class Service:
         self.batches = event_batches_here(self.observer)
         self.predict = Predictor(
             self.repository, Shadows(self.repository, metrics), RequestSamples(self.repository, list)
-        ).handler(OwnContract())
+        ).handler(LayerserveV1())
         with self.repository.lease("double") as version:
             self.version = version
         if quick:
@@ -241,8 +241,8 @@ def test_a_request_waits_as_long_as_it_wants_to_and_by_its_priority(make):
     for _ in range(2):
         service.burst(message(priority=-3, max_queue_ms=700), arrived=arrived, deadline=arrived + 9)
     service.burst(message(X[:1]))
-    assert [(pending.priority, pending.give_up, pending.deadline, pending.arrived) for pending in queue._queue][1:] == [
-        (-3, arrived + 0.7, arrived + 9, arrived)
-    ] * 2
-    assert queue._queue[0].give_up is None
+    assert [(pending.priority, pending.queue_deadline, pending.deadline, pending.arrived) for pending in queue._queue][
+        1:
+    ] == [(-3, arrived + 0.7, arrived + 9, arrived)] * 2
+    assert queue._queue[0].queue_deadline is None
     queue._has_leader = False

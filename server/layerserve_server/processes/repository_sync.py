@@ -28,7 +28,7 @@ _SHARED: Final = ("loaded", "default", "labels", "canary")
 Serving: TypeAlias = Mapping[str, Any] | None
 
 
-class Following:
+class RepositorySync:
     """Orders that workers have yet to answer."""
 
     def __init__(self) -> None:
