@@ -22,7 +22,9 @@ from layerserve_server.observability.process_metrics import ProcessMetrics, regi
 from layerserve_server.probes import PATHS, TENSORFLOW_SERVING, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.changes import Changes
 from layerserve_server.repository.management import Manager
+from layerserve_server.repository.uploads import Uploads
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.checkpoints import CheckpointService
 from layerserve_server.services.datasets import DatasetService
@@ -142,7 +144,7 @@ class App:
         )
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
-        self.metrics.watch_versions(self.repository.states)
+        self.metrics.watch_versions(self.repository.catalogue.states)
         self.metrics.watch_ready(lambda: self.ready)
         register_build_info(self.metrics.registry, release)
         self.grpc_port = self._transport.port
@@ -160,7 +162,9 @@ class App:
     def _make_services(self, dry_run: DryRun, release: str) -> Routes:
         """Makes the services of this process: those that every process has (see `wiring`), and all others."""
         settings, repository, runs, work = self.settings, self.repository, self.runs, self._work
-        manager = self._make_manager()
+        changes = self._make_changes()
+        manager = Manager(repository, changes, open_work=work.of_model)
+        uploads = Uploads(repository, changes, max_bytes=settings.max_upload_bytes)
         converter = Converter(self._parent, settings.rehearsal_bytes)
         defaults = run_defaults(settings)
         samples, trains = settings.state_folder / "samples", settings.training_slots > 0
@@ -174,7 +178,7 @@ class App:
             GraphService(repository),
             ServerService(settings, repository, release, self._state),
             ModelService(repository, converter, self._registry),
-            ManagementService(manager),
+            ManagementService(manager, uploads),
             CheckpointService(repository, runs, CheckpointModels(converter)),
             TrainingService(repository, runs, work, defaults, self.datasets),
             OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
@@ -190,27 +194,20 @@ class App:
     def _sweep_ids(self) -> set[str]:
         return {sweep.id for sweep in self.sweeps.list()}
 
-    def _make_manager(self) -> Manager:
+    def _make_changes(self) -> Changes:
         settings, workers = self.settings, self._workers
         if workers is not None:
-            workers.in_force = self.repository.in_force_without_files
+            workers.in_force = self.repository.catalogue.in_force_without_files
         if workers is not None and settings.model_control != "poll":
             # Otherwise a worker that is started again would have what has changed since on disk.
-            workers.catalogue = self.repository.catalogue
+            workers.catalogue = self.repository.catalogue.versions
 
         def follow(model: str) -> Sequence[str]:
-            return workers.follow(model, self.repository.serving) if workers else ()
+            return workers.follow(model, self.repository.catalogue.serving) if workers else ()
 
-        audit = AuditLog(settings.state_folder)
-        manager = Manager(
-            self.repository,
-            audit,
-            follow,
-            max_upload_bytes=settings.max_upload_bytes,
-            open_work=self._work.of_model,
-        )
-        self.repository.run_published = manager.note_run
-        return manager
+        changes = Changes(self.repository, AuditLog(settings.state_folder), follow)
+        self.repository.publisher.run_published = changes.note_run
+        return changes
 
     def start(self) -> None:
         """Starts to receive calls. Returns when all models and runs have been read and health is SERVING.
@@ -241,7 +238,7 @@ class App:
         if self.settings.warm_training and self.settings.training_slots:
             # While models are loaded, so that it doesn't compete for the processor with requests afterwards.
             self._parent.start()
-        self.repository.sweep()
+        self.repository.folder.sweep()
         self._inference.open()
         self.runs.start()
         self._sinks.start()

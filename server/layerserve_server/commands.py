@@ -223,7 +223,7 @@ class Signals:
 def welcome(app: App) -> str:
     """Returns the startup message: the models and the ports."""
     settings = app.settings
-    versions = app.repository.describe()
+    versions = app.repository.catalogue.describe()
     shown = [one for one in versions if one.default or one.reason]
     models = len({one.name for one in versions})
     lines = [f"layerserve {package_version('layerserve')}: {models} model{'s' * (models != 1)} in {settings.path}"]

@@ -36,12 +36,13 @@ from layerserve_server.remote.process import ProcessStore
 from layerserve_server.remote.read_only_mirror import ReadOnlyMirror
 from layerserve_server.remote.store import FsspecStore
 from layerserve_server.remote.store_writer import StoreWriter
-from layerserve_server.repository.loading import Load
+from layerserve_server.repository.folder import RepositoryFolder
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.remembered_callers import RememberedCallers
-from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.repository import Repository, RepositoryOptions
 from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version_reader import Load, VersionReader
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.samples import RequestSamples
@@ -105,32 +106,42 @@ class Inference:
         self._filler = threading.Thread(target=self._fill, name="fill memory", daemon=True)
         self._closed = False
         self.repository = Repository(
-            settings.root,
-            settings.state_folder / "models",
-            load,
-            partial(make_queue, settings, self.metrics, traced=self.traced),
-            max_old_versions=settings.max_old_versions,
-            # Mapped weights are shared by the processes, but counted in each.
-            max_bytes=settings.max_model_bytes // settings.workers,
-            used=self._usage.read(),
-            # Copies are put into their folder when they are complete.
-            settle_seconds=0.0 if settings.address else 2 * settings.poll_seconds,
-            observer=self.metrics,
-            ready=self._ready,
-            digest=sha256 if imports is None else imports.sha256,
-            source=self.mirror or read_only,
-            writer=writer,
-            queue_limits=partial(queue_limits, settings),
-            loads=settings.loads,
-            polls=settings.model_control == "poll",
-            sample_share=partial(sample_share, settings),
+            RepositoryFolder(
+                settings.root,
+                settings.state_folder / "models",
+                source=self.mirror or read_only,
+                # Copies are put into their folder when they are complete.
+                settle_seconds=0.0 if settings.address else 2 * settings.poll_seconds,
+            ),
+            VersionReader(
+                load,
+                partial(make_queue, settings, self.metrics, traced=self.traced),
+                sha256 if imports is None else imports.sha256,
+            ),
+            self.metrics,
+            RepositoryOptions(
+                max_old_versions=settings.max_old_versions,
+                # Mapped weights are shared by the processes, but counted in each.
+                max_bytes=settings.max_model_bytes // settings.workers,
+                polls=settings.model_control == "poll",
+                loads=settings.loads,
+                queue_limits=partial(queue_limits, settings),
+            ),
             remembered=RememberedCallers(settings.state_folder / "callers", writes=not worker),
+            ready=self._ready,
+            writer=writer,
+            used=self._usage.read(),
         )
-        self.repository.suggests = self.gate.trusted is not None
-        self.metrics.watch_loaded(self.repository.loaded_bytes)
+        self.repository.catalogue.suggests = self.gate.trusted is not None
+        self.metrics.watch_loaded(self.repository.memory.loaded_bytes)
         self._shadows = Shadows(self.repository, self.metrics)
-        self.samples = RequestSamples(self.repository, partial(make_sample_files, settings, self.metrics))
-        self.predictor = Predictor(self.repository, self._shadows, self.samples)
+        self.samples = RequestSamples(
+            self.repository.catalogue,
+            lambda record: sample_share(settings, record.name, record.in_force),
+            partial(make_sample_files, settings, self.metrics),
+        )
+        self.predictor = Predictor(self.repository)
+        self.predictor.observers += [self._shadows, self.samples]
 
     def routes(self) -> Routes:
         """Returns the handlers of the methods that run models, of all protocols."""
@@ -163,17 +174,17 @@ class Inference:
     def _being_fetched(self) -> list[Future[None]]:
         """Fetches of models that have no version that is ready."""
         assert self.mirror is not None
-        ready = {one.name for one in self.repository.describe() if one.default}
+        ready = {one.name for one in self.repository.catalogue.describe() if one.default}
         return [task for (name, _), task in self.mirror.fetching().items() if name not in ready]
 
     def fill(self) -> None:
         """Loads models before a request comes for them, in a thread, if not all are in memory anyway."""
-        if self.repository.limited:
+        if self.repository.memory.limited:
             self._filler.start()
 
     def _fill(self) -> None:
         try:
-            self.repository.fill(lambda: self._closed)
+            self.repository.leases.fill(lambda: self._closed)
         except Exception:
             logger.exception("models aren't loaded before requests come for them")
 
@@ -192,21 +203,21 @@ class Inference:
         if self._settings.model_control == "poll":
             self.repository.scan()
         else:
-            self.repository.retry()
-        if self.repository.limited:
-            for loaded in self.repository.worth_tuning():
+            self.repository.rollout.retry()
+        if self.repository.memory.limited:
+            for loaded in self.repository.memory.worth_tuning():
                 self._tune(loaded)
-            self.repository.shrink()
+            self.repository.memory.shrink()
             self._note_use(USAGE_SECONDS)
 
     def _note_use(self, seconds: float) -> None:
         """Writes down which models were used last, unless that was done less than this time ago."""
-        if self.repository.limited:
-            self._usage.write(self.repository.uses(), seconds)
+        if self.repository.memory.limited:
+            self._usage.write(self.repository.memory.uses(), seconds)
 
     def _ready(self, loaded: LoadedVersion) -> None:
         """Tunes a version that has been loaded. With a limit of memory only when it has been used often."""
-        if not self.repository.limited:
+        if not self.repository.memory.limited:
             self._tune(loaded)
 
     def _tune(self, loaded: LoadedVersion) -> None:
@@ -236,10 +247,10 @@ class Inference:
         self.metrics.watch_memory(lambda: transport.memory.used, transport.memory.limit)
 
         def changed() -> None:
-            self.gate.reserved.set(self.repository.restrictions)
+            self.gate.reserved.set(self.repository.catalogue.restrictions)
             transport.models_changed()
 
-        self.repository.changed = changed
+        self.repository.catalogue.listeners.append(changed)
         changed()
         return transport
 
@@ -293,7 +304,7 @@ class Inference:
     def serving(self, model: str) -> bool | None:
         """Whether a version of a model answers requests that name none; None if there is no such model."""
         try:
-            return self.repository.describe_one(model).answers
+            return self.repository.catalogue.describe_one(model).answers
         except UnknownModelError:
             return None
         except UnavailableError:  # models are still being read

@@ -26,16 +26,17 @@ Counts = Mapping[str, int]
 
 
 def _repository(repository: Any) -> Counts:
-    with repository._lock:
-        entries = list(repository._entries())
-        living = set(repository._living)
+    catalogue, memory = repository.catalogue, repository.memory
+    with catalogue.lock:
+        entries = list(catalogue.entries())
+        living = set(memory.living)
         in_use = {entry.loaded for entry in entries}
         queues = [one.queue for one in living]
         return {
             "versions that are replaced or unloaded, and not freed": len(living - in_use),
             "leases of versions": sum(one._users for one in living),
-            "calls that wait for a version in threads": sum(repository._waiting_in_threads.values()),
-            "bytes for versions that are being loaded": repository._reserved,
+            "calls that wait for a version in threads": sum(repository.leases._waiting_in_threads.values()),
+            "bytes for versions that are being loaded": memory._reserved,
             "rows in queues": sum(queue.queued_rows for queue in queues),
             "requests in queues": sum(queue.queued_requests for queue in queues),
             "leaders of queues": sum(queue._has_leader for queue in queues),
@@ -76,7 +77,8 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
             "loads that calls wait for": len(one._loads),
         }
     },
-    "repository.management": {"Manager": lambda one: {}},
+    "repository.changes": {"Changes": lambda one: {}},
+    "repository.uploads": {"Uploads": lambda one: {}},
     "repository.repository": {"Repository": _repository},
     "services.datasets": {"DatasetService": lambda one: {}},
     "services.idempotency": {"IdempotencyKeys": lambda one: {"calls that begin a run by a key": len(one._held)}},

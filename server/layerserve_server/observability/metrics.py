@@ -198,7 +198,7 @@ class Metrics:
         self._versions.shadow_absolute.labels(model, str(version)).observe((absolute,))
         self._versions.shadow_relative.labels(model, str(version)).observe((relative,))
 
-    # Loads (see repository.memory_limit.RepositoryObserver).
+    # Loads (see repository.observer.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
         """Counts a version that was loaded in `seconds`."""

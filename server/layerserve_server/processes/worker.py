@@ -66,7 +66,7 @@ def main() -> None:
     pages = {"/metrics": inference.metrics.registry}
     probes = Probes("127.0.0.1", 0, pages, lambda: True, inference.gate.admit_own)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
-    orders = Orders(repository.scan, repository.serving)
+    orders = Orders(repository.scan, repository.catalogue.serving)
     grace = orders.take(sys.stdin)
     orders.close()
     watcher.stop()

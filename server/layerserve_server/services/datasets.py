@@ -137,7 +137,7 @@ class DatasetService:
         corrections = _corrections(request, outputs)
         declared = _declared("npz", 0, "", request)
         # Not those of a model that was deleted: its callers weren't those of the model that has its name now.
-        deleted = self._repository.control(name).deleted
+        deleted = self._repository.catalogue.control(name).deleted
         kept = (folder for folder in (self._samples / name).glob("*") if folder.name.isdigit())
         folders = sorted(folder for folder in kept if int(folder.name) > deleted)
         if version is not None or label is not None:

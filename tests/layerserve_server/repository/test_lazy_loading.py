@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from layerserve_server.errors import BusyError, UnavailableError, VersionFailedError
 from layerserve_server.repository import layout
-from layerserve_server.repository.entry import Entry, State
+from layerserve_server.repository.entry import Entry
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.lazy_loading import LazyLoading
+from layerserve_server.repository.version_states import State
 
 
 class Calls:

@@ -7,19 +7,19 @@ import shutil
 
 import pytest
 from layerserve_server.errors import UnavailableError, VersionFailedError
-from layerserve_server.repository.entry import State
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.version import GRAPH_BYTES
+from layerserve_server.repository.version_states import State
 
 
 def answering(repository, *choice):
     """Version and offset of what answers."""
-    with repository.lease(*choice) as version:
+    with repository.leases.lease(*choice) as version:
         return version.version, version.model.offset
 
 
 def states(repository):
-    return {one.version: one.state for one in repository.describe()}
+    return {one.version: one.state for one in repository.catalogue.describe()}
 
 
 class FakeOrigin:
@@ -98,7 +98,7 @@ def test_a_request_fetches_what_it_names(repository, source):
 def test_a_loaded_version_whose_copy_goes_away_serves_on(repository, source):
     source.fetch("double", 3)
     repository.scan()
-    with repository.lease("double", 3) as loaded:
+    with repository.leases.lease("double", 3) as loaded:
         shutil.rmtree(source.folder(3))  # as while it is replaced by another content
         repository.scan()
         assert not loaded.retired
@@ -128,7 +128,7 @@ def test_a_version_with_a_problem_has_failed_and_an_older_one_is_wanted(reposito
     assert states(repository)[3] is State.FAILED
     assert source.wanted == [3, 2]
     with pytest.raises(VersionFailedError, match="version 3 failed to load: its sha256 differs"):
-        repository.lease("double", 3)
+        repository.leases.lease("double", 3)
     del source.problems[3]
     repository.scan()
     assert (states(repository)[3], source.wanted[-1]) == (State.AVAILABLE, 3)
@@ -138,7 +138,7 @@ def test_a_store_that_is_away_is_no_failure_of_the_version(repository, source):
     source.error = UnavailableError("connection refused")
     for _ in range(2):
         with pytest.raises(UnavailableError, match="connection refused"):
-            repository.lease("double", 2)
+            repository.leases.lease("double", 2)
     assert states(repository)[2] is State.AVAILABLE
     source.error = None
     assert answering(repository, "double", 2) == (2, 20)
@@ -156,7 +156,7 @@ def test_a_version_that_is_gone_from_folder_and_store_is_unloaded(repository, so
 def test_in_limited_memory_nothing_is_fetched_before_a_request_comes(make, source):
     repository = make(source=source, settle_seconds=0, max_bytes=2 * GRAPH_BYTES)
     repository.scan()
-    found = repository.describe_one("double")
+    found = repository.catalogue.describe_one("double")
     assert (found.version, found.state, found.answers) == (3, State.AVAILABLE, True)
     assert source.wanted == source.fetched == []
     assert answering(repository, "double") == (3, 30)
@@ -178,5 +178,5 @@ def test_a_scan_of_all_that_is_to_be_loaded_waits_for_it(repository, source):
 
 
 def test_the_folder_of_a_description_is_here_afterwards(repository, source):
-    assert repository.describe_one("double", 2).path == source.folder(2)
+    assert repository.catalogue.describe_one("double", 2).path == source.folder(2)
     assert repository.make_present("double", 2).path == source.folder(2) / "model.keras"

@@ -198,7 +198,7 @@ def test_a_run_reads_a_dataset_and_keeps_it(server, wait_until):
     assert server.app.datasets.get(id).used > time.time() - 30
     (server.app.runs.get(run).folder / "go").touch()
     wait_until(lambda: server.app.runs.get(run).log.ended)
-    with server.app.repository.lease("double") as version:
+    with server.app.repository.leases.lease("double") as version:
         assert (version.version, version.model.offset) == (2, X.sum())
     server.delete(id)
     code, text = refused(lambda: list(server.train(arrays(id))))
@@ -391,7 +391,7 @@ def test_a_request_that_names_a_version_takes_its_samples_only(server):
 
 def test_samples_of_a_deleted_model_are_not_those_of_another_with_its_name(server, put):
     sampled(server, ("a", [[1, 2]]))
-    server.app.repository.writer.withdraw_model("double", 1)
+    server.app.repository.publisher.writer.withdraw_model("double", 1)
     put("double")
     sampled(server, ("b", [[3, 4]]), version=2)
     put("double", version=2)

@@ -20,12 +20,12 @@ from layerserve_server.protocols.inference.inference_pb2 import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
+from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
 from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
 from layerserve_server.services.open_inference.encoder import InferEncoder
 from layerserve_server.services.prediction.predict_protocol import (
-    Choice,
     Encoder,
     PredictionRequest,
     PredictProtocol,

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.descriptor import Descriptor
 
+from layerserve_server.inference.admission import Admitted
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
+from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.message_size import is_long
-
-#: Name of a model, and the version number or the label that the request names, if any.
-Choice: TypeAlias = tuple[str, int | None, str | None]
 
 #: Names of inputs are the model's own only.
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
@@ -47,6 +46,13 @@ class GivenTensor(Protocol):
         """Decodes the elements. Raises InvalidTensorError if dtype, shape and elements don't match."""
 
 
+class TensorDecoder(Protocol):
+    """Decodes the tensors of requests for the same outputs of a version."""
+
+    def read(self, given: Sequence[GivenTensor]) -> Admitted:
+        """Returns the model's input arrays. Raises InvalidTensorError, and as `admission.admit` does."""
+
+
 class RequestedOutputs(NamedTuple):
     """What a request asks for. A version caches an endpoint for each."""
 
@@ -69,6 +75,10 @@ class PredictionRequest:
     priority: int = 0
     #: Maximum time in the queue, in seconds, after which the request is refused; None if unlimited.
     max_wait: float | None = None
+
+    def admit(self, decoder: TensorDecoder) -> Admitted:
+        """Returns the model's input arrays. Raises as `TensorDecoder.read` does."""
+        return decoder.read(self.tensors)
 
 
 class Encoder(Protocol):

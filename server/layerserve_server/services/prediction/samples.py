@@ -12,8 +12,13 @@ import numpy as np
 
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.observability.sample_files import Sample, SampleFiles, keyed
-from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.catalogue import Catalogue
+from layerserve_server.repository.leases import Choice
+from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.services.prediction.observer import Answered, Watch
+from layerserve_server.services.prediction.per_model import PerModel
+from layerserve_server.services.prediction.predict_protocol import RequestedOutputs
 
 logger = logging.getLogger(__name__)
 
@@ -21,20 +26,34 @@ logger = logging.getLogger(__name__)
 class RequestSamples:
     """Chooses requests, and has their rows and answers written. It never delays or fails a request. Thread-safe."""
 
-    def __init__(self, repository: Repository, make_files: Callable[[], SampleFiles]) -> None:
-        """`make_files` is called for the first request that is chosen."""
-        self._repository = repository
+    def __init__(
+        self, catalogue: Catalogue, share: Callable[[ModelRecord], float], make_files: Callable[[], SampleFiles]
+    ) -> None:
+        """`share` is the share of a model's requests, and `make_files` is called for the first one that is chosen."""
+        self._shares = PerModel(catalogue, share)
         self._make_files = make_files
         self._files: SampleFiles | None = None
         self._lock = threading.Lock()
 
-    def chosen(self, model: str) -> bool:
-        """Whether the next request of a model is kept."""
-        return random.random() < self._repository.sampled.get(model, 0.0)
+    def watch(self, choice: Choice) -> Watch | None:
+        """See `RequestObserver`."""
+        share = self._shares.get(choice[0])
+        return self._begin if share and random.random() < share else None
 
-    def sample(self, inputs: Arrays, id: str) -> RequestSample:
-        """Returns the sample of a request that was chosen. `id` is its id, if it has one."""
-        return RequestSample(self, inputs, id)
+    def _begin(self, requested: RequestedOutputs, inputs: Arrays, id: str) -> Answered:
+        # What computes a batch may write to its inputs, unless they are read-only.
+        kept = {name: one.copy() if one.flags.writeable else one for name, one in inputs.items()}
+
+        def answered(version: LoadedVersion, outputs: tuple[str, ...], results: Arrays | None) -> None:
+            if results is None:
+                return
+            try:
+                self.put(version, kept, results, id)
+            except Exception:
+                # Other requests of the batch still wait for their answers.
+                logger.exception("a request isn't kept")
+
+        return answered
 
     def put(self, version: LoadedVersion, inputs: Arrays, results: Arrays, id: str) -> None:
         """Has rows and answers written, if the answers are all outputs of the model, with a row for each row."""
@@ -58,24 +77,3 @@ class RequestSamples:
             if self._files is None:
                 self._files = self._make_files()
             return self._files
-
-
-class RequestSample:
-    """A request that was chosen, until it is answered."""
-
-    __slots__ = ("_id", "_inputs", "_samples")
-
-    def __init__(self, samples: RequestSamples, inputs: Arrays, id: str) -> None:
-        self._samples, self._id = samples, id
-        # What computes a batch may write to its inputs, unless they are read-only.
-        self._inputs = {name: one.copy() if one.flags.writeable else one for name, one in inputs.items()}
-
-    def answered(self, version: LoadedVersion, outputs: tuple[str, ...], results: Arrays | None) -> None:
-        """Called after the answer was given. `results` is None if that is an error."""
-        if results is None:
-            return
-        try:
-            self._samples.put(version, self._inputs, results, self._id)
-        except Exception:
-            # Other requests of the batch still wait for their answers.
-            logger.exception("a request isn't kept")

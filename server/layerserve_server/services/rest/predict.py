@@ -18,9 +18,10 @@ from layerserve_server.pieces import PIECE_ELEMENTS
 from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
 from layerserve_server.protocols.tensorflow_serving.model_pb2 import ModelSpec
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
+from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
-from layerserve_server.services.prediction.predict_protocol import Choice, Span
+from layerserve_server.services.prediction.predict_protocol import Span
 from layerserve_server.services.prediction.wire_format import without
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.json_text import array_pieces, written
@@ -44,7 +45,7 @@ class Predict:
         self._reader = reader
 
     def translate(self, request: HttpRequest) -> Translated:
-        """Translates a request. Raises InvalidRequestError, as `Repository.lease`, and WouldBlockError."""
+        """Translates a request. Raises InvalidRequestError, as `Leases.lease`, and WouldBlockError."""
         spec = model_spec(request.names)
         choice = chosen_by(request.caller, "predict", spec)
         order: Sequence[str] = ()
@@ -68,10 +69,10 @@ class Predict:
         return Translated(message, partial(_reply, write, order))
 
     def _leased(self, choice: Choice, *, may_block: bool) -> Lease:
-        lease = self._repository.lease_loaded(*choice)
+        lease = self._repository.leases.lease_loaded(*choice)
         if lease is None and not may_block:
             raise WouldBlockError
-        return lease or self._repository.lease(*choice)
+        return lease or self._repository.leases.lease(*choice)
 
 
 def model_spec(names: Mapping[str, str]) -> ModelSpec:

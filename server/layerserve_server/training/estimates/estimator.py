@@ -91,7 +91,7 @@ class Estimator:
         request = filled or request
         publication = None
         if measured is not None and request.publish and request.kind is Kind.TRAINING:
-            publication = Publication(self._repository.highest(request.model) + 1, measured[0].result)
+            publication = Publication(self._repository.publisher.highest(request.model) + 1, measured[0].result)
         ahead, wait = self._runs.line(request)
         found = None if measured is None else measured[1]
         return Estimate(request, tuple(notes.texts), steps, found, publication, ahead, wait)
@@ -122,10 +122,10 @@ class Estimator:
                 budget.check_room(filled, self._runs.folder, base.parameter_count, base.found.size)
         if request.publish:
             with notes:
-                self._repository.check_publishable(request.model, request.version)
+                self._repository.publisher.check_publishable(request.model, request.version)
         if request.expected_base_version and request.on_conflict == "refuse":
             with notes:
-                self._repository.check_newest(request.model, request.expected_base_version)
+                self._repository.publisher.check_newest(request.model, request.expected_base_version)
         with notes:
             complete = filled is not None
             # The child refuses a request with invalid options, as it is.

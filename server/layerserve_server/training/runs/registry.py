@@ -153,7 +153,7 @@ class Runs:
         with self._queue.admitted(request.kind):
             request = self._checked(request, base, gone, start)
             publishes = request.publish and request.kind is Kind.TRAINING and not request.sweep
-            kept_back = self._repository.kept_back(request.model) if publishes else ""
+            kept_back = self._repository.catalogue.kept_back(request.model) if publishes else ""
             run = self._table.create(request, base.found, start, kept_back)
         self._table.report()
         return run
@@ -187,9 +187,9 @@ class Runs:
         size = base.found.size if start is None else start.bytes
         budget.check_room(request, self._table.folder, base.parameter_count, size)
         if request.publish:
-            self._repository.check_publishable(request.model, request.version)
+            self._repository.publisher.check_publishable(request.model, request.version)
         if request.expected_base_version and request.on_conflict == "refuse":
-            self._repository.check_newest(request.model, request.expected_base_version)
+            self._repository.publisher.check_newest(request.model, request.expected_base_version)
         path = base.found.path if start is None else start.model
         self._dry_run(path, request, base.parameter_count, gone)
         return request

@@ -58,7 +58,7 @@ def test_rows_and_answers_are_in_files_that_training_reads(put, start, connect, 
     put("double")
     put("other")
     app = start(sample_models="double=1")
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         version.queue._thread_seconds = [0.0 if quick else 9.0] * len(version.queue._thread_seconds)
     stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
     for number in range(4):
@@ -90,7 +90,6 @@ def test_rows_and_answers_are_in_files_that_training_reads(put, start, connect, 
 def test_by_default_nothing_is_kept(put, start, connect, folder):
     put("double")
     app = start()
-    assert app.repository.sampled == {}
     prediction_pb2_grpc.PredictionServiceStub(connect(app)).Predict(request(rows(0, 1)), timeout=30)
     assert not folder.exists()
 
@@ -103,7 +102,7 @@ def test_a_model_has_its_own_share_which_is_changed_without_a_restart(put, start
     stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
     stub.Predict(request(rows(0, 1)), timeout=30)
     settings.write_text("sample_share = 1.0")
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         # Settings are in force once they are the same at two scans.
         app.repository.scan()
         app.repository.scan()
@@ -282,8 +281,8 @@ def test_two_first_requests_at_once_have_the_same_files(start, put):
 
     put("double")
     repository = start().repository
-    samples = RequestSamples(repository, make_files)
-    with repository.lease("double") as version:
+    samples = RequestSamples(repository.catalogue, lambda record: 1.0, make_files)
+    with repository.leases.lease("double") as version:
 
         def keep():
             samples.put(version, {"x": rows(0, 1)}, {"y": rows(0, 1)}, "")
