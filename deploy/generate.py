@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 
 DEPLOY = Path(__file__).parent
 MONITORING, CHART = DEPLOY / "monitoring", DEPLOY / "helm" / "layerserve"

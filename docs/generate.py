@@ -11,16 +11,17 @@ from layergraph.layers.hub.table import PACKAGE
 from layergraph.layers.table import LAYERS
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.ops.table import OPERATIONS
-from layerserve_server.access.rights import ALTERNATIVES, HTTP, METHODS, RIGHTS
+from layerserve_server.access.rights import ALTERNATIVES, RIGHTS
 from layerserve_server.environment import PREFIX
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.flags import is_basic, sections
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.observability.store_metrics import LABELS as STORE_LABELS
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.repository.model_settings import SETTINGS_FILE, ModelSettings
-from layerserve_server.settings import Settings
 from layerserve_server.settings_reader import toml_value
+from layerserve_server.wiring import RIGHTS as NEEDED
 
 DOCS = Path(__file__).parent
 
@@ -155,8 +156,10 @@ def rights() -> str:
         "The right that each gRPC method and each path of the metrics port needs. A path of the [HTTP port](http.md)\n"
         "needs the right of the gRPC method that it becomes. [Access](access.md) describes how callers get rights."
     )
+    # A method has two parts, its service and its name.
+    paths = {name: right for name, right in NEEDED.items() if name.count("/") != 2}
     needed: dict[tuple[str, str], list[str]] = {}
-    for name, right in METHODS.items():
+    for name, right in NEEDED.items() - paths.items():
         service, method = name.strip("/").split("/")
         needed.setdefault((service, right), []).append(method)
     order = ("open", *ALTERNATIVES, *RIGHTS)
@@ -164,9 +167,9 @@ def rights() -> str:
         (service, right if right in RIGHTS else f"({right})", ", ".join(sorted(methods)))
         for (service, right), methods in sorted(needed.items(), key=lambda item: (item[0][0], order.index(item[0][1])))
     ]
-    paths = [(f"`{path}`", right if right in RIGHTS else f"({right})") for path, right in HTTP.items()]
+    shown = [(f"`{path}`", right if right in RIGHTS else f"({right})") for path, right in paths.items()]
     methods = table(("service", "right", "methods"), [(f"`{service}`", *rest) for service, *rest in rows])
-    return page("Rights", about, f"{methods}\n## Metrics port\n\n{table(('path', 'right'), paths)}")
+    return page("Rights", about, f"{methods}\n## Metrics port\n\n{table(('path', 'right'), shown)}")
 
 
 def page(title: str, about: str, body: str) -> str:

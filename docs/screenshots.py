@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from layerserve import Checkpoints, Client
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright

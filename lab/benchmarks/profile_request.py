@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import ModelRunner
 from layerserve_server.observability.metrics import BatchMetrics, Metrics
@@ -24,7 +25,6 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.services.prediction import coalesced
 from layerserve_server.services.prediction.encoder import Encoder
 from layerserve_server.services.prediction.request_template import RequestTemplates
-from layerserve_server.settings import Settings
 from loads import inputs, predict_load, write_models
 
 CALLS = 2000

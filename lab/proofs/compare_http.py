@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from layerserve import Client
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 
 CLIENT = Path(__file__).with_name("http_clients.py")
 #: A batch of other rows may be computed in another order.

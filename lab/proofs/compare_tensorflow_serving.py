@@ -23,9 +23,9 @@ import numpy as np
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from layerserve import Client
 from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.protocols.tensorflow import error_codes_pb2, signature_pb2, tensor_pb2
 from layerserve_server.protocols.tensorflow_serving import model_pb2, model_service_pb2, prediction_service_pb2
-from layerserve_server.settings import Settings
 from open_inference import SERVERS, TOLERANCE, random_inputs
 
 OURS = (error_codes_pb2, signature_pb2, tensor_pb2, model_pb2, model_service_pb2, prediction_service_pb2)

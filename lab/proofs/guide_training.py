@@ -21,7 +21,7 @@ import stock_zoo
 from guide_runs import SIZES, logs, worst
 from layerserve import Client
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
 
 TOLERANCE = 1e-4

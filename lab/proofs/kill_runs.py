@@ -83,7 +83,7 @@ class Server:
 def serve(repository: Path, port_file: Path) -> None:
     """What the server's process does."""
     from layerserve_server.app import App
-    from layerserve_server.settings import Settings
+    from layerserve_server.extensions.installed import Settings
 
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())

@@ -19,7 +19,7 @@ from doc_blocks import ROOT, blocks_of
 from layerserve import Client
 from layerserve.cli import main as layerserve
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 
 PAGE = ROOT / "docs" / "start" / "languages.md"
 #: Folder of `examples` -> programs that its commands run.

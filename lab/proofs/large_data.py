@@ -19,7 +19,7 @@ from layergraph import Input, Model
 from layergraph.layers import Dense
 from layerserve import Client, Resources, ServerFile
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.system_memory import memory_of
 
 #: What the server may take for the data that passes through it, and the training process for everything.

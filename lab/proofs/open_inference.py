@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from layerserve import Client
 from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.protocols.inference import inference_pb2
-from layerserve_server.settings import Settings
 
 SERVERS = ({"transport": "grpcio"}, {"transport": "native"}, {"transport": "grpcio", "workers": 2})
 KINDS = ("infer", "again", "async", "chosen", "stream", "aio")

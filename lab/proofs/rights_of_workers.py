@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from layergraph import Input, Model, layers
-from layerserve_server.access.rights import METHODS
+from layerserve_server.wiring import RIGHTS
 from rights_matrix import check, outcome
 from tokens import write_tokens
 
@@ -66,7 +66,7 @@ def served(channel: grpc.Channel) -> set[str]:
     """The methods that the server has, of the services that its reflection lists."""
     token = grpc.intercept_channel(channel, _Reader())
     services = set(ProtoReflectionDescriptorDatabase(token).get_services())
-    methods = {method for method in METHODS if method.split("/")[1] in services}
+    methods = {method for method in RIGHTS if method.split("/")[1] in services}
     return {method for method in methods if "doesn't exist on this server" not in outcome(channel, method, "all")[1]}
 
 

@@ -106,7 +106,7 @@ def serving(folder: Path, transport: str, collector: int) -> Iterator[tuple[str,
     """A server of two processes. Gives its address, that of its metrics, and the file of its log."""
     log = folder / "server.log"
     options = ["--workers", "2", "--transport", transport, "--grpc-port", "0", "--metrics-port", str(free_port())]
-    options += ["--metric-aliases", "triton,tfserving", "--access-log", "1", "--log-format", "json"]
+    options += ["--triton-metrics", "--tensorflow-serving-metrics", "--access-log", "1", "--log-format", "json"]
     options += ["--sample-models", "small=1", "--drain-seconds", "0", "--tuning-seconds", "0"]
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector}",

@@ -5,50 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version as package_version
 from types import TracebackType
 
 from prometheus_client import CollectorRegistry
 
-from layerserve_server.access.rights import check_table
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore
 from layerserve_server.errors import UnavailableError
+from layerserve_server.extensions.extension import Core, Part
 from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
-from layerserve_server.observability.aliases import Extended, tensorflow_serving, triton
+from layerserve_server.observability.aliases import Extended, triton
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.probes import PATHS, TENSORFLOW_SERVING, Probes
+from layerserve_server.probes import MetricPage, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.changes import Changes
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.uploads import Uploads
 from layerserve_server.repository.watching import Watcher
-from layerserve_server.services.checkpoints import CheckpointService
-from layerserve_server.services.datasets import DatasetService
-from layerserve_server.services.graph import GraphService
-from layerserve_server.services.management import ManagementService
-from layerserve_server.services.models import ModelService
-from layerserve_server.services.online import OnlineTrainingService
-from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.open_work import OpenWork
-from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_requests import RunDefaults
-from layerserve_server.services.run_series import RunSeries
-from layerserve_server.services.server import ServerService, ServerState
-from layerserve_server.services.sweeps import SweepService
-from layerserve_server.services.tensorflow_serving.configuration import Configuration
-from layerserve_server.services.tensorflow_serving.metadata import MetadataService
-from layerserve_server.services.tensorflow_serving.model_service import TensorFlowModelService
-from layerserve_server.services.training import TrainingService
+from layerserve_server.services.server import ServerState
 from layerserve_server.settings import Settings
-from layerserve_server.training.checkpoint_models import CheckpointModels
-from layerserve_server.training.conversion import Converter
 from layerserve_server.training.dry_run import DryRun, DryRuns
-from layerserve_server.training.estimates.estimator import Estimator
-from layerserve_server.training.estimates.trials import Trials
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.process.warm_parent import WarmParent
@@ -56,10 +38,8 @@ from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.limits import RunLimits
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.sinks.processes import SinkProcesses
-from layerserve_server.training.sweeps.registry import Sweeps
-from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import Inference, ModelLoader, make_imports
+from layerserve_server.wiring import ALL, Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
 
@@ -114,34 +94,38 @@ class App:
             settings.state_folder / "datasets", dataset_limits(settings), dry_run.describe_dataset
         )
         self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
-        self.sweeps = Sweeps(
-            settings.state_folder / "sweeps",
-            self.runs,
-            self.repository,
-            dry_run.larger_is_better,
-            slots=settings.training_slots,
-            max_kept=settings.max_kept_runs,
-        )
-        self._work = OpenWork(self.runs, self.sweeps)
-        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan, self.sweeps.scan)
-        check_table([], PATHS)
+        self._work = OpenWork(self.runs)
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
-        self._registry = registry
         release = package_version("layerserve")
-        routes = self._make_services(dry_run, release)
+        changes = self._make_changes()
+        core = Core(
+            settings=settings,
+            metrics=self.metrics,
+            repository=self.repository,
+            predictor=inference.predictor,
+            manager=Manager(self.repository, changes, open_work=self._work.of_model),
+            uploads=Uploads(self.repository, changes, max_bytes=settings.max_upload_bytes),
+            runs=self.runs,
+            datasets=self.datasets,
+            work=self._work,
+            defaults=run_defaults(settings),
+            checks=dry_run,
+            parent=self._parent,
+            registry=registry,
+            release=release,
+            state=self._state,
+        )
+        self._parts = [*inference.parts(), *(one.main(core) for one in ALL)]
+        scans = [part.scan for part in self._parts]
+        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan, *scans)
+        self._pages = metric_pages(settings, registry, self._parts)
+        inference.gate.require_rights(self._pages)
+        routes = routes_of(self._parts)
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
-        self._pages = metric_pages(settings, registry)
-        self._http = inference.listen_http(
-            routes,
-            self._transport.memory,
-            lambda: self.ready,
-            registry,
-            self._transport.port,
-            self._sweep_ids,
-            self._pages.get(TENSORFLOW_SERVING),
-        )
+        memory, port = self._transport.memory, self._transport.port
+        self._http = inference.listen_http(routes, self._parts, memory, lambda: self.ready, port)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         self.metrics.watch_versions(self.repository.catalogue.states)
@@ -158,41 +142,6 @@ class App:
     def _state(self) -> ServerState:
         """What the server does now, as `GetServer` tells it."""
         return "draining" if self._draining else "serving" if self.ready else "starting"
-
-    def _make_services(self, dry_run: DryRun, release: str) -> Routes:
-        """Makes the services of this process: those that every process has (see `wiring`), and all others."""
-        settings, repository, runs, work = self.settings, self.repository, self.runs, self._work
-        changes = self._make_changes()
-        manager = Manager(repository, changes, open_work=work.of_model)
-        uploads = Uploads(repository, changes, max_bytes=settings.max_upload_bytes)
-        converter = Converter(self._parent, settings.rehearsal_bytes)
-        defaults = run_defaults(settings)
-        samples, trains = settings.state_folder / "samples", settings.training_slots > 0
-        estimator = Estimator(runs, repository, dry_run, Trials(self._parent, runs.folder, settings.rehearsal_seconds))
-        configuration = Configuration(repository, manager, str(settings.path))
-        routes = Routes()
-        for service in (
-            self._inference,
-            MetadataService(repository),
-            TensorFlowModelService(repository, configuration),
-            GraphService(repository),
-            ServerService(settings, repository, release, self._state),
-            ModelService(repository, converter, self._registry),
-            ManagementService(manager, uploads),
-            CheckpointService(repository, runs, CheckpointModels(converter)),
-            TrainingService(repository, runs, work, defaults, self.datasets),
-            OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
-            SweepService(repository, self.sweeps, work, defaults, self.datasets),
-            DatasetService(self.datasets, work.using, repository, dry_run, samples, training=trains),
-            RunSeries(runs),
-            RunEstimates(repository, estimator, defaults, self.datasets),
-            OpenInferenceService(repository, manager, self._registry, release, lambda: self.ready),
-        ):
-            routes.add(service.routes())
-        return routes
-
-    def _sweep_ids(self) -> set[str]:
-        return {sweep.id for sweep in self.sweeps.list()}
 
     def _make_changes(self) -> Changes:
         settings, workers = self.settings, self._workers
@@ -242,7 +191,8 @@ class App:
         self._inference.open()
         self.runs.start()
         self._sinks.start()
-        self.sweeps.start()
+        for part in self._parts:
+            part.start()
         self._watcher.start()
         self._sweep_datasets()
         self._dataset_watcher.start()
@@ -294,7 +244,8 @@ class App:
             self._workers.stop(grace)
         if stopping is not None:
             stopping.join()
-        self.sweeps.stop()
+        for part in self._parts:
+            part.stop()
         self.runs.stop()
         self._sinks.stop()
         self._parent.close()
@@ -330,12 +281,11 @@ class App:
         self.stop()
 
 
-def metric_pages(settings: Settings, registry: CollectorRegistry) -> dict[str, CollectorRegistry]:
-    """Returns the metrics of each path, with the aliases in the settings."""
-    names = settings.aliases
-    pages = {"/metrics": Extended(registry, triton) if "triton" in names else registry}
-    if "tfserving" in names:
-        pages[TENSORFLOW_SERVING] = Extended(registry, tensorflow_serving, alone=True)
+def metric_pages(settings: Settings, registry: CollectorRegistry, parts: Iterable[Part]) -> dict[str, MetricPage]:
+    """Returns the pages of metrics by path: the server's own, and those of the parts."""
+    pages = {"/metrics": MetricPage(Extended(registry, triton) if settings.triton_metrics else registry)}
+    for part in parts:
+        pages |= part.metric_pages
     return pages
 
 

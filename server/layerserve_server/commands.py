@@ -234,8 +234,6 @@ def welcome(app: App) -> str:
     if app.http_port >= 0:
         scheme = "http" if settings.tls_certificate is None else "https"
         ports += f", HTTP on {scheme}://{settings.host}:{app.http_port}"
-        if settings.ui:
-            ports += " (a page for browsers at /ui)"
     if app.metrics_port >= 0:
         ports += f", metrics on http://{settings.host}:{app.metrics_port}/metrics"
     return "\n".join([*lines, ports + "; Ctrl-C stops"])

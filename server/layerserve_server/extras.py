@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
 from layerserve_server.addresses import missing_package
@@ -24,26 +23,8 @@ def missing_extras(settings: Settings) -> list[str]:
     lines = []
     if settings.address and (missing_store := missing_package(settings.address)):
         lines.append(missing_store)
-    for name, modules in _needed(settings):
+    for name, modules in settings.needed_modules():
         if missing := [_PACKAGES.get(module, module) for module in modules if find_spec(module) is None]:
             install = " ".join(_VERSIONS.get(package, package) for package in missing)
             lines.append(f"{spellings(name)}: requires {' and '.join(missing)}: pip install {install}")
     return lines
-
-
-def _needed(settings: Settings) -> Iterator[tuple[str, Sequence[str]]]:
-    """Yields the settings that need packages, each with their modules."""
-    if settings.http_port >= 0:
-        yield "http_port", ("uvicorn", "httptools", "starlette", "orjson")
-    if settings.ui:
-        yield "ui", ("jinja2", "PIL")
-    if settings.transport == "native":
-        yield "transport", ("pygrpc_native",)
-    if settings.engine == "onnxruntime":
-        yield "engine", ("onnxruntime", "onnx")
-    if settings.engine == "openvino":
-        yield "engine", ("openvino", "onnx")
-    if settings.training_backend == "kubernetes":
-        yield "training_backend", ("lightkube",)
-    for kind in sorted({sink.partition(":")[0] for sink in settings.sinks}):
-        yield "run_sinks", (kind,)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -21,16 +21,10 @@ from layerserve_server.errors import ForbiddenError, ServerError
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-#: TensorFlow Serving's path of metrics.
-TENSORFLOW_SERVING = "/monitoring/prometheus/metrics"
-#: The paths that are served. Each has a right in access/rights.py.
-PATHS = ("/metrics", TENSORFLOW_SERVING, "/healthz", "/readyz")
 #: Timeout for a client's request, and for an idle connection, in seconds.
 REQUEST_SECONDS = 10.0
 #: Maximum number of connections. Above it the oldest are closed: idle ones and slow senders.
 MAX_CONNECTIONS = 64
-#: Labels whose value is the name of a model; the last two are those of TensorFlow Serving.
-MODEL_LABELS = ("model", "model_name", "thread_pool_name")
 
 
 class Reader(Protocol):
@@ -40,22 +34,30 @@ class Reader(Protocol):
         """Whether it may read what is of a model."""
 
 
-class Readable(Collector):
-    """The metrics of a registry, without those of models that a reader may not read."""
+class MetricPage(NamedTuple):
+    """A page of metrics."""
 
-    def __init__(self, whole: CollectorRegistry, reader: Reader, names: Container[str] | None = None) -> None:
+    registry: CollectorRegistry
+    #: Labels whose value is the name of a model.
+    model_labels: Sequence[str] = ("model",)
+
+
+class Readable(Collector):
+    """The metrics of a page, without those of models that a reader may not read."""
+
+    def __init__(self, page: MetricPage, reader: Reader, names: Container[str] | None = None) -> None:
         """With `names`, only samples of these names."""
-        self._whole, self._reader, self._names = whole, reader, names
+        self._page, self._reader, self._names = page, reader, names
         # Once for each model of a page, which has many samples of it.
         self._may = cache(lambda model: not model or reader.may("read", model))
 
     def restricted_registry(self, names: Iterable[str]) -> Readable:
         """Returns the samples of these names. Called by the library, for "/metrics?name[]=..."."""
-        return Readable(self._whole, self._reader, frozenset(names))
+        return Readable(self._page, self._reader, frozenset(names))
 
     def collect(self) -> Iterator[Metric]:
         """Yields the metrics. Called when a page is read."""
-        for family in self._whole.collect():
+        for family in self._page.registry.collect():
             shown = Metric(family.name, family.documentation, family.type, family.unit)
             shown.samples = [sample for sample in family.samples if self._shows(sample)]
             if shown.samples or self._names is None:
@@ -63,7 +65,8 @@ class Readable(Collector):
 
     def _shows(self, sample: Sample) -> bool:
         named = self._names is None or sample.name in self._names
-        return named and all(self._may(sample.labels[label]) for label in MODEL_LABELS if label in sample.labels)
+        labels = (label for label in self._page.model_labels if label in sample.labels)
+        return named and all(self._may(sample.labels[label]) for label in labels)
 
 
 class Probes:
@@ -73,7 +76,7 @@ class Probes:
         self,
         host: str,
         port: int,
-        pages: Mapping[str, CollectorRegistry],
+        pages: Mapping[str, MetricPage],
         ready: Callable[[], bool],
         admit: Callable[[str, str | None], Reader],
     ) -> None:
@@ -87,7 +90,7 @@ class Probes:
 
         def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             path = environ.get("PATH_INFO", "")
-            if path in PATHS:
+            if path in pages:
                 try:
                     reader = admit(path, environ.get("HTTP_AUTHORIZATION"))
                 except ServerError as error:

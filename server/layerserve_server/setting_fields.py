@@ -124,30 +124,18 @@ class SettingFields(BaseSettings):
         ),
         json_schema_extra={"basic": True},
     )
-    ui: bool = Field(
+    http_hosts: str = Field(
+        default="",
+        description=(
+            "Comma-separated list of names under which browsers reach the port for HTTP, such as 'models.example.com'. "
+            "Addresses and 'localhost' are always accepted, and from a caller with a token any name: one that isn't in "
+            "the list may be another site's."
+        ),
+        json_schema_extra={"unset": "none"},
+    )
+    triton_metrics: bool = Field(
         default=False,
-        description=(
-            "Serve a page for browsers on the port for HTTP, at /ui. What it shows and changes needs the same rights "
-            "as over gRPC."
-        ),
-        json_schema_extra={"basic": True},
-    )
-    ui_hosts: str = Field(
-        default="",
-        description=(
-            "Comma-separated list of names under which browsers reach the page and pages of yours that send requests, "
-            "such as 'models.example.com'. Addresses and 'localhost' are always accepted, and from a caller with a "
-            "token any name: one that isn't in the list may be another site's."
-        ),
-        json_schema_extra={"unset": "none"},
-    )
-    metric_aliases: str = Field(
-        default="",
-        description=(
-            "Comma-separated list of servers under whose names metrics are given as well: 'triton' (nv_inference_*, at "
-            "/metrics), 'tfserving' (:tensorflow:serving:*, at /monitoring/prometheus/metrics)."
-        ),
-        json_schema_extra={"unset": "none"},
+        description="Also give metrics under the names that Triton has for them (nv_inference_*), at /metrics.",
     )
     transport: Literal["grpcio", "native"] = Field(
         default="grpcio",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
@@ -14,17 +15,40 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.addresses import expected, folder_name, is_address
 from layerserve_server.disk import STATE_FOLDER
-from layerserve_server.environment import PREFIX, names, of_kubernetes
+from layerserve_server.environment import PREFIX, of_kubernetes
 from layerserve_server.setting_fields import DRAIN_SECONDS, SettingFields
+
+S = TypeVar("S", bound="Settings")
 
 #: Value of `allow_anonymous` for no rights, where the default gives all.
 NONE = "none"
-#: Servers whose names of metrics are known.
-ALIASES = ("triton", "tfserving")
 
 
 class Settings(SettingFields):
-    """All settings. Flags take precedence over the environment, and the environment over the file."""
+    """All settings. Flags take precedence over the environment, and the environment over the file.
+
+    An extension with settings derives a class from this one (see `extensions`).
+    """
+
+    @classmethod
+    def of(cls: type[S], settings: Settings) -> S:
+        """Returns the settings as those of an extension: with its defaults, if they don't have its settings."""
+        return settings if isinstance(settings, cls) else cls.model_construct(**dict(settings))
+
+    def needed_modules(self) -> Iterator[tuple[str, Sequence[str]]]:
+        """Yields the settings that need packages which may be missing, each with their modules."""
+        if self.http_port >= 0:
+            yield "http_port", ("uvicorn", "httptools", "starlette", "orjson")
+        if self.transport == "native":
+            yield "transport", ("pygrpc_native",)
+        if self.engine == "onnxruntime":
+            yield "engine", ("onnxruntime", "onnx")
+        if self.engine == "openvino":
+            yield "engine", ("openvino", "onnx")
+        if self.training_backend == "kubernetes":
+            yield "training_backend", ("lightkube",)
+        for kind in sorted({sink.partition(":")[0] for sink in self.sinks}):
+            yield "run_sinks", (kind,)
 
     @field_validator("path", mode="wrap")
     @classmethod
@@ -41,12 +65,10 @@ class Settings(SettingFields):
         return value.expanduser() if value is not None else None
 
     @model_validator(mode="after")
-    def _page_has_a_port(self) -> Settings:
-        if self.ui and self.http_port < 0:
-            raise ValueError(f"{spellings('ui')}: got no port for HTTP, expected --http-port with it")
-        if self.ui_hosts and self.http_port < 0:
+    def _hosts_have_a_port(self) -> Settings:
+        if self.http_hosts and self.http_port < 0:
             raise ValueError(
-                f"{spellings('ui_hosts')}: got names without a port for HTTP, expected --http-port with them"
+                f"{spellings('http_hosts')}: got names without a port for HTTP, expected --http-port with them"
             )
         return self
 
@@ -92,14 +114,6 @@ class Settings(SettingFields):
                 raise ValueError(f"got {one!r}, expected mlflow:URI or wandb:PROJECT")
         return value
 
-    @field_validator("metric_aliases")
-    @classmethod
-    def _known_aliases(cls, value: str) -> str:
-        for name in filter(None, map(str.strip, value.split(","))):
-            if name not in ALIASES:
-                raise ValueError(f"a list of {' and '.join(ALIASES)}")
-        return value
-
     @model_validator(mode="after")
     def _age_of_connections(self) -> Settings:
         age = self.max_connection_age_seconds
@@ -139,14 +153,9 @@ class Settings(SettingFields):
         return tuple(filter(None, map(str.strip, self.run_sinks.split(","))))
 
     @property
-    def aliases(self) -> frozenset[str]:
-        """Names in `metric_aliases`."""
-        return frozenset(filter(None, map(str.strip, self.metric_aliases.split(","))))
-
-    @property
-    def page_hosts(self) -> tuple[str, ...]:
-        """Names in `ui_hosts`."""
-        return tuple(filter(None, map(str.strip, self.ui_hosts.split(","))))
+    def host_names(self) -> tuple[str, ...]:
+        """Names in `http_hosts`."""
+        return tuple(filter(None, map(str.strip, self.http_hosts.split(","))))
 
     @property
     def longest_drain_seconds(self) -> float:
@@ -231,11 +240,6 @@ def sample_shares(text: str) -> list[tuple[str, float]]:
             raise ValueError(f"MODEL=SHARE with a share from 0 to 1 in '{entry}'")
         found.append((pattern.strip(), number))
     return found
-
-
-def variables() -> set[str]:
-    """Returns the environment variables of all settings. Called by the client's commands."""
-    return names(Settings.model_fields)
 
 
 def own_variables(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:

@@ -14,8 +14,10 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from layerserve_server.environment import PREFIX, unknown
+from layerserve_server.extensions.installed import Settings, variables
 from layerserve_server.flags import read_flags, unset
-from layerserve_server.settings import Settings, own_variables, spellings, variables
+from layerserve_server.settings import Settings as CoreSettings
+from layerserve_server.settings import own_variables, spellings
 from layerserve_server.toml_text import TomlError, parse_toml
 
 
@@ -23,7 +25,7 @@ class SettingsError(Exception):
     """Settings are invalid. The text has a line per setting: its three spellings, the value got and that expected."""
 
 
-def read_settings(argv: Sequence[str]) -> Settings:
+def read_settings(argv: Sequence[str]) -> CoreSettings:
     """Reads the settings from command-line arguments, environment and file.
 
     Raises SettingsError if a value is invalid or a variable unknown, and SystemExit (as argparse does) for an unknown
@@ -34,21 +36,19 @@ def read_settings(argv: Sequence[str]) -> Settings:
     path = config_path(argv, os.environ)
     values = read_file(path) if path else {}
 
-    class Command(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            env_settings: PydanticBaseSettingsSource,
-            dotenv_settings: PydanticBaseSettingsSource,
-            file_secret_settings: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            of_flags, of_file = (InitSettingsSource(settings_cls, found) for found in (flags, values))
-            return of_flags, own_variables(env_settings), of_file
+    def sources(
+        cls: type[CoreSettings],
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        of_flags, of_file = (InitSettingsSource(settings_cls, found) for found in (flags, values))
+        return of_flags, own_variables(env_settings), of_file
 
     try:
-        found = Command()
+        found = type("Command", (Settings,), {"settings_customise_sources": classmethod(sources)})()
         return Settings.model_construct(_fields_set=set(found.model_fields_set), **dict(found))
     except ValidationError as error:
         raise SettingsError("\n".join(describe(entry) for entry in error.errors())) from error
@@ -116,7 +116,7 @@ def describe(entry: Mapping[str, Any]) -> str:
     return f"{spellings(str(entry['loc'][0]))}: got {entry['input']!r}, expected {expected}"
 
 
-def in_force(settings: Settings) -> str:
+def in_force(settings: CoreSettings) -> str:
     """Returns the settings as TOML with their descriptions, as printed by `--check-config`."""
     lines = []
     for name, field in Settings.model_fields.items():

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry
-
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.group import ProcessGroup
+from layerserve_server.access.rights import CORE, Right
 from layerserve_server.addresses import missing_package, scheme_of
+from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
+from layerserve_server.extensions.extension import Part, Process, Web
+from layerserve_server.extensions.installed import EXTENSIONS
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
@@ -43,12 +44,9 @@ from layerserve_server.repository.repository import Repository, RepositoryOption
 from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.version_reader import Load, VersionReader
-from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.samples import RequestSamples
-from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.services.prediction.shadow import Shadows
-from layerserve_server.services.tensorflow_serving.predict import PredictService
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
@@ -65,6 +63,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: The protocols of the core, then the extensions.
+ALL = (*CORE_PROTOCOLS, *EXTENSIONS)
+#: The right of each method, and of each path of the metrics port.
+RIGHTS: Mapping[str, Right] = {**CORE, **{name: right for one in ALL for name, right in one.rights.items()}}
 #: Interval at which it is written down which models were used last, in seconds.
 USAGE_SECONDS = 10.0
 
@@ -143,12 +145,12 @@ class Inference:
         self.predictor = Predictor(self.repository)
         self.predictor.observers += [self._shadows, self.samples]
 
-    def routes(self) -> Routes:
-        """Returns the handlers of the methods that run models, of all protocols."""
-        routes = PredictionService(self.predictor).routes()
-        routes.add(InferService(self.predictor).routes())
-        routes.add(PredictService(self.predictor).routes())
-        return routes
+    def parts(self) -> list[Part]:
+        """Returns what each protocol and extension adds to every process."""
+        process = Process(
+            settings=self._settings, metrics=self.metrics, repository=self.repository, predictor=self.predictor
+        )
+        return [one.serving(process) for one in ALL]
 
     def refresh_access(self) -> None:
         """Reads tokens, their keys, and certificates again if their files have changed."""
@@ -255,50 +257,45 @@ class Inference:
         return transport
 
     def listen_http(
-        self,
-        routes: Routes,
-        memory: MemoryBudget,
-        ready: Callable[[], bool],
-        registry: CollectorRegistry,
-        grpc_port: int,
-        sweep_ids: Callable[[], Collection[str]],
-        tensorflow_metrics: CollectorRegistry | None = None,
+        self, handlers: Routes, parts: Sequence[Part], memory: MemoryBudget, ready: Callable[[], bool], grpc_port: int
     ) -> HttpServer | None:
         """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
 
-        The rest is for pages: `registry` has the metrics of all processes, `grpc_port` is the actual one, `sweep_ids`
-        returns the ids of sweeps, and `tensorflow_metrics` are metrics by TensorFlow Serving's names.
-
-        Raises OSError if the port is taken.
+        `parts` are those of this process, and `grpc_port` is the actual port. Raises OSError if the port is taken.
         """
         settings = self._settings
         if settings.http_port < 0:
             return None
-        page = None
-        if settings.ui:
-            from layerserve_server.services.ui.served import Served
-            from layerserve_server.services.ui.serving import Page
-
-            release = package_version("layerserve")
-            page = partial(Page, Served(self.repository, registry, release, grpc_port, sweep_ids))
         # Imported here, since its packages may be missing (see `extras`).
-        from layerserve_server.services.rest.serving import make_server
+        from layerserve_server.services.rest import openapi
+        from layerserve_server.services.rest.body_reader import BodyReader
+        from layerserve_server.services.rest.probe_paths import probe_paths
+        from layerserve_server.transport.http.hosts import Hosts
+        from layerserve_server.transport.http.server import HttpServer
 
-        return make_server(
-            routes,
-            self.repository,
+        reader = BodyReader(limits(settings), memory, [name for one in ALL for name in one.body_readers])
+        web = Web(reader=reader, hosts=Hosts(settings.host_names), grpc_port=grpc_port)
+        paths = [part.http(web) for part in parts]
+        described = openapi.routes(self.repository, [part.openapi for part in parts if part.openapi is not None])
+        # An extension may have paths of methods of another one, which may have been taken away.
+        routes = [route for one in paths for route in one.routes if route.method in handlers.unary]
+        plain = dict(probe_paths(ready))
+        for one in paths:
+            plain |= one.plain
+        return HttpServer(
+            [*routes, *described],
+            plain,
+            handlers,
             self.metrics,
             limits(settings),
             memory,
             self.gate,
-            ready,
             host=settings.host,
             port=settings.http_port,
             certificates=self.certificates,
             telemetry=self.telemetry,
-            page=page,
-            tensorflow_metrics=tensorflow_metrics,
-            hosts=settings.page_hosts,
+            hosts=web.hosts,
+            stopped=reader.close,
         )
 
     def serving(self, model: str) -> bool | None:
@@ -309,6 +306,15 @@ class Inference:
             return None
         except UnavailableError:  # models are still being read
             return False
+
+
+def routes_of(parts: Iterable[Part]) -> Routes:
+    """Returns the handlers of all services."""
+    routes = Routes()
+    for part in parts:
+        for service in part.services:
+            routes.add(service.routes())
+    return routes
 
 
 def make_mirror(settings: Settings, metrics: Metrics) -> tuple[Mirror, StoreWriter]:
@@ -351,6 +357,7 @@ def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None =
         settings.tokens,
         certificates=settings.tls_client_ca is not None,
         anonymous=settings.anonymous_rights,
+        rights=RIGHTS,
         group=group,
         reread=metrics.access_reread,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from manifests import KUBERNETES, ROOT, Resource, built, by_kind, config_of, settings_of, validate
 
 CHART = ROOT / "deploy" / "helm" / "layerserve"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.settings_reader import SettingsError, read_settings
 from manifests import BASE, read_env
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from custom_resources import unknown
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from manifests import KUBERNETES, Resource, settings_of, validate
 
 FOLDER = KUBERNETES / "kserve"

@@ -19,7 +19,7 @@ from authorities import Authority
 from layerserve import Client, Unauthenticated, Unavailable
 from layerserve.connection import TLS
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from tokens import write_tokens
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "proxy" / "haproxy.cfg"

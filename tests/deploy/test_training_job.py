@@ -9,7 +9,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.run import RUN_ID
 from manifests import TRAINING, Resource, built

@@ -7,7 +7,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.training.process import cluster
 from manifests import KUBERNETES, Resource, built
 

@@ -23,8 +23,13 @@ from layerserve import Client
 from layerserve.cli import main
 from layerserve_server.access.tokens_file import parse_tokens
 from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.repository.model_settings import parse_settings
-from layerserve_server.settings import Settings
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 #: First lines of blocks of Python that run only where a package is installed. Elsewhere they are parsed.
 PEERS = {
@@ -227,6 +232,8 @@ def run_block(block: Block, names: dict[str, object], place: Place, shell: Shell
     elif block.language == "console":
         for line, expected in entered(block):
             assert without_numbers(shell.run(line)) == without_numbers(expected), block.place
+    elif block.language == "toml" and block.first == "# pyproject.toml":
+        tomllib.loads(block.text)
     elif block.language == "toml":
         is_tokens = re.search(r"^\[+(tokens|certificates|jwt)\]", block.text, re.MULTILINE)
         _ = parse_tokens(block.text, block.place) if is_tokens else parse_settings(block.text.encode(), block.place)

@@ -15,7 +15,7 @@ from doc_shell import check_make
 from layerserve import AsyncClient, Client
 from layerserve.cli import main
 from layerserve_server.environment import unknown
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 
 CODE = re.compile(r"`([^`\n]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")

@@ -11,7 +11,7 @@ import pytest
 import stock_zoo
 from layerserve import Client
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
 from shared_parent import SharedParent
 

@@ -31,7 +31,7 @@ from layerserve import (
 )
 from layerserve.cli import main
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training
 

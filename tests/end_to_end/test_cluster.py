@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from layerserve import Checkpoints, Client, EpochEnd, TrainingCancelled, TrainingFailed
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, weights
 from stand_in_cluster import StandInCluster

@@ -20,7 +20,7 @@ import pytest
 from layerserve import Client, InvalidArgument, InvalidTensor, LayerserveError, PermissionDenied, ServerFile
 from layerserve.cli import main
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from pyarrow import parquet
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "text_training"

@@ -13,7 +13,7 @@ from keras import layers, ops
 from layerserve import Client
 from layerserve.cli import main
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.tuning.tuning_process import TuningProcess
 
 

@@ -34,7 +34,7 @@ from layerserve.v1 import online_pb2 as pb
 from layerserve.v1 import online_pb2_grpc
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from small_runs import assert_bit_for_bit, kill_training, training_processes, weights
 
 RNG = np.random.default_rng(6)

@@ -20,8 +20,8 @@ from google.protobuf import json_format
 from layergraph import Input, Model, layers
 from layerserve import Client
 from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.protocols.inference.inference_pb2 import ModelInferRequest, ModelInferResponse
-from layerserve_server.settings import Settings
 from PIL import Image
 
 PROGRAM = chromium()

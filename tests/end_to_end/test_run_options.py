@@ -11,7 +11,7 @@ import pytest
 from layergraph import load_model
 from layerserve import Client, LogLine, Publish, Resources, RunStarted, ServerFile, errors
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, weights
 

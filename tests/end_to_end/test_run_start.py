@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from layerserve import Client, StepProgress, TrainingCancelled
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.training.process.proc_files import stat_of
 from layerserve_zoo.zoo import ZOO
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, training_processes, weights

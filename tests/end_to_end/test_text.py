@@ -13,7 +13,7 @@ import pytest
 from layergraph import layers
 from layerserve import Client, ServerFile, errors
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from pyarrow import parquet
 
 

@@ -13,7 +13,7 @@ import pytest
 from layergraph import Input, Model, layers
 from layerserve import Checkpoints, Client, EpochEnd, InvalidArgument, LogLine, Resources
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.training.process.proc_files import children_of
 from small_runs import assert_bit_for_bit, training_processes, weights
 

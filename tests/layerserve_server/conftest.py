@@ -19,13 +19,14 @@ import grpc
 import numpy as np
 import pytest
 from echo_servers import SERVERS, Echo, Observer
+from http_calls import Http
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layergraph.exporting.signature import Signature
 from layerserve.table_files.table import Selection
 from layerserve_server.app import App
 from layerserve_server.datasets.dataset import Description
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.importing import importer
-from layerserve_server.settings import Settings
 from layerserve_server.training import data_root, dataset_files, sampled_requests
 from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.estimates.settings_problems import settings_problems
@@ -233,6 +234,25 @@ def start(make_server: Callable[..., App]) -> Callable[..., App]:
         return app
 
     return start_app
+
+
+@pytest.fixture
+def serve(put: Any, start: Callable[..., App]) -> Iterator[Callable[..., tuple[App, Http]]]:
+    """Starts servers of a fake model with a port for HTTP, and connects to it."""
+    connections = []
+
+    def serve_double(
+        *, transport: str = "grpcio", fields: Mapping[str, Any] | None = None, **settings: Any
+    ) -> tuple[App, Http]:
+        put("double", **(fields or {}))
+        app = start(transport=transport, http_port=0, **settings)
+        connection = Http(app.http_port)
+        connections.append(connection)
+        return app, connection
+
+    yield serve_double
+    for connection in connections:
+        connection.close()
 
 
 @dataclass

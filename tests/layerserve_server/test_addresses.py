@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from layerserve_server import addresses
 from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.extras import missing_extras
-from layerserve_server.settings import Settings, missing_paths
+from layerserve_server.settings import missing_paths
 from layerserve_server.settings_reader import SettingsError, read_settings
 
 GOOD = [

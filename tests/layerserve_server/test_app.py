@@ -24,9 +24,9 @@ from layerserve_server import commands
 from layerserve_server.app import App
 from layerserve_server.commands import serve, started, welcome
 from layerserve_server.datasets.store import DatasetStore
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference import runner
 from layerserve_server.repository import layout, publishing
-from layerserve_server.settings import Settings
 from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import Inference
 
@@ -507,23 +507,23 @@ def test_a_server_without_clients_ends_at_once(process):
 
 
 @pytest.mark.parametrize(
-    ("ui", "tls", "ports"),
+    ("tls", "ports"),
     [
-        (False, None, "HTTP on http://127.0.0.1:81, metrics on http://127.0.0.1:82/metrics; Ctrl-C stops"),
-        (True, "c.pem", "HTTP on https://127.0.0.1:81 (a page for browsers at /ui), metrics on"),
+        (None, "HTTP on http://127.0.0.1:81, metrics on http://127.0.0.1:82/metrics; Ctrl-C stops"),
+        ("c.pem", "HTTP on https://127.0.0.1:81, metrics on"),
     ],
 )
-def test_the_first_lines_name_the_models_and_the_ports(put, make_server, ui, tls, ports):
+def test_the_first_lines_name_the_models_and_the_ports(put, make_server, tls, ports):
     put()
     server = make_server()
-    settings = server.settings.model_copy(update={"ui": ui, "tls_certificate": tls})
+    settings = server.settings.model_copy(update={"tls_certificate": tls})
     app = SimpleNamespace(settings=settings, repository=server.repository, grpc_port=80, http_port=81, metrics_port=82)
     server.repository.open()
     first, model, last = welcome(app).splitlines()
     assert first == f"layerserve {version('layerserve')}: 1 model in {settings.path}"
     assert model.split() == ["double", "version", "1", "ready"]
     assert last.startswith(f"gRPC on 127.0.0.1:80, {ports}")
-    app.repository = SimpleNamespace(describe=lambda: [])
+    app.repository = SimpleNamespace(catalogue=SimpleNamespace(describe=lambda: []))
     app.http_port = app.metrics_port = -1
     first, none, last = welcome(app).splitlines()
     assert first == f"layerserve {version('layerserve')}: 0 models in {settings.path}"

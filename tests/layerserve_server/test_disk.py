@@ -9,6 +9,9 @@ from layerserve_server.datasets.part import NOTE as UPLOAD
 from layerserve_server.datasets.part import read_note
 from layerserve_server.disk import json_object, locked
 from layerserve_server.errors import NotTrainableError
+from layerserve_server.extensions.sweeps.base_copy import Base
+from layerserve_server.extensions.sweeps.plan import PLAN, Plan
+from layerserve_server.extensions.sweeps.sweep import TRIALS, Sweep
 from layerserve_server.kept.folders import KeptFolders
 from layerserve_server.remote.cache import Cache
 from layerserve_server.repository.usage import Usage
@@ -23,9 +26,6 @@ from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.folder import CHILD_LOCK, DIGESTS
 from layerserve_server.training.runs.owner import OWNER_LOCK, FolderOwner
 from layerserve_server.training.sinks.follower import Follower
-from layerserve_server.training.sweeps.base_copy import Base
-from layerserve_server.training.sweeps.plan import PLAN, Plan
-from layerserve_server.training.sweeps.sweep import TRIALS, Sweep
 from layerserve_server.training.upload import DATA, _alone
 from layerserve_server.training.upload import LOCK as UNPACKING
 

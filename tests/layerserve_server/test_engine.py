@@ -28,7 +28,7 @@ from layerserve.v1 import (
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.app import App
 from layerserve_server.commands import inspect
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 
 RANDOM = np.random.default_rng(0)
 #: Points in the plane, and on which side of a line they lie.

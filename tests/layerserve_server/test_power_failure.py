@@ -11,6 +11,8 @@ import pytest
 from layerserve_server.datasets import part as parts
 from layerserve_server.datasets.dataset import ArrayInfo, Declaration
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore, Description
+from layerserve_server.extensions.sweeps.base_copy import BASE, DESCRIPTION, copy_base
+from layerserve_server.extensions.sweeps.plan import PLAN, Method, Plan
 from layerserve_server.importing import imports
 from layerserve_server.remote.cache import Cache
 from layerserve_server.remote.store import FsspecStore
@@ -18,8 +20,6 @@ from layerserve_server.training.digests import write_digests
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.step_log import StepLog
 from layerserve_server.training.runs.checkpoints import Checkpoint, KeptCheckpoints
-from layerserve_server.training.sweeps.base_copy import BASE, DESCRIPTION, copy_base
-from layerserve_server.training.sweeps.plan import PLAN, Method, Plan
 from synced import Disk
 
 CONTENT = bytes(range(256)) * 40

@@ -6,15 +6,15 @@ from dataclasses import asdict
 
 import pytest
 from layerserve_server.datasets.dataset import RECORD, ArrayInfo, Dataset, Declaration
+from layerserve_server.extensions.sweeps.plan import PLAN, Method, Plan
+from layerserve_server.extensions.sweeps.space import Dimension
+from layerserve_server.extensions.sweeps.sweep import TRIALS, Sweep, Trial
 from layerserve_server.records import DAMAGED
 from layerserve_server.training import events
 from layerserve_server.training.events import Event
 from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.result import OUTCOME, RunResult
 from layerserve_server.training.runs.control import CONTROL, ControlFile, RunControl
-from layerserve_server.training.sweeps.plan import PLAN, Method, Plan
-from layerserve_server.training.sweeps.space import Dimension
-from layerserve_server.training.sweeps.sweep import TRIALS, Sweep, Trial
 
 REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (8, 4)),), epochs=3, class_weight={0: 1.0, 1: 2})
 STEP = Event(3, 1e9, events.Step(1, 2, 3, 4, {"loss": math.nan, "accuracy": 1}))

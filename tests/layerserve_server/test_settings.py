@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.flags import is_basic, sections, unset
-from layerserve_server.settings import Settings, missing_paths
+from layerserve_server.settings import missing_paths
 from layerserve_server.settings_reader import SettingsError, in_force, read_settings
 
 
@@ -80,11 +81,12 @@ NUMBERS = {
 }
 OTHERS = {
     "ui": False,
-    "ui_hosts": "",
+    "http_hosts": "",
     "path": Path("models"),
     "host": "127.0.0.1",
     "transport": "grpcio",
-    "metric_aliases": "",
+    "triton_metrics": False,
+    "tensorflow_serving_metrics": False,
     "sample_models": "",
     "reflection": True,
     "probe_files": True,
@@ -162,7 +164,6 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
         (["--sample-models", "m=2"], "expected MODEL=SHARE with a share from 0 to 1 in 'm=2'"),
         (["--sample-models", "a=0.1, m"], "expected MODEL=SHARE with a share from 0 to 1 in 'm'"),
-        (["--metric-aliases", "triton,prometheus"], "got 'triton,prometheus', expected a list of triton and tfserving"),
         (["--run-sinks", "wandb:p,neptune:p"], "got 'neptune:p', expected mlflow:URI or wandb:PROJECT"),
         (["--run-sinks", "mlflow:"], "got 'mlflow:', expected mlflow:URI or wandb:PROJECT"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
@@ -303,7 +304,7 @@ def test_help_has_the_basic_settings_by_section_and_help_all_every_one(capsys):
         with pytest.raises(SystemExit) as ended:
             read_settings([flag])
         assert ended.value.code == 0
-        parts = re.split(r"^(\w+):\n", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+        parts = re.split(r"^(\w[\w ]*):\n", capsys.readouterr().out, flags=re.MULTILINE)[1:]
         return {
             title: re.findall(r"^  --([\w-]+)", rows, re.MULTILINE)
             for title, rows in zip(parts[::2], parts[1::2], strict=True)

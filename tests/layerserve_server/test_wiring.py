@@ -27,6 +27,7 @@ from layerserve_server import wiring
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.app import dataset_limits, run_defaults, run_limits
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
@@ -34,7 +35,6 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.repository.model_settings import ModelSettings
-from layerserve_server.settings import Settings
 from layerserve_server.tuning import loaders
 from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import (
@@ -255,7 +255,7 @@ def test_what_admits_callers(tmp_path, monkeypatch):
     (given, options), (files, others) = made
     assert given == (file,)
     assert options.pop("reread") == metrics.access_reread
-    assert options == {"certificates": True, "anonymous": {"read"}, "group": group}
+    assert options == {"certificates": True, "anonymous": {"read"}, "rights": wiring.RIGHTS, "group": group}
     assert files == tuple(tls.values())
     others["reread"](False)
     assert metrics.registry.get_sample_value("layerserve_access_stale", {"what": "certificate"}) == 1

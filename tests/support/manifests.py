@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from layerserve_server.environment import PREFIX
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 from pydantic import TypeAdapter
 
 Resource = dict[str, Any]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from layerserve.v1.models_pb2 import ModelVersion
+from layerserve_server.extensions.page.image_ranges import Range
 from layerserve_server.protocols.inference.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
-from layerserve_server.services.ui.image_ranges import Range
 
 
 class Stub:
-    """Stands for `services.ui.served.Served`: every model has the requests and names that this is given."""
+    """Stands for `extensions.page.served.Served`: every model has the requests and names that this is given."""
 
     def __init__(self, release: str = "0") -> None:
         self.release = release

@@ -13,8 +13,9 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pool import Default
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from layerserve_server.access.rights import right_of, with_alternatives
+from layerserve_server.access.rights import with_alternatives
 from layerserve_server.protocols.pool import POOL
+from layerserve_server.wiring import RIGHTS as NEEDED
 from tokens import ENTRIES, RIGHTS, bearer
 
 KINDS = [None, "wrong", *ENTRIES]
@@ -111,7 +112,7 @@ def outcome(
 
 def check(channel: grpc.Channel, method: str) -> None:
     """Calls a method of a server that has the tokens of `tokens.ENTRIES` and a model "double", with each of them."""
-    right = right_of(method)
+    right = NEEDED[method]
     for token in KINDS:
         code, text = outcome(channel, method, token)
         about = f"{method} with token {token}: {code} {text}"

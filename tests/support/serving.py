@@ -8,7 +8,7 @@ from pathlib import Path
 
 from layerserve import Client
 from layerserve_server.app import App
-from layerserve_server.settings import Settings
+from layerserve_server.extensions.installed import Settings
 
 
 @contextmanager

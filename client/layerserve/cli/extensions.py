@@ -32,14 +32,14 @@ def names() -> tuple[str, ...]:
 
 
 def variables() -> set[str] | None:
-    """Returns the environment variables of other packages' commands, by their modules `settings`; None if none has one.
+    """Returns the environment variables of other packages' commands, by their modules `extensions.installed`; None if none has one.
 
     Imports these modules, so this is called only if there are variables that the client doesn't have.
     """
     found: set[str] | None = None
     for package in {point.module.partition(".")[0] for point in entry_points(group=GROUP)}:
         try:
-            module = import_module(f"{package}.settings")
+            module = import_module(f"{package}.extensions.installed")
         except ImportError:
             continue
         found = (found or set()) | set(module.variables())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from layerserve_server.access.group import SECRET_BYTES, ProcessGroup
 from layerserve_server.access.json_web_tokens import Verifier
 from layerserve_server.access.quota import Quotas
 from layerserve_server.access.reserved import Reserved
-from layerserve_server.access.rights import HTTP, Right, check_table, right_of
+from layerserve_server.access.rights import CORE, MissingRightError, Right
 from layerserve_server.access.tokens_file import TokensFile, TokensFileError, read_text, tokens_in
 from layerserve_server.disk import replace_file
 from layerserve_server.errors import UnauthenticatedError
@@ -54,18 +54,20 @@ class Gate:
         *,
         certificates: bool = False,
         anonymous: Iterable[Right] | None = None,
+        rights: Mapping[str, Right] = CORE,
         group: ProcessGroup | None = None,
         reread: Callable[[str, bool], None] = lambda file, ok: None,
     ) -> None:
         """`tokens` is a file of tokens; with `certificates` clients have verified certificates.
 
         `anonymous` is what a caller that presents neither may do: by default everything if neither is asked for, else
-        nothing. `group` is what the processes of a server have in common. `reread` is called with "tokens" or "keys"
-        and the success of each attempt to read a file again.
+        nothing. `rights` has the right of each method and path. `group` is what the processes of a server have in
+        common. `reread` is called with "tokens" or "keys" and the success of each attempt to read a file again.
 
         Raises TokensFileError if the file is invalid.
         """
         self._path = tokens
+        self._rights = rights
         self._certificates = certificates
         self._reread = reread
         self._group = group or ProcessGroup()
@@ -104,9 +106,11 @@ class Gate:
         return gate
 
     def require_rights(self, methods: Iterable[str]) -> None:
-        """Raises MissingRightError if one of these methods has no right in the table."""
-        if self._checks:
-            check_table(methods)
+        """Raises MissingRightError if one of these methods or paths has no right."""
+        if self._checks and (missing := sorted(set(methods) - self._rights.keys())):
+            raise MissingRightError(
+                f"{', '.join(missing)}: got no right in proto/ or in a table of rights, expected one for each"
+            )
 
     def start(self) -> None:
         """Starts to fetch keys of tokens, if they have an address."""
@@ -144,7 +148,7 @@ class Gate:
 
     def _admit(self, arrival: Arrival) -> Caller:
         # A method without a right is one that the server doesn't have: it ends with UNIMPLEMENTED.
-        right = right_of(arrival.method) or "open"
+        right = self._rights.get(arrival.method, "open")
         caller = self.everyone
         if caller is None:
             caller = self._caller(right, arrival)
@@ -153,8 +157,8 @@ class Gate:
         return caller
 
     def admit_http(self, route: str, authorization: str | None) -> Caller:
-        """Like `admit`, for a request to an HTTP route of the table with this authorization header."""
-        right, caller = HTTP[route], self._anonymous
+        """Like `admit`, for a request to a path of the metrics port with this authorization header."""
+        right, caller = self._rights[route], self._anonymous
         if authorization is not None and self._credentials is not None and right != "open":
             caller = self._credentials.caller(authorization)
         caller.check(right, route)

@@ -1,4 +1,4 @@
-"""The rights, and the right of every method and HTTP route: the contract's methods have theirs in proto/."""
+"""The rights, and the right of every method of the core: the contract's methods have theirs in proto/."""
 
 from __future__ import annotations
 
@@ -44,48 +44,28 @@ def _described() -> Iterator[tuple[str, Right]]:
                 yield f"/{service}/{method.name}", right
 
 
-#: Methods that others have defined, by service and right.
+#: Methods that grpc has defined, by service and right.
 _FOREIGN: dict[str, dict[Right, str]] = {
     "grpc.health.v1.Health": {"open": "Check List Watch"},
     "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},
     "grpc.reflection.v1alpha.ServerReflection": {"read": "ServerReflectionInfo"},
-    "inference.GRPCInferenceService": {
-        # As Triton's health: without a model. That a model is ready would also reveal that it exists.
-        "open": "ServerLive ServerReady",
-        "any": "ModelReady ServerMetadata ModelMetadata ModelConfig",
-        "predict": "ModelInfer ModelStreamInfer",
-        "read": "ModelStatistics RepositoryIndex",
-        "manage": (
-            "RepositoryModelLoad RepositoryModelUnload TraceSetting LogSettings "
-            "SystemSharedMemoryStatus SystemSharedMemoryRegister SystemSharedMemoryUnregister "
-            "CudaSharedMemoryStatus CudaSharedMemoryRegister CudaSharedMemoryUnregister"
-        ),
-    },
-    "tensorflow.serving.PredictionService": {
-        "any": "GetModelMetadata",
-        "predict": "Predict Classify Regress MultiInference",
-    },
-    "tensorflow.serving.ModelService": {"any": "GetModelStatus", "manage": "HandleReloadConfigRequest"},
 }
 
-#: The right of each method, by full name.
-METHODS: Mapping[str, Right] = {
-    **dict(_described()),
-    **{
+
+def of_services(table: Mapping[str, Mapping[Right, str]]) -> dict[str, Right]:
+    """Returns the right of each method, by full name, of a table that names methods by service and right."""
+    return {
         f"/{service}/{method}": right
-        for service, rights in _FOREIGN.items()
+        for service, rights in table.items()
         for right, names in rights.items()
         for method in names.split()
-    },
-}
-#: The right of each HTTP route, by path. A part in braces stands for any name.
-HTTP: Mapping[str, Right] = {
-    "/": "open",
-    "/healthz": "open",
-    "/readyz": "open",
-    "/metrics": "read",
-    "/monitoring/prometheus/metrics": "read",
-}
+    }
+
+
+#: Paths of the metrics port.
+PATHS: Mapping[str, Right] = {"/healthz": "open", "/readyz": "open", "/metrics": "read"}
+#: The right of each method of the core, by full name, and of its paths.
+CORE: Mapping[str, Right] = {**dict(_described()), **of_services(_FOREIGN), **PATHS}
 
 
 def with_alternatives(given: Iterable[Right]) -> frozenset[Right]:
@@ -95,22 +75,7 @@ def with_alternatives(given: Iterable[Right]) -> frozenset[Right]:
 
 
 class MissingRightError(ValueError):
-    """Methods or routes have no right in the table."""
-
-
-def right_of(method: str) -> Right | None:
-    """Returns the right that a method needs; None for one that isn't in the table."""
-    return METHODS.get(method)
-
-
-def check_table(methods: Iterable[str], routes: Iterable[str] = ()) -> None:
-    """Raises MissingRightError if a gRPC method or an HTTP route isn't in the table."""
-    missing = [method for method in methods if right_of(method) is None]
-    missing += [route for route in routes if route not in HTTP]
-    if missing:
-        raise MissingRightError(
-            f"{', '.join(sorted(missing))}: got no right in proto/ or access/rights.py, expected one for each"
-        )
+    """Methods or paths have no right."""
 
 
 def read_rights(text: str) -> frozenset[Right]:

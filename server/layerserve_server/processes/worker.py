@@ -16,19 +16,19 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.addresses import is_address
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference import runner
 from layerserve_server.observability import logs
-from layerserve_server.probes import Probes
+from layerserve_server.probes import MetricPage, Probes
 from layerserve_server.processes.repository_sync import Orders
 from layerserve_server.repository.watching import Watcher
-from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
-from layerserve_server.wiring import Inference, ModelLoader, make_imports
+from layerserve_server.wiring import Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +56,14 @@ def main() -> None:
     access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
     access_watcher.start()
     inference.gate.start()
-    predict = inference.routes()
+    predict = routes_of(inference.parts())
     shared = SharedPort(Path(configuration["socket"]), owner=False)
     transport = inference.listen(Routes(unary=predict.unary, prompt=predict.prompt), shared)
     transport.start()
     if tuner is not None:
         tuner.start()
     inference.fill()
-    pages = {"/metrics": inference.metrics.registry}
+    pages = {"/metrics": MetricPage(inference.metrics.registry)}
     probes = Probes("127.0.0.1", 0, pages, lambda: True, inference.gate.admit_own)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
     orders = Orders(repository.scan, repository.catalogue.serving)
@@ -93,7 +93,8 @@ def _hasten(lines: Iterable[str], stop: Callable[[float], None], owner_ended: th
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:
     """Restores settings from JSON values."""
-    paths = ("path", "state", "config", "tls_certificate", "tls_key", "tls_client_ca", "tokens", "data_root")
+    fields = Settings.model_fields
+    paths = {name for name, field in fields.items() if Path in (field.annotation, *get_args(field.annotation))}
     return {
         key: Path(value) if key in paths and value is not None and not is_address(value) else value
         for key, value in values.items()

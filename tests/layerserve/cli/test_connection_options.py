@@ -9,8 +9,8 @@ import sys
 import pytest
 from layerserve.cli import extensions, main, variables
 from layerserve.cli.options import ConnectionOptions
-from layerserve_server.settings import Settings
-from layerserve_server.settings import variables as settings_variables
+from layerserve_server.extensions.installed import Settings
+from layerserve_server.extensions.installed import variables as settings_variables
 
 
 @pytest.fixture

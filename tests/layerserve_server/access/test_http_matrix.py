@@ -6,11 +6,11 @@ import json
 
 import pytest
 from http_calls import Http, exchange
-from layerserve_server.access.rights import right_of
-from layerserve_server.services.rest.serving import http_routes
+from http_paths import http_routes
+from layerserve_server.wiring import RIGHTS as NEEDED
 from tokens import ENTRIES, RIGHTS, write_tokens
 
-ROUTES = http_routes(None, None)
+ROUTES = http_routes()
 KINDS = [None, "wrong", *ENTRIES]
 NAMES = {"{model}": "double", "{version}": "1", "{label}": "stable", "{region}": "r"}
 BODIES = {
@@ -32,7 +32,7 @@ def call(put, start, tmp_path):
 
 def wanted(route, token):
     """The statuses of a refusal; empty if the route is open to the token."""
-    right = right_of(route.method)
+    right = NEEDED[route.method]
     if right == "open":
         return ()
     if token in (None, "wrong", "expired"):
@@ -55,7 +55,7 @@ def test_every_route_with_every_kind_of_token(call):
             reply = call(route.verb, path, body, **({} if token is None else {"Authorization": f"Bearer {token}"}))
             refused = (reply.status,) if reply.status in (401, 403) else ()
             assert refused == wanted(route, token), (route.verb, path, token, reply.body)
-            seen.add((right_of(route.method), token, bool(refused)))
+            seen.add((NEEDED[route.method], token, bool(refused)))
     # Each right opens something to the token that has it, and is refused to another.
     for right in ("predict", "read", "manage"):
         assert {(right, right, False), (right, next(other for other in RIGHTS if other != right), True)} <= seen

@@ -31,10 +31,10 @@ from layerserve.v1 import (
     tensor_pb2,
     training_pb2,
 )
+from layerserve_server.extensions.sweeps.plan import Method, Plan
+from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.run import new_id
-from layerserve_server.training.sweeps.plan import Method, Plan
-from layerserve_server.training.sweeps.sweep import Sweep, SweepState
 from tokens import bearer, write_tokens
 
 EVENTS_EACH = 5

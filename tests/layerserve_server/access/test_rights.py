@@ -13,9 +13,10 @@ from echo_servers import SERVERS, Observer
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from layerserve_server.access.gate import Gate
-from layerserve_server.access.rights import HTTP, METHODS, MissingRightError, check_table, read_rights, right_of
+from layerserve_server.access.rights import CORE, PATHS, MissingRightError, read_rights
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.limits import Limits
+from layerserve_server.wiring import RIGHTS
 
 ROOT = Path(__file__).parents[3]
 
@@ -37,19 +38,19 @@ def described() -> dict[str, set[str]]:
 def test_every_described_method_has_a_right():
     services = described()
     assert {"layerserve.v1.PredictionService", "grpc.health.v1.Health"} < set(services)
-    assert [method for methods in services.values() for method in methods if right_of(method) is None] == []
+    assert [method for methods in services.values() for method in methods if method not in RIGHTS] == []
 
 
 def test_the_rights_of_our_own_methods_are_those_of_the_contract():
     """docs/rights.md lists them all, so that nobody changes one without a second look."""
-    assert METHODS["/layerserve.v1.ModelService/GetModel"] == "any"
-    assert METHODS["/layerserve.v1.PredictionService/Predict"] == "predict"
-    assert METHODS["/layerserve.v1.TrainingService/PublishRun"] == "train or manage"
-    assert METHODS["/layerserve.v1.TrainingService/WatchRun"] == "read, train or manage"
+    assert CORE["/layerserve.v1.ModelService/GetModel"] == "any"
+    assert CORE["/layerserve.v1.PredictionService/Predict"] == "predict"
+    assert CORE["/layerserve.v1.TrainingService/PublishRun"] == "train or manage"
+    assert CORE["/layerserve.v1.TrainingService/WatchRun"] == "read, train or manage"
     management = described()["layerserve.v1.ManagementService"]
-    assert {METHODS[method] for method in management} == {"manage"}
+    assert {CORE[method] for method in management} == {"manage"}
     listed = (ROOT / "docs" / "rights.md").read_text("utf-8")
-    assert all(method.rpartition("/")[2] in listed for method in METHODS)
+    assert all(method.rpartition("/")[2] in listed for method in CORE)
 
 
 def test_every_registered_method_is_in_the_table(make_server, put):
@@ -57,11 +58,11 @@ def test_every_registered_method_is_in_the_table(make_server, put):
     server = make_server()
     routes = server.methods
     assert {"Predict", "Train", "ListModels"} <= {method.rpartition("/")[2] for method in routes}
-    assert [method for method in routes if right_of(method) is None] == []
+    assert [method for method in routes if method not in RIGHTS] == []
 
 
 def test_a_method_that_is_not_described_has_no_right():
-    assert right_of("/layerserve.v1.ManagementService/AnythingNew") is None
+    assert "/layerserve.v1.ManagementService/AnythingNew" not in RIGHTS
 
 
 @pytest.mark.parametrize("kind", SERVERS)
@@ -74,9 +75,9 @@ def test_a_server_with_a_method_without_a_right_does_not_start(kind, streams):
 
 
 def test_a_route_without_a_right_is_refused():
-    check_table([], HTTP)
+    Gate().require_rights(PATHS)
     with pytest.raises(MissingRightError, match="/debug"):
-        check_table([], ["/metrics", "/debug"])
+        Gate().require_rights(["/metrics", "/debug"])
 
 
 @pytest.mark.parametrize(

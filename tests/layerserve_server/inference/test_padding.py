@@ -13,10 +13,10 @@ from layergraph import Input, Model, layers
 from layergraph.execution.sequence_padding import SequencePadding
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.queue import QueuedRequest
 from layerserve_server.inference.runner import load_model
-from layerserve_server.settings import Settings
 
 
 class Watched:

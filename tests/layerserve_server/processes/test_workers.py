@@ -37,13 +37,13 @@ from layerserve.v1 import (
 from layerserve_server.access.caller import ANYONE
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.access.group import SECRET_BYTES
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.ports import claim
-from layerserve_server.probes import Probes
+from layerserve_server.probes import MetricPage, Probes
 from layerserve_server.processes import supervisor
 from layerserve_server.processes import worker as program
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor
-from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Ended
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from tokens import bearer, write_tokens
@@ -313,7 +313,7 @@ def test_metrics_of_all_processes_are_one_text(processes):
         metrics.calls_ended([Ended("/a/Predict", "m", "1", "OK", seconds)])
         metrics.version_loaded("m", 1, seconds)
     other.version_failed("n", 1)
-    probes = Probes("127.0.0.1", 0, {"/metrics": other.registry}, lambda: True, lambda *_: ANYONE)
+    probes = Probes("127.0.0.1", 0, {"/metrics": MetricPage(other.registry)}, lambda: True, lambda *_: ANYONE)
     both = processes("")
     # Bound, so that no other process gets the port, and refused, as nothing listens.
     with socket.socket() as gone:

@@ -218,13 +218,14 @@ def test_a_run_reads_a_dataset_and_keeps_it(server, wait_until):
 def test_who_needs_a_dataset(sweep_ended, run_ended, resumable, used, elsewhere):
     request = SimpleNamespace(data=[SimpleNamespace(dataset=""), SimpleNamespace(dataset="d")])
     run = SimpleNamespace(id="r", request=request, log=SimpleNamespace(ended=run_ended), resumable=resumable)
-    sweeps = SimpleNamespace(list=lambda model="": [SimpleNamespace(id="s", request=request, ended=sweep_ended)])
     lists = {"list": [], "list_elsewhere": []} | {"list_elsewhere" if elsewhere else "list": [run]}
     runs = SimpleNamespace(
         scan=lambda: None, **{name: lambda model="", held=held: held for name, held in lists.items()}
     )
-    assert OpenWork(runs, sweeps).using("d") == used
-    assert OpenWork(runs, sweeps).using("other") == ""
+    work = OpenWork(runs)
+    work.add("sweep", lambda: [SimpleNamespace(id="s", request=request, ended=sweep_ended)])
+    assert work.using("d") == used
+    assert work.using("other") == ""
 
 
 def test_a_run_whose_dataset_is_deleted_while_it_begins_fails(server, monkeypatch):

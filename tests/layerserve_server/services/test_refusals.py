@@ -28,7 +28,7 @@ from layerserve_server.protocols.inference.inference_pb2 import (
 from layerserve_server.services import datasets, messages, run_estimates, run_requests, run_series
 from layerserve_server.services.datasets import MAX_BYTES, MAX_ID, MAX_TITLE, DatasetService
 from layerserve_server.services.online_stream import OnlineStream
-from layerserve_server.services.rest import infer, infer_body, json_text, open_inference, predict
+from layerserve_server.services.rest import infer, infer_body, json_text, open_inference
 from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_series import RunSeries
@@ -163,10 +163,6 @@ REFUSED = {
         "output 'y': has datatype BF16, which JSON has no numbers for; set its parameter 'binary_data' to true",
     ),
     "bytes in JSON": (lambda: output("BYTES", b"\1\0\0\0\xff"), "output 'y': has bytes that aren't Unicode; set its"),
-    "other rows": (
-        lambda: list(predict._in_rows(2, {"y": np.zeros((3, 1))})),
-        r"output 'y': has shape \[3, 1\], not a row for each of the 2 instances; send columns",
-    ),
     "splits": (lambda: run_requests._splits([0.5]), "view: got no object, expected shares by name, together at most 1"),
     "shares": (lambda: run_requests._splits({"a": 0.6, "b": 0.5}), "view: got shares of 1.1 together, expected shares"),
     "rate of a step": (lambda: step(learning_rate=-0.5), "learning_rate: got -0.5, expected a number from 0"),

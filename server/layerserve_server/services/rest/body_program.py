@@ -1,8 +1,8 @@
 """Program of the process that reads long bodies: it forks a child for each. It doesn't import torch.
 
-The server sends {"infer": size of the JSON} or {"predict": true}, with the "size" of the body, and the body. The child
-replies with which outputs are in binary, or with the outline, to which the server sends the dtypes and shapes of the
-inputs. Then the child sends {"message": size} and the message. Errors are {"error", "kind"}.
+The server sends the "reader", a module of the program's arguments, its "options", the "size" of the body, and the body.
+The reader's function `read_long` may exchange further lines with the server. Then the child sends {"message": size} and
+the message. Errors are {"error", "kind"}.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+from importlib import import_module
 from types import ModuleType
 from typing import IO, Any
 
@@ -26,11 +27,10 @@ if __name__ == "__main__":
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError
 from layerserve_server.forking import forked
-from layerserve_server.services.rest import infer_body
-from layerserve_server.services.rest.predict_body import InputSpec, PredictBody
+from layerserve_server.services.rest.body_talk import Talk
 
-#: Maximum length of a message, in bytes.
-MAX_LINE = 1 << 16
+#: Index of the first reader in the arguments, after the seconds that `forked.serve` reads.
+FIRST_READER = 2
 #: Added to the niceness of the server.
 NICENESS = 5
 TOO_MUCH = "the body: takes too much memory to read; send the tensors in binary"
@@ -38,6 +38,8 @@ TOO_MUCH = "the body: takes too much memory to read; send the tensors in binary"
 
 def main() -> None:
     """Forks for each body, until the server closes the socket."""
+    for reader in sys.argv[FIRST_READER:]:
+        import_module(reader)
     # Other requests come first.
     os.nice(NICENESS)
     gc.collect()
@@ -61,39 +63,22 @@ def _handle(channel: socket.socket) -> None:
 
 
 def _read(job: dict[str, Any], messages: IO[bytes], channel: socket.socket) -> None:
-    def reply(message: object) -> None:
-        line = json.dumps(message).encode() + b"\n"
-        if len(line) > MAX_LINE:
-            raise InvalidRequestError("the body: got too many names of inputs or outputs")
-        channel.sendall(line)
-
+    talk = Talk(messages, channel)
     # A list of millions of lists would be looked through again and again.
     gc.disable()
     try:
-        body = messages.read(job["size"])
-        if "infer" in job:
-            infer, wanted = infer_body.read(body, job["infer"])
-            del body
-            reply(wanted._asdict())
-            message = infer.SerializeToString()
-        else:
-            read = PredictBody(body)
-            del body
-            reply(read.outline._asdict())
-            if not (line := messages.readline()):
-                return
-            specs = {name: InputSpec(*spec) for name, spec in json.loads(line).items()}
-            message = read.message(specs)
-        reply({"message": len(message)})
+        message = sys.modules[job["reader"]].read_long(messages.read(job["size"]), talk, **job["options"])
+        talk.send({"message": len(message)})
         channel.sendall(message)
     except InvalidTensorError as error:
-        reply({"error": str(error), "kind": "tensor"})
+        talk.send({"error": str(error), "kind": "tensor"})
     except InvalidRequestError as error:
-        reply({"error": str(error), "kind": "invalid"})
+        talk.send({"error": str(error), "kind": "invalid"})
     except UnicodeEncodeError:
-        reply({"error": "the body: got a string with half of a surrogate pair, expected Unicode", "kind": "invalid"})
+        text = "the body: got a string with half of a surrogate pair, expected Unicode"
+        talk.send({"error": text, "kind": "invalid"})
     except MemoryError:
-        reply({"error": TOO_MUCH, "kind": "invalid"})
+        talk.send({"error": TOO_MUCH, "kind": "invalid"})
 
 
 if __name__ == "__main__":

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from layerserve_server import errors
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, UnavailableError
 from layerserve_server.forking.fork_server import ForkServer
-from layerserve_server.services.rest.infer_body import Wanted
-from layerserve_server.services.rest.predict_body import InputSpec, Outline
+from layerserve_server.services.rest.body_talk import MAX_LINE
 from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.memory import MemoryBudget
 
@@ -31,8 +30,6 @@ IDLE_SECONDS = 300.0
 MEMORY_BYTES, MEMORY_FACTOR = 64 << 20, 20
 #: Maximum time for reading, in seconds; and, for large bodies, the minimum throughput in bytes per second.
 SECONDS, BYTES_PER_SECOND = 10.0, 1_000_000
-#: Maximum length of a line that a child sends, in bytes.
-MAX_LINE = 1 << 16
 #: Errors that a child reports, by the names of their classes.
 ERRORS: Mapping[str, type[InvalidRequestError]] = {"invalid": InvalidRequestError, "tensor": InvalidTensorError}
 
@@ -40,11 +37,11 @@ ERRORS: Mapping[str, type[InvalidRequestError]] = {"invalid": InvalidRequestErro
 class BodyReader:
     """Reads long bodies. Thread-safe."""
 
-    def __init__(self, limits: Limits, memory: MemoryBudget) -> None:
-        """What a child may take counts towards `memory`."""
+    def __init__(self, limits: Limits, memory: MemoryBudget, readers: Iterable[str]) -> None:
+        """`readers` are modules, each with a function `read_long`. What a child may take counts towards `memory`."""
         self._limits = limits
         self._memory = memory
-        self._server = ForkServer(PROGRAM, [str(IDLE_SECONDS)])
+        self._server = ForkServer(PROGRAM, [str(IDLE_SECONDS), *readers])
 
     def close(self) -> None:
         """Ends the process."""
@@ -54,28 +51,20 @@ class BodyReader:
         """Whether a JSON text of `size` bytes is read by another process."""
         return size > LONG_BYTES
 
-    def infer(self, body: bytes, size: int) -> tuple[bytes, Wanted]:
-        """Does what `infer_body.read` does, and serializes the message. Raises as it does."""
-        with self._reading(body, {"infer": size}) as reading:
-            wanted = reading.line()
-            return reading.message(), Wanted(wanted["binary"], wanted["default"])
-
-    def predict(self, body: bytes, specs: Callable[[Outline], Mapping[str, InputSpec]]) -> tuple[Outline, bytes]:
-        """Does what `PredictBody` does. `specs` returns those of a body's inputs, or raises an error."""
-        with self._reading(body, {"predict": True}) as reading:
-            outline = Outline(**reading.line())
-            reading.send({name: [spec.dtype, list(spec.shape)] for name, spec in specs(outline).items()})
-            return outline, reading.message()
-
     @contextmanager
-    def _reading(self, body: bytes, job: dict[str, Any]) -> Iterator[_Reading]:
+    def reading(self, body: bytes, reader: str, **options: object) -> Iterator[Reading]:
+        """Has a module's `read_long` read a body, with these options. Gives what exchanges messages with it.
+
+        Raises InvalidRequestError, TooLargeError and UnavailableError.
+        """
         seconds = SECONDS + len(body) / BYTES_PER_SECOND
         memory = MEMORY_BYTES + MEMORY_FACTOR * len(body)
         self._memory.take(memory)
         try:
             with self._server.connection(seconds) as channel:
-                reading = _Reading(channel, self._limits)
-                reading.send({**job, "size": len(body), "seconds": seconds, "memory": memory})
+                reading = Reading(channel, self._limits)
+                job = {"reader": reader, "options": options, "size": len(body)}
+                reading.send({**job, "seconds": seconds, "memory": memory})
                 try:
                     channel.sendall(body)
                 except ConnectionError:
@@ -91,7 +80,7 @@ class BodyReader:
             self._memory.give(memory)
 
 
-class _Reading:
+class Reading:
     """A body that a child reads. Messages are JSON objects, one per line."""
 
     def __init__(self, channel: socket.socket, limits: Limits) -> None:

@@ -34,7 +34,9 @@ class Infer:
         body = request.body
         size = json_size(body, request.headers.get(JSON_LENGTH))
         if self._reader.is_long(size):
-            message, wanted = self._reader.infer(body, size)
+            with self._reader.reading(body, infer_body.__name__, size=size) as reading:
+                wanted = Wanted(**reading.line())
+                message = reading.message()
         else:
             read, wanted = infer_body.read(body, size)
             message = read.SerializeToString()

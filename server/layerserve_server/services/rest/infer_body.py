@@ -11,6 +11,7 @@ from layerserve import tensors
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
 from layerserve_server.protocols.inference.inference_pb2 import InferParameter, ModelInferRequest
 from layerserve_server.services.open_inference.datatypes import dtype
+from layerserve_server.services.rest.body_talk import Talk
 from layerserve_server.services.rest.json_arrays import Place, array_of
 from layerserve_server.services.rest.json_text import field, kind_of, loads, text_bytes
 
@@ -78,7 +79,7 @@ def read(body: bytes, size: int) -> tuple[ModelInferRequest, Wanted]:
     )
     inputs = field(value, "inputs", list)
     if inputs is None:
-        hint = "; rows as 'instances' go to /v1/models/NAME:predict" if "instances" in value else ""
+        hint = "; /openapi.json has the paths for other forms" if "instances" in value else ""
         raise InvalidRequestError(f"inputs: got none, expected a list of tensors{hint}")
     for index, one in enumerate(inputs):
         label = f"inputs[{index}]"
@@ -95,6 +96,13 @@ def read(body: bytes, size: int) -> tuple[ModelInferRequest, Wanted]:
         wanted[name] = field(given, "binary_data", bool, f"{label}.parameters", default=default)
         message.outputs.add(name=name, parameters=_parameters(given, f"{label}.parameters", ("binary_data",)))
     return message, Wanted(wanted, default)
+
+
+def read_long(body: bytes, talk: Talk, size: int) -> bytes:
+    """Does what `read` does, in the process that reads long bodies: sends which outputs are wanted in binary."""
+    message, wanted = read(body, size)
+    talk.send(wanted._asdict())
+    return message.SerializeToString()
 
 
 def _input(given: Mapping[str, Any], label: str, binary: Binary) -> tuple[ModelInferRequest.InferInputTensor, bytes]:

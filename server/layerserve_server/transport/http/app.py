@@ -57,11 +57,8 @@ class Admit(Protocol):
     def __call__(self, call: HttpCall) -> Caller: ...
 
 
-#: What to do about paths that scrapers of other servers ask for.
-_ELSEWHERE = {
-    "/metrics": "ask the metrics port for it (--metrics-port, 8002 by default)",
-    "/monitoring/prometheus/metrics": "--metric-aliases tfserving adds it",
-}
+#: What to do about paths that other servers have on this port.
+_ELSEWHERE = {"/metrics": "ask the metrics port for it (--metrics-port, 8002 by default)"}
 
 
 class HttpApp:

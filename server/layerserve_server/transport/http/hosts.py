@@ -26,7 +26,7 @@ class Hosts:
         if not (caller.named and "authorization" in headers) and not self.knows(host):
             raise ForbiddenError(
                 f"header 'host': got '{safe_text(host, 80)}', expected an address, localhost, or a name in the "
-                "server's setting ui_hosts"
+                "server's setting http_hosts"
             )
 
     def knows(self, host: str) -> bool:

@@ -1,12 +1,8 @@
 """Where the fields of a message are, however many a caller sends."""
 
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve_server.protocols.tensorflow.tensor_pb2 import DT_STRING, TensorProto, TensorShapeProto
-from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest
 from layerserve_server.services.prediction.predict_protocol import Span
-from layerserve_server.services.prediction.request_template import template_of
 from layerserve_server.services.prediction.wire_format import MAX_FIELDS, UNREAD, fields, without
-from layerserve_server.services.tensorflow_serving.contract import TensorFlowPredict
 
 
 def found(message):
@@ -23,14 +19,6 @@ def test_millions_of_fields_are_not_read():
         numbers = [number for number, _ in found(field * (MAX_FIELDS + 1))]
         assert numbers[-1] == UNREAD
         assert len(numbers) <= MAX_FIELDS + 1
-
-
-def test_a_tensor_of_many_strings_has_no_template():
-    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=2 * MAX_FIELDS)])
-    tensor = TensorProto(dtype=DT_STRING, tensor_shape=shape, string_val=[b"a"] * (2 * MAX_FIELDS))
-    message = PredictRequest(inputs={"x": tensor})
-    message.model_spec.name = "m"
-    assert template_of(message.SerializeToString(), TensorFlowPredict().request(message)) is None
 
 
 def test_a_message_without_some_fields():

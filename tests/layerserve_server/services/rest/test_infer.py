@@ -143,7 +143,7 @@ WRONG = {
     "text": (b"{", "the body isn't JSON"),
     "list": ([], 'the body: got a list of 0, expected an object; send {"inputs": [{"name": ...,'),
     "nothing": ({}, "inputs: got none"),
-    "instances": ({"instances": [[1, 2]]}, "a list of tensors; rows as 'instances' go to /v1/models/NAME:predict"),
+    "instances": ({"instances": [[1, 2]]}, "a list of tensors; /openapi.json has the paths for other forms"),
     "no name": (asked(tensor={"name": 3}), "inputs[0].name: got the number 3, expected a string"),
     "shape": (asked(tensor={"shape": [3, -2]}), "inputs[0].shape[1]: got the number -2"),
     "huge shape": (asked(tensor={"shape": [2**62, 2**62]}), "inputs[0]"),

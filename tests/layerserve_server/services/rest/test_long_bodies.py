@@ -11,10 +11,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from layerserve_server.errors import TooLargeError
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.pieces import PIECE_ELEMENTS
 from layerserve_server.services.rest import body_reader
 from layerserve_server.services.rest.json_text import array_pieces, dumps_array, loads
-from layerserve_server.settings import Settings
 from layerserve_server.wiring import limits
 
 PREDICT, INFER = "/v1/models/double:predict", "/v2/models/double/infer"
@@ -31,7 +31,7 @@ def long(serve):
 
 
 def reading(channel):
-    return body_reader._Reading(channel, replace(limits(Settings()), max_message_bytes=10))
+    return body_reader.Reading(channel, replace(limits(Settings()), max_message_bytes=10))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import jsonschema
 import pytest
 from http_calls import Http
 from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.services.rest.openapi import ERRORS
-from layerserve_server.settings import Settings
 from layerserve_zoo import headline
 from openapi_spec_validator import validate
 from tokens import write_tokens

@@ -13,13 +13,13 @@ from email.utils import parsedate_to_datetime
 import grpc
 import pytest
 from http_calls import Http, exchange
-from layerserve_server.access.rights import HTTP, right_of
+from http_paths import http_routes
 from layerserve_server.pieces import PIECE_BYTES
-from layerserve_server.services.rest.serving import http_routes
 from layerserve_server.transport import limits
 from layerserve_server.transport.http import connection as http_connection
 from layerserve_server.transport.http.connection import JoinedWrites
 from layerserve_server.transport.http.server import listening
+from layerserve_server.wiring import RIGHTS
 from tokens import write_tokens
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -86,7 +86,7 @@ def test_probes_and_keep_alive(serve):
 def test_a_scraper_at_the_wrong_place_is_told_the_right_one(serve):
     _, call = serve()
     assert b"ask the metrics port for it (--metrics-port" in call("GET", "/metrics").body
-    assert b"--metric-aliases tfserving adds it" in call("GET", "/monitoring/prometheus/metrics").body
+    assert b"--tensorflow-serving-metrics adds it" in call("GET", "/monitoring/prometheus/metrics").body
     assert b"/openapi.json lists those that do" in call("GET", "/v3").body
 
 
@@ -465,7 +465,7 @@ def test_web_pages_of_other_sites_are_refused(serve):
 
 def test_a_site_that_has_the_servers_address_changes_nothing(serve, tmp_path):
     """DNS rebinding: for the browser it is the site of the server."""
-    app, call = serve(ui_hosts="models.example.com")
+    app, call = serve(http_hosts="models.example.com")
     unload, names = "/v2/repository/models/double/unload", {"Host": "evil.example", "Origin": "http://evil.example"}
     for path, body in ((unload, b"{}"), (INFER, BODY)):
         reply = call("POST", path, body, **names)
@@ -481,10 +481,9 @@ def test_a_site_that_has_the_servers_address_changes_nothing(serve, tmp_path):
 
 
 def test_every_route_has_a_method_with_a_right():
-    routes = http_routes(None, None)
+    routes = http_routes()
     assert len(routes) > 20
-    assert [route.path for route in routes if right_of(route.method) is None] == []
-    assert {"/", "/healthz", "/readyz"} <= HTTP.keys()
+    assert [route.path for route in routes if route.method not in RIGHTS] == []
 
 
 def test_open_requests_finish_while_the_server_stops(model, wait_until):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from layerserve_server.access.caller import ANYONE
 from layerserve_server.errors import ForbiddenError
-from layerserve_server.services.ui.guard import SECRET, Guard
+from layerserve_server.extensions.page.guard import SECRET, Guard
 from layerserve_server.transport.http.app import _refuse_other_origins
 from layerserve_server.transport.http.exchange import HttpRequest
 from layerserve_server.transport.http.hosts import Hosts

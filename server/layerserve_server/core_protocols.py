@@ -1,0 +1,76 @@
+"""The protocols of the core, on the same seam as the extensions: layerserve's own, and the Open Inference Protocol."""
+
+from __future__ import annotations
+
+from layerserve_server.extensions.extension import Core, Extension, Part, Paths, Process
+from layerserve_server.services.checkpoints import CheckpointService
+from layerserve_server.services.datasets import DatasetService
+from layerserve_server.services.graph import GraphService
+from layerserve_server.services.management import ManagementService
+from layerserve_server.services.models import ModelService
+from layerserve_server.services.online import OnlineTrainingService
+from layerserve_server.services.open_inference import openapi
+from layerserve_server.services.open_inference.inference import InferService
+from layerserve_server.services.open_inference.rights import RIGHTS
+from layerserve_server.services.open_inference.service import OpenInferenceService
+from layerserve_server.services.prediction.service import PredictionService
+from layerserve_server.services.rest import infer_body, open_inference
+from layerserve_server.services.run_estimates import RunEstimates
+from layerserve_server.services.run_series import RunSeries
+from layerserve_server.services.server import ServerService
+from layerserve_server.services.training import TrainingService
+from layerserve_server.training.checkpoint_models import CheckpointModels
+from layerserve_server.training.conversion import Converter
+from layerserve_server.training.estimates.estimator import Estimator
+from layerserve_server.training.estimates.trials import Trials
+
+
+def _predictions(process: Process) -> Part:
+    return Part(services=[PredictionService(process.predictor)])
+
+
+def _own(core: Core) -> Part:
+    settings, repository, runs = core.settings, core.repository, core.runs
+    datasets, work, defaults, checks = core.datasets, core.work, core.defaults, core.checks
+    samples, trains = settings.state_folder / "samples", settings.training_slots > 0
+    converter = Converter(core.parent, settings.rehearsal_bytes)
+    trials = Trials(core.parent, runs.folder, settings.rehearsal_seconds)
+    return Part(
+        services=[
+            GraphService(repository),
+            ServerService(settings, repository, core.release, core.state),
+            ModelService(repository, converter, core.registry),
+            ManagementService(core.manager, core.uploads),
+            CheckpointService(repository, runs, CheckpointModels(converter)),
+            TrainingService(repository, runs, work, defaults, datasets),
+            OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
+            DatasetService(datasets, work.using, repository, checks, samples, training=trains),
+            RunSeries(runs),
+            RunEstimates(repository, Estimator(runs, repository, checks, trials), defaults, datasets),
+        ]
+    )
+
+
+def _infer(process: Process) -> Part:
+    return Part(services=[InferService(process.predictor)])
+
+
+def _open_inference(core: Core) -> Part:
+    service = OpenInferenceService(core.repository, core.manager, core.registry, core.release, core.ready)
+    return Part(
+        services=[service],
+        http=lambda web: Paths(routes=open_inference.routes(web.reader)),
+        openapi=openapi.describe,
+    )
+
+
+LAYERSERVE_V1 = Extension(name="layerserve_v1", serving=_predictions, main=_own)
+OPEN_INFERENCE = Extension(
+    name="open_inference",
+    rights=RIGHTS,
+    body_readers=[infer_body.__name__],
+    serving=_infer,
+    main=_open_inference,
+)
+#: All of them.
+CORE_PROTOCOLS = (LAYERSERVE_V1, OPEN_INFERENCE)

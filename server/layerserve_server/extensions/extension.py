@@ -1,0 +1,150 @@
+"""The seam: what an extension adds to the server, and what it may use of it.
+
+An extension is a folder with its whole slice. The core imports none, and works without any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    # Help and errors in settings need none of these.
+    from prometheus_client import CollectorRegistry
+
+    from layerserve_server.access.rights import Right
+    from layerserve_server.datasets.store import DatasetStore
+    from layerserve_server.observability.metrics import Metrics
+    from layerserve_server.probes import MetricPage
+    from layerserve_server.repository.management import Manager
+    from layerserve_server.repository.repository import Repository
+    from layerserve_server.repository.uploads import Uploads
+    from layerserve_server.services.open_work import OpenWork
+    from layerserve_server.services.prediction.predictor import Predictor
+    from layerserve_server.services.rest.body_reader import BodyReader
+    from layerserve_server.services.rest.openapi import Describe
+    from layerserve_server.services.run_requests import RunDefaults
+    from layerserve_server.services.server import ServerState
+    from layerserve_server.settings import Settings
+    from layerserve_server.training.dry_run import DryRun
+    from layerserve_server.training.process.warm_parent import WarmParent
+    from layerserve_server.training.runs.registry import Runs
+    from layerserve_server.transport.call import Routes
+    from layerserve_server.transport.http.exchange import HttpRoute, Plain
+    from layerserve_server.transport.http.hosts import Hosts
+
+
+class Service(Protocol):
+    """Handlers of gRPC methods."""
+
+    def routes(self) -> Routes:
+        """Returns the handlers by full method name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """What every process that answers predictions has."""
+
+    settings: Settings
+    metrics: Metrics
+    repository: Repository
+    predictor: Predictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Core(Process):
+    """What the main process has as well."""
+
+    manager: Manager
+    uploads: Uploads
+    runs: Runs
+    datasets: DatasetStore
+    #: Work in progress, by model.
+    work: OpenWork
+    #: What each run has if its request doesn't say otherwise.
+    defaults: RunDefaults
+    #: Checks of requests in a child process.
+    checks: DryRun
+    #: Forks processes that have imported torch.
+    parent: WarmParent
+    #: The metrics of all processes.
+    registry: CollectorRegistry
+    #: Version of the package.
+    release: str
+    #: What the server does now.
+    state: Callable[[], ServerState]
+
+    def ready(self) -> bool:
+        """Whether clients should use this server."""
+        return self.state() == "serving"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Web:
+    """What routes of HTTP may use."""
+
+    #: Reads long bodies in another process.
+    reader: BodyReader
+    #: Names under which browsers reach the server.
+    hosts: Hosts
+    #: The actual port of gRPC.
+    grpc_port: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Paths of HTTP."""
+
+    #: Each is answered by a method of any service, with its right.
+    routes: Sequence[HttpRoute] = ()
+    #: Replies that every caller may read, by path. They take precedence over those of the core.
+    plain: Mapping[str, Plain] = field(default_factory=dict)
+
+
+def _no_paths(_: Web) -> Paths:
+    return Paths()
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What an extension adds to a process. All of it is optional."""
+
+    services: Sequence[Service] = ()
+    #: Makes the paths of HTTP, if there is a port for it.
+    http: Callable[[Web], Paths] = _no_paths
+    #: Describes the paths of a model for /openapi.json.
+    openapi: Describe | None = None
+    #: Further pages of metrics by path, on the metrics port.
+    metric_pages: Mapping[str, MetricPage] = field(default_factory=dict)
+    #: Called when models and runs have been read.
+    start: Callable[[], None] = _nothing
+    #: Called at each look at the repository, to see what other servers on it have done.
+    scan: Callable[[], None] = _nothing
+    #: Called when calls are refused.
+    stop: Callable[[], None] = _nothing
+
+
+def _no_part(_: Any) -> Part:
+    return Part()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """A part of the server that can be taken away. All but the name is optional."""
+
+    name: str
+    #: The server's settings with its own: flags, variables and keys of the settings file. They begin a section.
+    settings: type[Settings] | None = None
+    #: Rights by full method name and by path of `Part.metric_pages`. Methods in proto/ have theirs there.
+    rights: Mapping[str, Right] = field(default_factory=dict)
+    #: Modules that read long bodies in another process (see `BodyReader`).
+    body_readers: Sequence[str] = ()
+    #: Makes the part of every process that answers predictions, for methods that run models.
+    serving: Callable[[Process], Part] = _no_part
+    #: Makes the part of the main process.
+    main: Callable[[Core], Part] = _no_part

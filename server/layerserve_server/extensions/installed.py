@@ -1,0 +1,40 @@
+"""The extensions that are installed, and what they add to settings and rights.
+
+To take one of this package away, delete its folder, its folder of tests, and its line in `OWN`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+
+from layerserve_server.environment import names
+from layerserve_server.extensions.extension import Extension
+from layerserve_server.settings import Settings as CoreSettings
+
+#: Group of the entry points of other packages, each an `Extension`.
+GROUP = "layerserve.extensions"
+#: The extensions of this package. Imported when their settings are read; what they make imports the rest.
+OWN = {
+    "page": "layerserve_server.extensions.page.extension:PAGE",
+    "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
+    "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
+}
+
+
+def _load() -> tuple[Extension, ...]:
+    own = [EntryPoint(name, where, GROUP) for name, where in OWN.items()]
+    return tuple(point.load() for point in (*own, *entry_points(group=GROUP)))
+
+
+EXTENSIONS = _load()
+#: The class of all settings: the core's, then those of the extensions.
+Settings: type[CoreSettings] = type(
+    "Settings",
+    (*(one.settings for one in EXTENSIONS if one.settings is not None), CoreSettings),
+    {"__doc__": CoreSettings.__doc__},
+)
+
+
+def variables() -> set[str]:
+    """Returns the environment variables of all settings. Called by the client's commands."""
+    return names(Settings.model_fields)

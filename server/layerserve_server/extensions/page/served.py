@@ -1,0 +1,63 @@
+"""What the page shows beside replies of methods: read from the repository, of models that the caller may read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from layerserve.v1 import models_pb2
+
+from layerserve_server.errors import ServerError
+from layerserve_server.extensions.extension import Core
+from layerserve_server.extensions.page.image_ranges import Range, image_ranges
+from layerserve_server.protocols.inference import inference_pb2
+from layerserve_server.repository.version import Lease
+from layerserve_server.services.open_inference.statistics import statistics
+
+
+class Served:
+    """The models of the server. Nothing here loads a version."""
+
+    def __init__(self, core: Core, grpc_port: int) -> None:
+        """`grpc_port` is the actual port."""
+        self.repository, self.release, self.grpc_port = core.repository, core.release, grpc_port
+        self._registry, self._work = core.registry, core.work
+
+    def origins(self, versions: Sequence[models_pb2.ModelVersion]) -> Mapping[int, str]:
+        """Returns the part of the page that has published each version, by number: such as "run"."""
+        published = {one.version: one.training_run for one in versions if one.training_run}
+        kinds = self._work.kinds(set(published.values()))
+        return {version: kinds.get(run, "run") for version, run in published.items()}
+
+    def default(self, model: str) -> int | None:
+        """Returns the version that answers requests that name none; None if there is none."""
+        try:
+            found = self.repository.catalogue.describe_one(model)
+        except ServerError:
+            return None
+        return found.version if found.default else None
+
+    def counts(self, versions: Sequence[tuple[str, int]]) -> list[inference_pb2.ModelStatistics]:
+        """Returns what versions have done since the server started."""
+        return statistics(self._registry, versions)
+
+    def image_ranges(self, model: str, version: int | None) -> Mapping[str, Range]:
+        """Returns the range of pixels that the graph of a version expects, by input; empty if the graph doesn't say."""
+        lease = self._lease(model, version)
+        if lease is None:
+            return {}
+        with lease as loaded:
+            return image_ranges(loaded.model)
+
+    def class_names(self, model: str, version: int | None) -> Mapping[str, Sequence[bytes]]:
+        """Returns the names of classes by output, from the model's settings."""
+        lease = self._lease(model, version)
+        if lease is None:
+            return {}
+        with lease as loaded:
+            return loaded.class_labels
+
+    def _lease(self, model: str, version: int | None) -> Lease | None:
+        try:
+            return self.repository.leases.lease_loaded(model, version)
+        except ServerError:
+            return None
