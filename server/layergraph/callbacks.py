@@ -1,5 +1,6 @@
 """Callbacks of `fit` by Keras's names (keras.callbacks)."""
 
+from layergraph.training.callbacks.averaging import SwapEMAWeights
 from layergraph.training.callbacks.callback import Callback, History, LambdaCallback
 from layergraph.training.callbacks.monitors import (
     EarlyStopping,
@@ -7,8 +8,13 @@ from layergraph.training.callbacks.monitors import (
     ReduceLROnPlateau,
     TerminateOnNaN,
 )
-from layergraph.training.optimizers.averaging import SwapEMAWeights
-from layergraph.training.recording import BackupAndRestore, CSVLogger, JSONLogger, ModelCheckpoint, TensorBoard
+from layergraph.training.callbacks.recording import (
+    BackupAndRestore,
+    CSVLogger,
+    JSONLogger,
+    ModelCheckpoint,
+    TensorBoard,
+)
 
 __all__ = [
     "BackupAndRestore",

@@ -34,7 +34,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 
-from layergraph.config.options import brief
+from layergraph.config.options import short_repr
 from layergraph.config.values import CUSTOM
 from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
@@ -80,7 +80,7 @@ def register_keras_serializable(package: str = "Custom", name: str | None = None
         elif not isinstance(made, type) and callable(made):
             register_activation(package, name)(made)
         else:
-            raise ConfigError(f"got {brief(made)} to register, expected a layer class or an activation function")
+            raise ConfigError(f"got {short_repr(made)} to register, expected a layer class or an activation function")
         return made
 
     return register

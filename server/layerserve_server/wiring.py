@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,9 +52,9 @@ from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget, default_limit
 from layerserve_server.transport.native import NativeServer
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget, default_limit
 
 if TYPE_CHECKING:
     from layerserve_server.transport.http.server import HttpServer
@@ -441,27 +442,10 @@ def _kept_engines(settings: Settings) -> KeptEngines:
 
 def limits(settings: Settings) -> Limits:
     """Returns the transport's limits in the settings."""
-    return Limits(
-        max_message_bytes=settings.max_message_bytes,
-        rpc_threads=settings.rpc_threads,
-        max_streams=settings.max_streams,
-        max_calls=settings.max_calls,
-        max_peer_streams=settings.max_peer_streams,
-        # The memory budget is divided among the processes.
-        max_buffered_bytes=max(1, (settings.max_buffered_bytes or default_limit()) // settings.workers),
-        stream_idle_seconds=settings.stream_idle_seconds,
-        stalled_seconds=settings.stalled_seconds,
-        handshake_seconds=settings.handshake_seconds,
-        connection_idle_seconds=settings.connection_idle_seconds,
-        keepalive_seconds=settings.keepalive_seconds,
-        keepalive_timeout_seconds=settings.keepalive_timeout_seconds,
-        max_connection_age_seconds=settings.max_connection_age_seconds,
-        max_connection_age_grace_seconds=settings.max_connection_age_grace_seconds,
-        max_connections=settings.max_connections,
-        max_peer_connections=settings.max_peer_connections,
-        max_resets_per_second=settings.max_resets_per_second,
-        max_connection_calls=settings.max_connection_calls,
-    )
+    given = {field.name: getattr(settings, field.name) for field in fields(Limits)}
+    # The memory budget is divided among the processes.
+    given["max_buffered_bytes"] = max(1, (settings.max_buffered_bytes or default_limit()) // settings.workers)
+    return Limits(**given)
 
 
 def make_queue(

@@ -14,9 +14,9 @@ from layerserve.tracing import trace_metadata
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk isn't installed")
 from layerserve_server.transport.call import Call, Routes
 from layerserve_server.transport.grpcio import GrpcioServer
-from layerserve_server.transport.limits import Limits
 from opentelemetry import baggage, context
 from opentelemetry.sdk.trace import TracerProvider
+from some_limits import some_limits
 
 
 class Observer:
@@ -39,7 +39,7 @@ def server() -> Iterator[tuple[str, list[dict[str, str]]]]:
         call.answer(b"")
 
     routes = Routes(unary={"/layerserve.v1.ModelService/ListModels": list_models})
-    limits = Limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=4, max_calls=8)
+    limits = some_limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=4, max_calls=8)
     made = GrpcioServer(routes, Observer(), limits, host="127.0.0.1", port=0)
     made.start()
     yield f"127.0.0.1:{made.port}", seen

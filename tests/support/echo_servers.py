@@ -4,27 +4,16 @@ import asyncio
 import threading
 import time
 from importlib.util import find_spec
-from unittest import mock
 
 import grpc
 import pytest
 from layerserve_server.errors import BusyError, InvalidRequestError
-from layerserve_server.transport import completion_queue
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer
 from layerserve_server.transport.native import NativeServer
 
-
-class AioServer(GrpcioServer):
-    """On a release of grpcio whose inside is unknown."""
-
-    def __init__(self, *arguments, **options):
-        with mock.patch.object(completion_queue, "INTERNALS", ("_unheard_of",)):
-            super().__init__(*arguments, **options)
-
-
 needs_native = pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="pygrpc-native isn't installed")
-SERVERS = [GrpcioServer, AioServer, pytest.param(NativeServer, marks=needs_native)]
+SERVERS = [GrpcioServer, pytest.param(NativeServer, marks=needs_native)]
 
 ECHO = "/test.v1.Echo/"
 
@@ -85,7 +74,7 @@ class Echo:
 
     def echo(self, call):
         self.deadline, self.client = call.deadline, call.client()
-        call.about("m", 1)
+        call.set_metric_labels("m", 1)
         call.reply(lambda: call.request)
 
     def later(self, call):
@@ -107,7 +96,7 @@ class Echo:
     def together(self, call):
         """Waits for company: answers all that came, once their handlers have run."""
         self.waiting.append(call)
-        call.afterwards(self.answer_all)
+        call.after_batch(self.answer_all)
 
     def answer_all(self):
         waiting, self.waiting = self.waiting, []
@@ -115,10 +104,10 @@ class Echo:
             call.reply(lambda: b"done")
 
     def slow(self, call):
-        call.may_block(lambda: call.reply(lambda: threading.current_thread().name.encode()))
+        call.in_pool(lambda: call.reply(lambda: threading.current_thread().name.encode()))
 
     def slow_defect(self, call):
-        call.may_block(lambda: 1 / 0)
+        call.in_pool(lambda: 1 / 0)
 
     def block(self, call):
         """Keeps the thread that takes the calls."""
@@ -134,7 +123,7 @@ class Echo:
             self.release.wait(30)
             call.reply(lambda: call.request)
 
-        call.may_block(answer)
+        call.in_pool(answer)
 
     async def count(self, stream):
         for number in range(int(await stream.first())):

@@ -9,9 +9,9 @@ from layerserve_server.access.caller import ANYONE
 from layerserve_server.access.gate import Gate
 from layerserve_server.transport.call import Ended
 from layerserve_server.transport.event_batch import BatchedCall, EventBatches
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.status import Failure
+from some_limits import some_limits
 
 
 class CallObserver:
@@ -38,7 +38,7 @@ class CallObserver:
 def event_batches_here(observer: CallObserver, memory: int = 1 << 30, **limits: int) -> EventBatches:
     """Event batches whose calls this thread takes."""
     usual = {"max_message_bytes": 1 << 20, "rpc_threads": 2, "max_streams": 8, "max_calls": 100}
-    batches = EventBatches(observer, Limits(**{**usual, **limits}), MemoryBudget(memory), Gate.unguarded())
+    batches = EventBatches(observer, some_limits(**{**usual, **limits}), MemoryBudget(memory), Gate.unguarded())
     batches.bind_to_thread()
     return batches
 

@@ -109,10 +109,13 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "transport.http.connection": {
         "HttpConnections": lambda one: {"connections of HTTP by address, beside the open ones": _beside(one)}
     },
-    "transport.lists": {
-        "Lists": lambda one: {"lists that calls wait for": len(one._calls), "turns of connections": len(one._turns)}
+    "transport.list_call_queue": {
+        "ListCallQueue": lambda one: {
+            "lists that calls wait for": len(one._calls),
+            "turns of connections": len(one._turns),
+        }
     },
-    "transport.memory": {"MemoryBudget": lambda one: {"bytes of the memory budget": one.held}},
+    "transport.perimeter.memory": {"MemoryBudget": lambda one: {"bytes of the memory budget": one.held}},
     "transport.native": {
         "NativeServer": lambda one: {
             "calls of the front": len(one._calls),

@@ -32,7 +32,7 @@ def names() -> tuple[str, ...]:
 
 
 def variables() -> set[str] | None:
-    """Returns the environment variables of other packages' commands, by their modules `extensions.installed`; None if none has one.
+    """Returns the environment variables of other packages, by their modules `extensions.installed`; None if none has it.
 
     Imports these modules, so this is called only if there are variables that the client doesn't have.
     """

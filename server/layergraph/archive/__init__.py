@@ -1,4 +1,9 @@
-"""Reads the config and stored arrays of a model file. All input is untrusted."""
+"""Reads the config and the stored arrays of a model file. All input is untrusted.
+
+Way in: `open_archive`, which detects the format by signature and finds what lies beside the file (`finding`). Each
+container has a file: `keras_zip`, `hdf5`, `json_and_weights`, `preset`, `saved_model/`, `imported/`. `limits` bounds
+what is read. Way out: a `ModelArchive`, with the config as parsed JSON and arrays that aren't read yet (`weights`).
+"""
 
 from layergraph.archive.archive import open_archive
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits

@@ -11,7 +11,7 @@ from typing import Any
 from layergraph.archive.files import FileWindow, open_regular
 from layergraph.archive.finding import METADATA, PRESET_CONFIG, find_config, find_model, find_weights, is_preset
 from layergraph.archive.hdf5 import Hdf5File, LegacyWeights, is_hdf5, reading
-from layergraph.archive.joined import json_file, open_joined
+from layergraph.archive.json_and_weights import json_file, open_json_and_weights
 from layergraph.archive.json_text import json_object
 from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import DEFAULT_LIMITS, MIB, LoadLimits
@@ -91,7 +91,7 @@ def _open_hdf5(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
         # Other JSON files may be next to weights, such as a vocabulary.
         config = json_file(config_file, config_path, limits)
         if "class_name" in config:
-            return open_joined(config, config_file, config_path, path, limits, resources)
+            return open_json_and_weights(config, config_file, config_path, path, limits, resources)
     if config_text is None:
         raise CorruptFileError(
             path,
@@ -124,7 +124,7 @@ def _open_json(file: FileWindow, path: Path, limits: LoadLimits, resources: Exit
     """Opens a `model.json`: of TensorFlow.js with its shards, or an architecture with weights next to it."""
     whole = json_file(file, path, limits)
     if "modelTopology" not in whole:
-        return open_joined(whole, file, path, find_weights(path), limits, resources)
+        return open_json_and_weights(whole, file, path, find_weights(path), limits, resources)
     topology = whole["modelTopology"]
     topology = topology if isinstance(topology, dict) else {}
     if whole.get("format") == "graph-model" or "node" in topology:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from layergraph.archive import protobuf
 from layergraph.archive.files import FileWindow, open_regular
-from layergraph.archive.saved_model import protobuf
 from layergraph.errors import LayerGraphError
 
 _HEAD_BYTES = 4096

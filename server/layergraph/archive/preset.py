@@ -12,7 +12,7 @@ from typing import Any
 from layergraph.archive.files import FileWindow, open_regular
 from layergraph.archive.finding import METADATA, PRESET_WEIGHTS, TASK_CONFIG, TASK_WEIGHTS
 from layergraph.archive.hdf5 import Hdf5File
-from layergraph.archive.joined import json_file
+from layergraph.archive.json_and_weights import json_file
 from layergraph.archive.limits import LoadLimits
 from layergraph.archive.model_archive import ModelArchive
 from layergraph.archive.weights import StateTree

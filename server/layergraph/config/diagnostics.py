@@ -50,7 +50,7 @@ class Diagnostics:
         return bool(self.found)
 
 
-def brief_name(name: object) -> str:
+def short_name(name: object) -> str:
     """A name from a file for an error text: quoted, escaped, at most 80 characters."""
     text = str(name) if isinstance(name, str) else repr(name)
     shown = text if len(text) <= 80 else text[:77] + "..."

@@ -38,16 +38,20 @@ _REQUIRED = _Required()
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One field: its validator, its default, and whether it is keyword-only."""
+    """One field: its validator, its default, whether it is keyword-only, and whether `get_config` has it."""
 
     validate: Validator[Any]
     default: Any
     kw_only: bool
+    saved: bool
 
 
-def option(validate: Validator[Any], *, default: Any = _REQUIRED, kw_only: bool = False) -> Any:
-    """Declares a field of a `Configurable`. Without `default` the option is required."""
-    return Option(validate, default, kw_only)
+def option(validate: Validator[Any], *, default: Any = _REQUIRED, kw_only: bool = False, saved: bool = True) -> Any:
+    """Declares a field of a `Configurable`. Without `default` the option is required.
+
+    An option that isn't `saved` is none of Keras 3's: files of other releases set it, or it has no effect.
+    """
+    return Option(validate, default, kw_only, saved)
 
 
 @dataclass_transform(field_specifiers=(option,))
@@ -97,7 +101,7 @@ class Configurable:
         try:
             return cls._options[name].validate(value)
         except Expected as wrong:
-            raise ConfigError(f"{cls.__name__}: option '{name}' is {brief(value)}, expected {wrong}") from None
+            raise ConfigError(f"{cls.__name__}: option '{name}' is {short_repr(value)}, expected {wrong}") from None
         except LayerGraphError as wrong:
             raise type(wrong)(f"{cls.__name__}: option '{name}': {wrong}") from wrong
 
@@ -106,7 +110,7 @@ class Configurable:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the options as JSON values, by Keras 3's names."""
-        return {name: serialized(self.option_value(name)) for name in self._options}
+        return {name: serialized(self.option_value(name)) for name, field in self._options.items() if field.saved}
 
     def option_value(self, name: str) -> Any:
         """Returns the value of an option for the config. Overridden if the attribute of that name is something else."""
@@ -118,7 +122,7 @@ class Configurable:
         return cls(**config)
 
 
-def brief(value: object) -> str:
+def short_repr(value: object) -> str:
     """Formats `value` for an error text: one line, at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
@@ -155,10 +159,10 @@ def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Map
         name = value["class_name"]
         config = value.get("config") or {}
         if not isinstance(config, Mapping):
-            raise ConfigError(f"config of {kind} {brief(name)} is {brief(config)}, expected an object")
+            raise ConfigError(f"config of {kind} {short_repr(name)} is {short_repr(config)}, expected an object")
     if not isinstance(name, str):
         raise ConfigError(
-            f"{kind} is {brief(value)}, expected a name, an instance, or an object with class_name and config"
+            f"{kind} is {short_repr(value)}, expected a name, an instance, or an object with class_name and config"
         )
     known = (aliases or {}).get(name, name)
     if known not in table:
@@ -292,13 +296,15 @@ def as_list(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-def list_of(validate: Validator[T]) -> Validator[tuple[T, ...]]:
-    """Validator: a list, tuple or array of any length."""
+def list_of(validate: Validator[T], most: int | None = None) -> Validator[tuple[T, ...]]:
+    """Validator: a list, tuple or array, of at most `most` items."""
 
     def accept(value: Any) -> tuple[T, ...]:
         value = as_list(value)
         if not isinstance(value, (list, tuple)):
             raise Expected("a list")
+        if most is not None and len(value) > most:
+            raise Expected(f"at most {most} items")
         try:
             return tuple(validate(item) for item in value)
         except Expected as wrong:
@@ -307,9 +313,9 @@ def list_of(validate: Validator[T]) -> Validator[tuple[T, ...]]:
     return accept
 
 
-def one_or_list_of(validate: Validator[T]) -> Validator[T | tuple[T, ...]]:
-    """Validator: one value, or a list of values."""
-    several = list_of(validate)
+def one_or_list_of(validate: Validator[T], most: int | None = None) -> Validator[T | tuple[T, ...]]:
+    """Validator: one value, or a list of at most `most` values."""
+    several = list_of(validate, most)
 
     def accept(value: Any) -> T | tuple[T, ...]:
         value = as_list(value)
@@ -359,4 +365,4 @@ class UnknownObject(Configurable):
     @property
     def label(self) -> str:
         """Its name in the file."""
-        return brief(self.described.get("class_name") if isinstance(self.described, Mapping) else self.described)
+        return short_repr(self.described.get("class_name") if isinstance(self.described, Mapping) else self.described)

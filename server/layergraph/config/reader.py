@@ -13,7 +13,7 @@ from typing import Any
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
 from layergraph.config import keras1
 from layergraph.config.call_numbers import counted_as_keras2, counted_as_keras3
-from layergraph.config.diagnostics import Diagnostics, brief_name
+from layergraph.config.diagnostics import Diagnostics, short_name
 from layergraph.config.graph_nodes import graph_node
 from layergraph.config.input_dtypes import looked_up, without_numpy
 from layergraph.config.keras2_releases import HIDE_MASK, TAKES_MASK
@@ -97,7 +97,7 @@ class _Reader:
         if not self._is_model(name):
             if name in REFUSED:
                 raise UnsupportedModelError(self.path, f"the model: {name} {REFUSED[name]}")
-            what = f"the model is of class {brief_name(name)}"
+            what = f"the model is of class {short_name(name)}"
             expected = "a Functional or Sequential model"
             if name.startswith((_HUB, _FORMER_HUB)):
                 known = sorted(model.removeprefix(_HUB) for model in self.vocabulary.models)
@@ -123,7 +123,7 @@ class _Reader:
         if not isinstance(inner, dict):
             raise CorruptFileError(self.path, f"a {name} model: config isn't an object")
         title = inner.get("name")
-        label = f"model {brief_name(title)} ({name})"
+        label = f"model {short_name(title)} ({name})"
         with self._deeper():
             options = {
                 key: self.values.option(label, key, value) for key, value in inner.items() if key not in _BEFORE_MODEL
@@ -227,7 +227,7 @@ class _Reader:
         for item in items:
             name = self._layer_name(item)
             if name in names:
-                raise CorruptFileError(self.path, f"two layers are named {brief_name(name)}")
+                raise CorruptFileError(self.path, f"two layers are named {short_name(name)}")
             names[name] = item
         layers = [layer for item in items if (layer := self._layer(item, "the model", names)) is not None]
         inputs, outputs = (self._references(inner.get(key), key) for key in ("input_layers", "output_layers"))
@@ -258,7 +258,7 @@ class _Reader:
         if self.layers > self.limits.layers:
             raise CorruptFileError(self.path, f"has more than {self.limits.layers} layers")
         name = self._layer_name(value)
-        label = f"layer {brief_name(name)}"
+        label = f"layer {short_name(name)}"
         if self.generation is KERAS1:
             value = keras1.merge_layer(self._as_graph(value))
         kind = self._class_name(value, label)
@@ -303,14 +303,14 @@ class _Reader:
             else:
                 results = [translated(config.get("function"), call) for call in layer.calls]
         except UnknownFunctionError as wrong:
-            self.problems.add(str(wrong), f"layer {brief_name(layer.name)} ({layer.class_name})")
+            self.problems.add(str(wrong), f"layer {short_name(layer.name)} ({layer.class_name})")
             return None
         if not results:
             return None
         operation, options, _ = results[0]
         if any(other[:2] != results[0][:2] for other in results):
             self.problems.add(
-                "its calls differ in their options", f"layer {brief_name(layer.name)} ({layer.class_name})"
+                "its calls differ in their options", f"layer {short_name(layer.name)} ({layer.class_name})"
             )
             return None
         calls = tuple(replace(call, stored=own.stored) for (_, _, call), own in zip(results, layer.calls, strict=True))
@@ -319,8 +319,8 @@ class _Reader:
     def _config(self, value: Mapping[str, Any], kind: str, name: str) -> Mapping[str, Any]:
         raw = value.get("config")
         if not isinstance(raw, dict):
-            raise CorruptFileError(self.path, f"layer {brief_name(name)}: config isn't an object")
-        label = f"layer {brief_name(name)} ({kind})"
+            raise CorruptFileError(self.path, f"layer {short_name(name)}: config isn't an object")
+        label = f"layer {short_name(name)} ({kind})"
         renamed: dict[str, str] = {**self.generation.renamed.get("*", {}), **self.generation.renamed.get(kind, {})}
         defaults = self.generation.defaults
         # A renamed class may have had different defaults.
@@ -362,7 +362,7 @@ class _Reader:
     def _calls(self, value: Mapping[str, Any], layer: LayerSpec, names: Mapping[str, Any]) -> tuple[CallSpec, ...]:
         nodes = value.get("inbound_nodes", [])
         if not isinstance(nodes, list):
-            raise CorruptFileError(self.path, f"layer {brief_name(layer.name)}: inbound_nodes isn't a list")
+            raise CorruptFileError(self.path, f"layer {short_name(layer.name)}: inbound_nodes isn't a list")
         self.nodes += len(nodes)
         if self.nodes > self.limits.nodes:
             raise CorruptFileError(self.path, f"has more than {self.limits.nodes} calls of layers")
@@ -370,10 +370,10 @@ class _Reader:
         try:
             return tuple(read_call(node, layer, names) for node in nodes)
         except MalformedNodeError:
-            raise CorruptFileError(self.path, f"layer {brief_name(layer.name)}: a call is malformed") from None
+            raise CorruptFileError(self.path, f"layer {short_name(layer.name)}: a call is malformed") from None
 
     def _keras3_call(self, node: Any, layer: LayerSpec, names: Mapping[str, Any]) -> CallSpec:
-        label = f"layer {brief_name(layer.name)}"
+        label = f"layer {short_name(layer.name)}"
         read: Callable[[Any], Any] = lambda value: self.values.value(label, value)  # noqa: E731
         return keras3_call(node, read)
 
@@ -390,7 +390,7 @@ class _Reader:
     def _class_name(self, value: Mapping[str, Any], label: str) -> str:
         name = class_name(value)
         if name is None:
-            found = brief_name(value.get("class_name"))
+            found = short_name(value.get("class_name"))
             raise CorruptFileError(self.path, f"{label}: class_name is {found}, expected text")
         current = name.replace(_FORMER_HUB, _HUB, 1) if name.startswith(_FORMER_HUB) else name
         if current in self.vocabulary.models or current in self.vocabulary.layers:
@@ -410,9 +410,9 @@ class _Reader:
         """Validates a name: any text that can be written again. Raises CorruptFileError."""
         if not isinstance(name, str) or len(name) > self.limits.name_length or "\0" in name:
             expected = f"text of at most {self.limits.name_length} characters, without NUL"
-            raise CorruptFileError(self.path, f"{what} is {brief_name(name)}, expected {expected}")
+            raise CorruptFileError(self.path, f"{what} is {short_name(name)}, expected {expected}")
         if not is_unicode(name):
-            raise CorruptFileError(self.path, f"{what} is {brief_name(name)}, expected Unicode text")
+            raise CorruptFileError(self.path, f"{what} is {short_name(name)}, expected Unicode text")
         return name
 
 

@@ -15,6 +15,10 @@ from typing import Any, Final, TypeAlias
 Structure: TypeAlias = Any
 
 
+#: Maximum number of layers that one hyperparameter of KerasHub's classes may ask for.
+MAX_LAYERS = 1000
+
+
 class Unmasked(Enum):
     """Value of `mask` in a call that suppresses the inputs' masks."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.config.diagnostics import Diagnostics, brief_name
+from layergraph.config.diagnostics import Diagnostics, short_name
 from layergraph.config.keras_versions import ACTIVATION, OWN_KEY, Generation
 from layergraph.config.quantization import QUANTIZED_POLICIES
 from layergraph.config.refused import REFUSED
@@ -78,7 +78,7 @@ class ValueReader:
             return {key: self.value(owner, item) for key, item in value.items()}
         name = class_name(value)
         if name is None:
-            self.problems.add(f"class_name is {brief_name(value['class_name'])}, expected text", owner)
+            self.problems.add(f"class_name is {short_name(value['class_name'])}, expected text", owner)
             return None
         if name in REFUSED:
             self.problems.add(f"{name} {REFUSED[name]}", owner)
@@ -118,7 +118,7 @@ class ValueReader:
         name = config.get("name") if isinstance(config, dict) else None
         if class_name(value) in _POLICIES and isinstance(name, str):
             return name
-        self.problems.add(f"dtype policy {brief_name(value.get('class_name'))} is not supported", owner)
+        self.problems.add(f"dtype policy {short_name(value.get('class_name'))} is not supported", owner)
         return None
 
     def _activation(self, owner: str, value: Any) -> Any:
@@ -137,7 +137,7 @@ class ValueReader:
         if known and isinstance(name, str):
             return name
         remedy = "a plugin can register an activation: layergraph.plugins.register_activation"
-        self.problems.add(f"custom function {brief_name(name)} of module {brief_name(module)} ({remedy})", owner)
+        self.problems.add(f"custom function {short_name(name)} of module {short_name(module)} ({remedy})", owner)
         return None
 
     def _marked(self, owner: str, name: str, value: Mapping[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from layergraph.errors import GraphError
-from layergraph.execution.lost_masks import is_recorded, removes_masks, without_lost_masks
+from layergraph.execution.keras38_masks import is_recorded, removes_masks, without_lost_masks
 from layergraph.execution.named_masks import named_mask
 from layergraph.execution.step import Step
 from layergraph.functional.graph import Graph

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from layergraph.config.options import brief
+from layergraph.config.options import short_repr
 from layergraph.errors import UnknownTensorError, unknown_name
 from layergraph.functional.node import Node
 from layergraph.functional.tensor import Tensor
@@ -51,12 +51,13 @@ def _node(model: Functional, layer: Layer, index: str | None, address: str) -> N
     if index is None and len(nodes) > 1:
         choices = [f"{layer.name}:{i}" for i in range(min(len(nodes), 20))]
         raise UnknownTensorError(
-            f"tensor {brief(address)}: layer '{layer.name}' has {len(nodes)} nodes; expected one of {choices}"
+            f"tensor {short_repr(address)}: layer '{layer.name}' has {len(nodes)} nodes; expected one of {choices}"
         )
     number = int(index or 0)
     if number >= len(nodes):
         raise UnknownTensorError(
-            f"tensor {brief(address)}: layer '{layer.name}' has no node {number}, expected a number below {len(nodes)}"
+            f"tensor {short_repr(address)}: layer '{layer.name}' has no node {number}, "
+            f"expected a number below {len(nodes)}"
         )
     return nodes[number]
 
@@ -65,13 +66,13 @@ def _tensor(node: Node, index: str | None, address: str) -> Tensor:
     tensors = node.output_tensors
     if index is None and len(tensors) > 1:
         raise UnknownTensorError(
-            f"tensor {brief(address)}: the node has {len(tensors)} outputs; expected 'layer:node:tensor' with tensor "
-            f"from 0 to {len(tensors) - 1}"
+            f"tensor {short_repr(address)}: the node has {len(tensors)} outputs; expected 'layer:node:tensor' with "
+            f"tensor from 0 to {len(tensors) - 1}"
         )
     number = int(index or 0)
     if number >= len(tensors):
         raise UnknownTensorError(
-            f"tensor {brief(address)}: the node has no output {number}, expected a number below {len(tensors)}"
+            f"tensor {short_repr(address)}: the node has no output {number}, expected a number below {len(tensors)}"
         )
     found: Tensor = tensors[number]
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from layergraph.config.options import Expected, boolean, brief, option, shape
+from layergraph.config.options import Expected, boolean, option, shape, short_repr
 from layergraph.errors import ConfigError
 from layergraph.functional.dtypes import dtype
 from layergraph.functional.layer import Layer
@@ -34,7 +34,7 @@ class InputLayer(Layer):
         try:
             self._element_type = dtype("float32" if given is None else given)
         except Expected as wrong:
-            raise ConfigError(f"InputLayer: option 'dtype' is {brief(given)}, expected {wrong}") from None
+            raise ConfigError(f"InputLayer: option 'dtype' is {short_repr(given)}, expected {wrong}") from None
         super().__init__(*args, **kwargs)
         tensor = Tensor(self.batch_shape, self.element_type, History(self, 0, 0), name=self.name)
         self.built = True
@@ -76,7 +76,9 @@ def Input(  # noqa: N802 - Keras's name
     if tensor is not None:
         return tensor
     if (shape is None) == (batch_shape is None):
-        raise ConfigError(f"Input: got shape={brief(shape)} and batch_shape={brief(batch_shape)}, expected one of them")
+        raise ConfigError(
+            f"Input: got shape={short_repr(shape)} and batch_shape={short_repr(batch_shape)}, expected one of them"
+        )
     if batch_shape is None:
         batch_shape = (batch_size, *((shape,) if isinstance(shape, int) else shape))
     layer = InputLayer(batch_shape=batch_shape, dtype=dtype, name=name)

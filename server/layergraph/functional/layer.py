@@ -1,10 +1,10 @@
-"""Layers: options, weights and computation in one class, with Keras's attributes and methods."""
+"""Layers: how they are called on symbolic tensors, and how they compute."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,27 +12,24 @@ import torch
 
 from layergraph.config.keras2_releases import KERAS3_USES, MASK_USES
 from layergraph.config.names import snake_case
-from layergraph.config.options import Configurable, boolean, brief, option, optional, unicode_text
-from layergraph.constraints import constraint as constraint_of
+from layergraph.config.options import short_repr
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder, bind_values
 from layergraph.functional.call import add_loss, adopt_call, adopt_methods, call_above, marking_built, with_context
 from layergraph.functional.call_context import CallContext
-from layergraph.functional.dtypes import DTypePolicy, dtype_name, dtype_policy
+from layergraph.functional.dtypes import dtype_name
+from layergraph.functional.inbound_nodes import InboundNodes
 from layergraph.functional.invocation import Invocation
+from layergraph.functional.layer_weights import LayerWeights
 from layergraph.functional.lora import Lora
 from layergraph.functional.naming import default_name
 from layergraph.functional.nest import Structure, flatten, map_structure, pack, single_or_list
 from layergraph.functional.node import Node
 from layergraph.functional.shape_inference import infer
-from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import History, Shape, Tensor
-from layergraph.functional.weight import Weight
 from layergraph.functional.weights import Weights
-from layergraph.initializers import initializer as initializer_of
-from layergraph.regularizers import regularizer as regularizer_of
 
 if TYPE_CHECKING:
     from layergraph.functional.functional import Functional
@@ -42,27 +39,11 @@ if TYPE_CHECKING:
 _FORWARD_PARAMETERS = 3
 #: Annotations of arguments that are tensors.
 _TENSORS = frozenset({"torch.Tensor", "torch.Tensor | None"})
-#: Positional arguments of `add_weight`: with the name first, and in Keras's order.
-_OUR_ORDER = ("name", "shape", "initializer")
-_KERAS_ORDER = ("shape", "initializer", "dtype")
 
 _numbers = itertools.count()
 
 
-class _LayerOptions(Configurable):
-    """Options that every layer has.
-
-    Some layers also take `activity_regularizer` by position: they redeclare it, without a type, since type checkers
-    want a field to stay in the class that first declares it.
-    """
-
-    name: str = option(optional(unicode_text), default=None, kw_only=True)
-    trainable: bool = option(boolean, default=True, kw_only=True)
-    dtype: Any = option(dtype_policy, default=None, kw_only=True)
-    activity_regularizer: Any = option(regularizer_of, default=None, kw_only=True)
-
-
-class Layer(_LayerOptions):
+class Layer(LayerWeights, InboundNodes):
     """A layer, as in Keras: calling it on symbolic tensors adds a node; `forward` defines the computation.
 
     A subclass declares its options as fields, creates its weights in `build`, and computes in `forward`:
@@ -88,8 +69,6 @@ class Layer(_LayerOptions):
     supports_masking: ClassVar[bool] = False
     #: Whether floating-point inputs and weights are cast to `compute_dtype`.
     autocast: ClassVar[bool] = True
-    #: How the layer is stored in files.
-    storage: ClassVar[StorageLayout] = StorageLayout()
     #: Whether Keras's layer takes an `activity_regularizer`.
     regularizes_activity: ClassVar[bool] = True
     #: Whether this is a keras.ops node rather than a layer.
@@ -144,10 +123,7 @@ class Layer(_LayerOptions):
         self.inbound_nodes: list[Node] = []
         #: Layers are numbered as they are made.
         self.number = next(_numbers)
-        self.own_weights: list[Weight] = []
-        self.sublayers: dict[str, Layer] = {}
         self.built = False
-        self._trainable = True
         #: What the layer does with masks, one of MASK_USES.
         self.mask_use = "keras3"
         #: The layer's form in the file that it was loaded from, if the file is of Keras 2.
@@ -170,7 +146,7 @@ class Layer(_LayerOptions):
     def validated(cls, name: str, value: Any) -> Any:
         """Returns the normal form of an option's value. Raises ConfigError if the value is invalid."""
         if name == "activity_regularizer" and value is not None and not cls.regularizes_activity:
-            raise ConfigError(f"{cls.__name__}: option '{name}' is {brief(value)}, expected None, as in Keras")
+            raise ConfigError(f"{cls.__name__}: option '{name}' is {short_repr(value)}, expected None, as in Keras")
         return super().validated(name, value)
 
     if not TYPE_CHECKING:
@@ -209,7 +185,9 @@ class Layer(_LayerOptions):
         Raises ConfigError for any other value.
         """
         if use not in MASK_USES:
-            raise ConfigError(f"{type(self).__name__}: mask_use is {brief(use)}, expected one of {sorted(MASK_USES)}")
+            raise ConfigError(
+                f"{type(self).__name__}: mask_use is {short_repr(use)}, expected one of {sorted(MASK_USES)}"
+            )
         self.mask_use = use
         if use not in KERAS3_USES:
             vars(self)["supports_masking"] = use == "passed"
@@ -239,66 +217,6 @@ class Layer(_LayerOptions):
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """Computes the outputs' masks from the first argument and its masks. By default masks pass through."""
         return mask
-
-    def add_weight(
-        self,
-        *args: Any,
-        name: str | None = None,
-        shape: Any = (),
-        initializer: Any = None,
-        trainable: bool = True,
-        dtype: Any = None,
-        autocast: bool = True,
-        memory_order: tuple[int, ...] | None = None,
-        regularizer: Any = None,
-        constraint: Any = None,
-    ) -> Weight:
-        """Creates a weight: `w.<name>` in `forward`; in `call`, the attribute that it is assigned to.
-
-        shape                    length of each axis, all known; () for a scalar
-        initializer              a name, an object or a function (shape, dtype) -> tensor; by default "glorot_uniform"
-                                 for floating-point types and "zeros" for others
-        regularizer, constraint  names, objects or functions of the tensor
-        dtype                    by default the layer's dtype
-
-        Positional arguments: name, shape, initializer, or in Keras's order shape, initializer, dtype. Raises GraphError
-        if an axis has an unknown length, ConfigError for unknown names. Source: keras.layers.Layer.add_weight.
-        """
-        if args:
-            order = _OUR_ORDER if isinstance(args[0], str) else _KERAS_ORDER
-            given = dict(zip(order, args, strict=False))
-            name, shape = given.get("name", name), given.get("shape", shape)
-            initializer, dtype = given.get("initializer", initializer), given.get("dtype", dtype)
-        name = name or self._free_weight_name()
-        lengths = (shape,) if isinstance(shape, int) else tuple(shape or ())
-        if any(length is None for length in lengths):
-            raise GraphError(
-                f"layer '{self.name}' ({type(self).__name__}): weight '{name}' would have shape {lengths}; "
-                "every axis that its shape depends on must have a known length"
-            )
-        dtype = self.dtype if dtype is None else dtype_name(dtype)
-        if initializer is None:
-            initializer = "glorot_uniform" if "float" in dtype else "zeros"
-        weight = Weight(
-            scopes.path(self, self.storage.scope),
-            name,
-            tuple(int(length) for length in lengths),
-            dtype,
-            _resolved(initializer, initializer_of),
-            trainable=trainable,
-            autocast=autocast,
-            memory_order=memory_order,
-            regularizer=_resolved(regularizer, regularizer_of),
-            constraint=_resolved(constraint, constraint_of),
-        )
-        self.own_weights.append(weight)
-        weight.trainable = trainable and self._trainable
-        return weight
-
-    def _free_weight_name(self) -> str:
-        """Returns the next of `variable`, `variable_1`, ..., Keras's names of weights without a name."""
-        taken = {weight.name for weight in self.own_weights}
-        return next(name for n in itertools.count() if (name := f"variable_{n}" if n else "variable") not in taken)
 
     def add_loss(self, loss: Any) -> None:
         """Adds to the training loss, within `call`: a scalar, or the sum of a tensor (keras.layers.Layer.add_loss).
@@ -453,75 +371,6 @@ class Layer(_LayerOptions):
         """Returns the bound weights, the `w` of `forward`."""
         return binder.own(self)
 
-    # Weights.
-
-    @property
-    def keeps_statistics(self) -> bool:
-        """Whether calls in training update weights of the layer outside of the optimizer, such as moving averages."""
-        return any(not weight.created_trainable for weight in self.own_weights)
-
-    @property  # type: ignore[misc]  # the option sets it
-    def dtype(self) -> str:
-        """Dtype of the weights."""
-        return self.dtype_policy.variable_dtype
-
-    @dtype.setter
-    def dtype(self, policy: DTypePolicy) -> None:
-        self.dtype_policy = policy
-
-    @property
-    def compute_dtype(self) -> str:
-        """Dtype of the computation."""
-        return self.dtype_policy.compute_dtype
-
-    @property  # type: ignore[misc]  # the option sets it
-    def trainable(self) -> bool:
-        """Whether training may change the layer's weights. Setting it sets all sublayers, too."""
-        return self._trainable
-
-    @trainable.setter
-    def trainable(self, value: bool) -> None:
-        self._trainable = bool(value)
-        for weight in self.own_weights:
-            weight.trainable = self._trainable and weight.created_trainable
-        for layer in self.sublayers.values():
-            layer.trainable = value
-
-    @property
-    def weights(self) -> list[Weight]:
-        """All weights, in Keras's order: the layer's own trainable ones, its other ones, then those of sublayers."""
-        own = [w for w in self.own_weights if w.created_trainable]
-        own += [w for w in self.own_weights if not w.created_trainable]
-        below = [weight for layer in self.sublayers.values() for weight in layer.weights]
-        return list(dict.fromkeys([*own, *below]))
-
-    @property
-    def trainable_weights(self) -> list[Weight]:
-        """The weights that training changes."""
-        return [weight for weight in self.weights if weight.trainable] if self.trainable else []
-
-    @property
-    def non_trainable_weights(self) -> list[Weight]:
-        """The weights that training doesn't change."""
-        trainable = set(self.trainable_weights)
-        return [weight for weight in self.weights if weight not in trainable]
-
-    def get_weights(self) -> list[np.ndarray[Any, Any]]:
-        """Returns copies of all weights, in Keras's order."""
-        return [weight.numpy() for weight in self.weights]
-
-    def set_weights(self, values: list[Any]) -> None:
-        """Sets all weights, in Keras's order. Raises GraphError if their number differs, DataError if a shape does."""
-        weights = self.weights
-        if len(values) != len(weights):
-            raise GraphError(f"layer '{self.name}': got {len(values)} weights, expected {len(weights)}")
-        for weight, value in zip(weights, values, strict=True):
-            weight.assign(value)
-
-    def count_params(self) -> int:
-        """Number of elements of all weights."""
-        return sum(weight.size for weight in self.weights)
-
     def walk_layers(self) -> Iterator[Layer]:
         """Yields this layer and all sublayers, recursively, each once."""
         seen: set[int] = set()
@@ -532,94 +381,6 @@ class Layer(_LayerOptions):
                 seen.add(id(layer))
                 yield layer
                 waiting.extend(reversed(list(layer.sublayers.values())))
-
-    # Nodes.
-
-    def _node_at(self, node_index: int, wanted: str) -> Node:
-        if not self.inbound_nodes:
-            raise AttributeError(f"The layer '{self.name}' has never been called and thus has no defined {wanted}")
-        if not -len(self.inbound_nodes) <= node_index < len(self.inbound_nodes):
-            raise ValueError(
-                f"Asked to get {wanted} at node {node_index}, but the layer '{self.name}' has only "
-                f"{len(self.inbound_nodes)} inbound nodes"
-            )
-        return self.inbound_nodes[node_index]
-
-    def _only_node(self, wanted: str) -> Node:
-        if len(self.inbound_nodes) > 1:
-            raise AttributeError(
-                f"The layer '{self.name}' has multiple inbound nodes, hence the notion of \"layer {wanted}\" is "
-                f"ill-defined. Use `get_{wanted}_at(node_index)` instead"
-            )
-        return self._node_at(0, wanted)
-
-    def _only_shape(self, wanted: str, shape_at: Callable[[int], Any]) -> Any:
-        self._node_at(0, f"{wanted} shape")
-        shapes = [shape_at(i) for i in range(len(self.inbound_nodes))]
-        if any(shape != shapes[0] for shape in shapes):
-            raise AttributeError(
-                f"The layer '{self.name}' has multiple inbound nodes, with different {wanted} shapes. Hence the notion "
-                f'of "{wanted} shape" is ill-defined for the layer. Use `get_{wanted}_shape_at(node_index)` instead'
-            )
-        return shapes[0]
-
-    def get_input_at(self, node_index: int) -> Any:
-        """Input tensor (or list of them) of a call. Raises ValueError if there is no such call."""
-        node = self._node_at(node_index, "input")
-        return single_or_list(node.input_tensors) if node.input_tensors else node.outputs
-
-    def get_output_at(self, node_index: int) -> Any:
-        """Output tensor (or nesting of them) of a call. Raises ValueError if there is no such call."""
-        return self._node_at(node_index, "output").outputs
-
-    def get_input_shape_at(self, node_index: int) -> Any:
-        """Shape (or list of shapes) of the inputs of a call."""
-        return map_structure(lambda tensor: tensor.shape, self.get_input_at(node_index))
-
-    def get_output_shape_at(self, node_index: int) -> Any:
-        """Shape (or nesting of shapes) of the outputs of a call."""
-        return map_structure(lambda tensor: tensor.shape, self.get_output_at(node_index))
-
-    def get_input_mask_at(self, node_index: int) -> Any:
-        """Mask (or list of masks) of the inputs of a call: a symbolic boolean tensor, or None."""
-        return map_structure(_mask_of, self.get_input_at(node_index))
-
-    def get_output_mask_at(self, node_index: int) -> Any:
-        """Mask (or nesting of masks) of the outputs of a call: a symbolic boolean tensor, or None."""
-        return map_structure(_mask_of, self.get_output_at(node_index))
-
-    @property
-    def input(self) -> Any:
-        """Input of the only call. Raises AttributeError if there are several."""
-        self._only_node("input")
-        return self.get_input_at(0)
-
-    @property
-    def output(self) -> Any:
-        """Output of the only call. Raises AttributeError if there are several."""
-        return self._only_node("output").outputs
-
-    @property
-    def input_mask(self) -> Any:
-        """Mask of the input of the only call."""
-        self._only_node("input_mask")
-        return self.get_input_mask_at(0)
-
-    @property
-    def output_mask(self) -> Any:
-        """Mask of the output of the only call."""
-        self._only_node("output_mask")
-        return self.get_output_mask_at(0)
-
-    @property
-    def input_shape(self) -> Any:
-        """Shape of the inputs of all calls. Raises AttributeError if they differ."""
-        return self._only_shape("input", self.get_input_shape_at)
-
-    @property
-    def output_shape(self) -> Any:
-        """Shape of the outputs of all calls. Raises AttributeError if they differ."""
-        return self._only_shape("output", self.get_output_shape_at)
 
     # Config.
 
@@ -633,17 +394,6 @@ class Layer(_LayerOptions):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} name={self.name}, built={self.built}>"
-
-
-def _mask_of(tensor: Tensor) -> Tensor | None:
-    if tensor.mask_shape is None:
-        return None
-    return Tensor(tensor.mask_shape, "bool", tensor.history, name=f"{tensor.name}_mask")
-
-
-def _resolved(given: Any, by_name: Callable[[Any], Any]) -> Any:
-    """Returns functions unchanged; classes, names and serialised forms are resolved by the table of their kind."""
-    return by_name(given) if isinstance(given, (str, Mapping, type)) else given
 
 
 def _as_value(array: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from layergraph.functional.layer import Layer
+    from layergraph.functional.layer_weights import LayerWeights
 
 #: The layers being built, outermost first.
 _BUILDING: ContextVar[tuple[Layer, ...]] = ContextVar("building", default=())
@@ -25,7 +26,7 @@ def building(layer: Layer) -> Iterator[None]:
         _BUILDING.reset(token)
 
 
-def path(layer: Layer, inner: str | None) -> str:
+def path(layer: LayerWeights, inner: str | None) -> str:
     """Returns a path such as `bidirectional/forward_lstm/lstm_cell`: the enclosing layers, `layer`, and `inner`, the
     name of a layer that only Keras has there.
     """

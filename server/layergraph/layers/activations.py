@@ -170,7 +170,9 @@ class Softmax(Layer):
     """
 
     axis: Any = option(one_or_list_of(integer), default=-1)
-    mask_rule: str = option(one_of("keras3", "keras2", "fitting", "robust"), default="keras3", kw_only=True)
+    mask_rule: str = option(
+        one_of("keras3", "keras2", "fitting", "robust"), default="keras3", kw_only=True, saved=False
+    )
 
     supports_masking = True
 
@@ -199,10 +201,6 @@ class Softmax(Layer):
         else:
             outputs = torch.exp(inputs - torch.logsumexp(inputs, axes, keepdim=True))
         return outputs if mask is None or self.mask_rule != "keras3" else torch.where(mask, outputs, 0)
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        return {key: value for key, value in super().get_config().items() if key != "mask_rule"}
 
 
 def _broadcasts(mask: torch.Tensor, inputs: torch.Tensor) -> bool:

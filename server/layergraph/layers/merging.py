@@ -24,7 +24,7 @@ class _Merge(Layer):
                 them. Set from the file's version and never saved
     """
 
-    mask_rule: str = option(one_of("keras3", "keras2", "none"), default="keras3", kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2", "none"), default="keras3", kw_only=True, saved=False)
 
     supports_masking = True
     masks_in_calls = False
@@ -57,12 +57,6 @@ class _Merge(Layer):
         for known in given[1:]:
             result = combine(result, known)
         return result
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        config = super().get_config()
-        del config["mask_rule"]
-        return config
 
 
 class _Elementwise(_Merge):

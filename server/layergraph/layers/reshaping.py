@@ -10,13 +10,13 @@ import torch
 from layergraph.config.options import (
     Expected,
     anything,
-    brief,
     integer,
     list_of,
     nonnegative_int,
     one_of,
     option,
     positive_int,
+    short_repr,
 )
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.call_context import CallContext
@@ -156,7 +156,9 @@ class _BorderLayer(SpatialLayer):
                 value = (value,)
             pairs = border(self.rank, value)
         except Expected as wrong:
-            raise ConfigError(f"{type(self).__name__}: option '{name}' is {brief(value)}, expected {wrong}") from None
+            raise ConfigError(
+                f"{type(self).__name__}: option '{name}' is {short_repr(value)}, expected {wrong}"
+            ) from None
         setattr(self, name, pairs[0] if self.rank == 1 else pairs)
 
     def get_config(self) -> dict[str, Any]:
@@ -213,7 +215,7 @@ class _Cropping(_BorderLayer):
 
     cropping: Any = option(anything, default=1)
     data_format: str = option(data_format, default=None)
-    crop_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    crop_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
         """Expands the cropping to pairs."""
@@ -225,10 +227,6 @@ class _Cropping(_BorderLayer):
         if self.crop_rule == "keras3":
             self.check_windows(lengths, [sum(pair) + 1 for pair in crops])
         return self.cropped(self.floating(x), crops)
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        return {key: value for key, value in super().get_config().items() if key != "crop_rule"}
 
 
 class Cropping1D(_Cropping):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.nn import functional
 
-from layergraph.config.options import Expected, Validator, brief, positive_int, sizes
+from layergraph.config.options import Expected, Validator, positive_int, short_repr, sizes
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
@@ -73,7 +73,9 @@ class SpatialLayer(Layer):
         try:
             setattr(self, name, sizes(self.rank, validate)(value))
         except Expected as wrong:
-            raise ConfigError(f"{type(self).__name__}: option '{name}' is {brief(value)}, expected {wrong}") from None
+            raise ConfigError(
+                f"{type(self).__name__}: option '{name}' is {short_repr(value)}, expected {wrong}"
+            ) from None
 
     def check_padding(self, mode: str) -> None:
         """Raises ConfigError if padding is 'causal' and the layer doesn't support it."""

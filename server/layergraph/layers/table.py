@@ -15,6 +15,7 @@ from layergraph.layers.convolutional import transpose as convolutional_transpose
 from layergraph.layers.core import basic as core
 from layergraph.layers.core import einsum
 from layergraph.layers.core import reversible_embedding as embedding_reversible
+from layergraph.layers.inner_layers import CLASSES
 from layergraph.layers.normalization import statistics as normalization
 from layergraph.layers.preprocessing import (
     audio,
@@ -76,3 +77,4 @@ LAYERS: Mapping[str, type[Layer]] = merged(
         keras1.LAYERS,
     ]
 )
+CLASSES.update(LAYERS)

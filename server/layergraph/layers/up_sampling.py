@@ -10,7 +10,7 @@ from layergraph.config.options import Expected, anything, one_of, option
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
-from layergraph.layers.preprocessing.interpolation import INTERPOLATIONS, resize
+from layergraph.layers.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.spatial import SpatialLayer, data_format
 
 
@@ -70,7 +70,7 @@ class UpSampling2D(_UpSampling):
 
     rank = 2
     interpolation: str = option(interpolation, default="nearest")
-    image_rule: str = option(one_of("keras3", "corner"), default="keras3", kw_only=True)
+    image_rule: str = option(one_of("keras3", "corner"), default="keras3", kw_only=True, saved=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes the outputs."""
@@ -84,10 +84,6 @@ class UpSampling2D(_UpSampling):
             return x
         height, width = (n * size for n, size in zip(self.lengths(x), self.size, strict=True))
         return self.from_torch(resize(self.to_torch(self.floating(x)), (height, width), self.interpolation))
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        return {key: value for key, value in super().get_config().items() if key != "image_rule"}
 
 
 def _between_corners(x: torch.Tensor, axis: int, times: int) -> torch.Tensor:

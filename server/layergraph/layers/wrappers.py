@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from layergraph.config.options import Expected, one_of, option, optional, serialized
+from layergraph.config.options import one_of, option, optional, serialized
 from layergraph.errors import ConfigError, GraphError
 from layergraph.functional import scopes
 from layergraph.functional.binding import Binder
@@ -20,29 +19,15 @@ from layergraph.functional.nest import flatten, map_structure
 from layergraph.functional.row_independence import may_mix_rows, rows_are_independent
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
+from layergraph.layers.inner_layers import Holder, any_layer
 from layergraph.layers.quantized.kernels import QuantizedLayer
-from layergraph.plugins import custom_layers, custom_object_scope, registered_name
-
-
-def _layer(value: Any) -> Layer:
-    """Validator: a layer or model, or Keras's serialised form of a layer."""
-    if isinstance(value, Layer):
-        return value
-    if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
-        # Imported here, as the table contains the wrappers, too.
-        from layergraph.layers.table import LAYERS
-
-        custom, name = custom_layers(), value.get("class_name", "")
-        known = custom.get(value.get("registered_name", "")) or LAYERS.get(name) or custom.get(name)
-        if known is not None:
-            return known.from_config(value["config"])
-    raise Expected("a layer")
+from layergraph.plugins import custom_object_scope, registered_name
 
 
 class Wrapper(Layer):
     """A layer around another, with which the `call` of a subclass computes as `self.layer` (keras.layers.Wrapper)."""
 
-    layer: Layer = option(_layer)
+    layer: Layer = option(any_layer)
 
     def build(self, input_shape: Any = None) -> None:
         """Builds the wrapped layer."""
@@ -55,19 +40,7 @@ class Wrapper(Layer):
         return {**super().get_config(), "layer": described}
 
 
-class _Wrapper(Layer):
-    """A layer that wraps other layers."""
-
-    supports_masking = True
-
-    def hold(self, **layers: Layer) -> None:
-        """Registers sublayers by the names of their groups in files; they are frozen if the wrapper is."""
-        self.sublayers.update(layers)
-        if not self.trainable:
-            self.trainable = False
-
-
-class TimeDistributed(_Wrapper):
+class TimeDistributed(Holder):
     """Applies a layer to each timestep: (rows, timesteps, ...) is reshaped to rows * timesteps rows
     (keras.layers.TimeDistributed).
 
@@ -78,8 +51,8 @@ class TimeDistributed(_Wrapper):
                 version
     """
 
-    layer: Layer = option(_layer)
-    step_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    layer: Layer = option(any_layer)
+    step_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
         """Registers the layer as a sublayer."""
@@ -87,10 +60,6 @@ class TimeDistributed(_Wrapper):
         self._has_fixed_rows = False
         #: Whether the layer computes with several rows together; None before the first call.
         self._mixes_rows: bool | None = None
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config; `step_rule` isn't part of it."""
-        return {key: value for key, value in super().get_config().items() if key != "step_rule"}
 
     def bind(self, binder: Binder) -> Any:
         """Returns the weights. Keras bypasses a quantized layer's own computation, so its kernel isn't scaled."""
@@ -200,7 +169,7 @@ class TimeDistributed(_Wrapper):
         return self.layer.forward(context, w, flat, **kwargs)
 
 
-class Bidirectional(_Wrapper):
+class Bidirectional(Holder):
     """Runs a recurrent layer over the timesteps in both directions (keras.layers.Bidirectional).
 
     layer            the forward layer; a copy is used
@@ -211,10 +180,10 @@ class Bidirectional(_Wrapper):
     The backward outputs are reversed to the order of the inputs. States, if returned, start with the forward layer's.
     """
 
-    layer: Layer = option(_layer)
+    layer: Layer = option(any_layer)
     merge_mode: str | None = option(optional(one_of("concat", "sum", "mul", "ave")), default="concat")
-    backward_layer: Layer | None = option(optional(_layer), default=None, kw_only=True)
-    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    backward_layer: Layer | None = option(optional(any_layer), default=None, kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
         """Creates the copies. Raises ConfigError for incompatible layers."""
@@ -234,10 +203,6 @@ class Bidirectional(_Wrapper):
             # Otherwise merging would mix one direction's outputs with the other's stale ones at masked timesteps.
             layer.zero_output_for_mask = self._flag(layer, "return_sequences")  # type: ignore[attr-defined]
         self.hold(forward_layer=self.layer, backward_layer=self.backward_layer)
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        return {key: value for key, value in super().get_config().items() if key != "mask_rule"}
 
     @property
     def forward_layer(self) -> Layer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from layergraph.archive.limits import DEFAULT_LIMITS
 from layergraph.errors import ConfigError
@@ -13,8 +13,8 @@ from layergraph.functional.input import Input, InputLayer
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten, map_structure
 from layergraph.functional.tensor import Tensor
-from layergraph.models.loading import described_model
 from layergraph.models.model import Model
+from layergraph.models.reading import described_model
 from layergraph.models.sequential import Sequential
 from layergraph.plugins import custom_object_scope
 
@@ -30,7 +30,7 @@ def model_from_json(json_string: str, custom_objects: Mapping[str, Any] | None =
     except (ValueError, RecursionError) as wrong:
         raise ConfigError(f"model_from_json: got a text that isn't JSON: {wrong}") from wrong
     with custom_object_scope(custom_objects or {}):
-        return described_model(described, DEFAULT_LIMITS)
+        return cast("Model", described_model(described, DEFAULT_LIMITS))
 
 
 def clone_model(

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from layergraph.archive import open_archive
 from layergraph.errors import ConfigError, ExportError, unknown_name
 from layergraph.execution.plan import Plan
 from layergraph.exporting.cases import Cases, differences, find_cases, input_axes, output_axes
@@ -21,9 +22,9 @@ from layergraph.exporting.onnx_file import DEFAULT_OPSET, check_opset, file_inpu
 from layergraph.exporting.tolerances import default_tolerances
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import TensorSpec
-from layergraph.models.loading import load_model
-from layergraph.models.model import Model
+from layergraph.models.reading import read_model
 from layergraph.saving.model_file import sync
+from layergraph.training.trainer import Trainer
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -105,7 +106,8 @@ class Exported:
 
 
 def export_model(
-    model: Model,
+    model: Trainer,
+    plan: Plan,
     path: Path,
     format: str | None = None,
     *,
@@ -114,9 +116,8 @@ def export_model(
     overwrite: bool = True,
     examples: Sequence[Mapping[str, Array]] = (),
 ) -> Exported:
-    """Exports a model. See `Model.export`."""
+    """Exports a model, of which `plan` computes all outputs. See `Model.export`."""
     kind = check_arguments(path, format, opset=opset, tolerance=tolerance, overwrite=overwrite)
-    plan = model.plan()
     tolerances = default_tolerances(plan) if tolerance is None else [tolerance] * len(plan.output_specs)
     cases = _cases(plan, kind, examples)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -205,7 +206,7 @@ def _cases(plan: Plan, kind: str, examples: Sequence[Mapping[str, Array]]) -> Ca
         return Cases(((), ()), ())
 
 
-def _saved(model: Model, path: Path, kind: str, cases: Cases, tolerances: Sequence[float]) -> list[float]:
+def _saved(model: Trainer, path: Path, kind: str, cases: Cases, tolerances: Sequence[float]) -> list[float]:
     """Saves the model in a format of Keras, and returns the differences of the outputs; none if there are no cases."""
     suffix = next(suffix for suffix, name in FORMATS.items() if name == kind)
     saved = path.with_suffix(suffix)
@@ -213,7 +214,8 @@ def _saved(model: Model, path: Path, kind: str, cases: Cases, tolerances: Sequen
     if not cases.compared:
         saved.rename(path)
         return []
-    again = load_model(saved, compile=False).plan()
+    with open_archive(saved) as archive:
+        again = Plan(read_model(archive, compile=False))
     results = [again.run_eagerly(case.inputs) for case in cases.compared]
     found = differences(cases.compared, results)
     if not all(off <= most for off, most in zip(found, tolerances, strict=True)):

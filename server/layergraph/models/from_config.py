@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layergraph.archive.limits import DEFAULT_LIMITS, LoadLimits
-from layergraph.config.diagnostics import Diagnostics, brief_name
-from layergraph.config.options import brief
+from layergraph.config.diagnostics import Diagnostics, short_name
+from layergraph.config.options import short_repr
 from layergraph.config.quantization import quantization
 from layergraph.config.refused import OUTSIDE
-from layergraph.config.spec import CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
+from layergraph.config.spec import MAX_LAYERS, CallSpec, GraphSpec, LayerSpec, Structure, TensorRef, references
 from layergraph.config.values import CUSTOM
 from layergraph.errors import ConfigError, GraphError, LayerGraphError
 from layergraph.functional.dtypes import torch_dtype
@@ -31,14 +31,11 @@ from layergraph.layers.hub.table import LAYERS as HUB_LAYERS
 from layergraph.layers.lora import LoraLayer
 from layergraph.layers.quantized.table import QUANTIZED
 from layergraph.layers.table import LAYERS
-from layergraph.models.hub.architecture import MAX_LAYERS
-from layergraph.models.hub.model import HubModel
-from layergraph.models.hub.table import HUB_MODELS
-from layergraph.models.model import Model
-from layergraph.models.sequential import Sequential
+from layergraph.models.kinds import ARCHITECTURES, MODELS
 from layergraph.models.training_options import training_option
 from layergraph.ops import operations
 from layergraph.plugins import custom_layers, passed_layers
+from layergraph.training.trainer import Trainer
 
 #: Exceptions of torch and Python for arguments that don't fit.
 _CALL_ERRORS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, NotImplementedError, ArithmeticError)
@@ -51,7 +48,7 @@ Ignores = Callable[[str, Any], bool]
 class Rebuilt:
     """A model, and by model the layers in the order of the file, by which weights are numbered."""
 
-    model: Model
+    model: Trainer
     file_order: dict[Functional, tuple[Layer, ...]] = field(default_factory=dict)
 
 
@@ -65,7 +62,7 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics, *
     while waiting:
         item, where = waiting.pop()
         if isinstance(item, GraphSpec) and item.architecture:
-            owner = f"model {brief_name(item.name)} ({item.architecture})"
+            owner = f"model {short_name(item.name)} ({item.architecture})"
             for problem in _unsupported_hyperparameters(item):
                 problems.add(problem, owner)
             waiting.extend((leaf, where) for leaf in item.hyperparameters.values() if isinstance(leaf, LayerSpec))
@@ -77,7 +74,7 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics, *
         if item.graph is not None:
             waiting.append((item.graph, inside))
             continue
-        label = f"layer {brief_name(item.name)}" + (f" in {brief_name(where)}" if where else "")
+        label = f"layer {short_name(item.name)}" + (f" in {short_name(where)}" if where else "")
         for problem, owner in _unsupported(item, label, ignores, has_weights):
             problems.add(problem, owner)
         inner = [leaf for leaf in flatten(list(item.config.values())) if isinstance(leaf, LayerSpec)]
@@ -85,10 +82,10 @@ def find_unsupported(spec: GraphSpec, ignores: Ignores, problems: Diagnostics, *
 
 
 def _unsupported_hyperparameters(spec: GraphSpec) -> Iterator[str]:
-    known = HUB_MODELS[spec.architecture]
+    known = ARCHITECTURES[spec.architecture]
     for key, value in spec.hyperparameters.items():
         if key not in known._options:
-            yield f"option {brief_name(key)} = {brief(value)} is not supported"
+            yield f"option {short_name(key)} = {short_repr(value)} is not supported"
         elif not isinstance(value, LayerSpec):
             try:
                 known.validated(key, value)
@@ -103,8 +100,8 @@ def _unsupported(spec: LayerSpec, label: str, ignores: Ignores, has_weights: boo
         yield f"{_class_label(spec)} {_remedy(spec)}", label
         return
     for key in unknown_options(spec, known, ignores):
-        value = brief(spec.config[key])
-        yield f"option {brief_name(key)} = {value} is not supported", f"{label} ({spec.class_name})"
+        value = short_repr(spec.config[key])
+        yield f"option {short_name(key)} = {value} is not supported", f"{label} ({spec.class_name})"
     for key in spec.config.keys() & known._options.keys():
         # Layers in options are checked on their own.
         if not any(isinstance(leaf, LayerSpec) for leaf in flatten([spec.config[key]])):
@@ -123,8 +120,8 @@ def _class_label(spec: LayerSpec) -> str:
     name = spec.class_name
     if name.startswith(CUSTOM):
         what, name = f"custom {what}", name.removeprefix(CUSTOM)
-    module = f" of module {brief_name(spec.module)}" if spec.module and ">" in spec.class_name else ""
-    return f"{what} {brief_name(name)}{module}"
+    module = f" of module {short_name(spec.module)}" if spec.module and ">" in spec.class_name else ""
+    return f"{what} {short_name(name)}{module}"
 
 
 def _remedy(spec: LayerSpec) -> str:
@@ -182,7 +179,7 @@ def _check_activations(model: Functional, most: int) -> None:
             size = torch_dtype(tensor.dtype).itemsize * math.prod(n for n in tensor.shape[1:] if n is not None)
             if size > most:
                 raise GraphError(
-                    f"layer {brief_name(node.layer.name)} ({type(node.layer).__name__}): one row of its output, of "
+                    f"layer {short_name(node.layer.name)} ({type(node.layer).__name__}): one row of its output, of "
                     f"shape {tensor.shape}, takes {size} bytes, at most {most} are allowed"
                 )
 
@@ -234,20 +231,20 @@ class _Builder:
         #: Layers that several models of the file share, by shared id.
         self.shared: dict[int, Layer] = {}
 
-    def model(self, spec: GraphSpec) -> Model:
+    def model(self, spec: GraphSpec) -> Trainer:
         """Creates the model of a spec, nested models first."""
         if spec.architecture:
             return self._hub_model(spec)
         layers = {item.name: self.layer(item) for item in spec.layers}
         name = spec.name or None
-        model: Model
+        model: Trainer
         if spec.sequential:
-            model = Sequential(layers.values(), name=name, trainable=spec.trainable)
+            model = MODELS["Sequential"](layers.values(), name=name, trainable=spec.trainable)
         else:
             calls = _Calls(spec, layers)
             calls.make_all()
             inputs, outputs = calls.tensors(spec.inputs), calls.tensors(spec.outputs)
-            model = Model(inputs, outputs, name=name, trainable=spec.trainable)
+            model = MODELS["Functional"](inputs, outputs, name=name, trainable=spec.trainable)
             if ends := calls.ends():
                 model.keep(ends)
         self.file_order[model] = tuple(
@@ -259,12 +256,12 @@ class _Builder:
             model.stored_form = StoredForm(spec.stored, layers=tuple(layers.values()))
         return model
 
-    def _hub_model(self, spec: GraphSpec) -> Model:
+    def _hub_model(self, spec: GraphSpec) -> Trainer:
         """Creates a model of one of KerasHub's classes."""
         options = {key: self._option(value) for key, value in spec.hyperparameters.items()}
-        label = f"model {brief_name(spec.name)} ({spec.architecture})"
+        label = f"model {short_name(spec.name)} ({spec.architecture})"
         try:
-            model = HubModel(HUB_MODELS[spec.architecture].from_config(options))
+            model = MODELS["HubModel"](ARCHITECTURES[spec.architecture].from_config(options))
         except LayerGraphError as wrong:
             raise ConfigError(f"{label}: {wrong}") from wrong
         except _CALL_ERRORS as wrong:
@@ -291,11 +288,11 @@ class _Builder:
                 model.stored_form.first_call = spec.first_call
             return model
         known = _class_of(spec)
-        label = f"layer {brief_name(spec.name)}"
+        label = f"layer {short_name(spec.name)}"
         if known is None:
-            raise ConfigError(f"{label}: class {brief_name(spec.class_name)} is not supported")
+            raise ConfigError(f"{label}: class {short_name(spec.class_name)} is not supported")
         if unknown := unknown_options(spec, known, self.ignores):
-            raise ConfigError(f"{label} ({spec.class_name}): option {brief_name(unknown[0])} is not supported")
+            raise ConfigError(f"{label} ({spec.class_name}): option {short_name(unknown[0])} is not supported")
 
         taken = _taken_options(spec, known, self.ignores)
         config = {key: self._option(value) for key, value in spec.config.items() if key in taken}
@@ -310,7 +307,7 @@ class _Builder:
         except _CALL_ERRORS as wrong:
             # Raised by a plugin's `__init__` or `from_config`.
             raise ConfigError(
-                f"{label}: class {brief_name(spec.class_name)} can't be created from its config: {wrong}"
+                f"{label}: class {short_name(spec.class_name)} can't be created from its config: {wrong}"
             ) from wrong
         if spec.stored is not None:
             layer.stored_form = StoredForm(spec.stored)
@@ -375,11 +372,11 @@ class _Calls:
             stuck = [name for (name, index) in self._calls if (name, index) not in self._made]
             needed = next(need for need in waiting_for)
             raise GraphError(
-                f"layer {brief_name(stuck[0])} (and {len(stuck) - 1} more) can't be called: "
+                f"layer {short_name(stuck[0])} (and {len(stuck) - 1} more) can't be called: "
                 + (
                     "their inputs depend on one another"
                     if needed in self._calls
-                    else f"there is no call {needed[1]} of a layer {brief_name(needed[0])}"
+                    else f"there is no call {needed[1]} of a layer {short_name(needed[0])}"
                 )
             )
 
@@ -394,7 +391,7 @@ class _Calls:
             made = self._made.get((structure.layer, structure.node))
             if made is None or not 0 <= structure.tensor < len(made):
                 where = f"output {structure.tensor} of call {structure.node}"
-                raise GraphError(f"there is no {where} of a layer {brief_name(structure.layer)}")
+                raise GraphError(f"there is no {where} of a layer {short_name(structure.layer)}")
             return made[structure.tensor]
         if isinstance(structure, (list, tuple)):
             return type(structure)(self.tensors(item) for item in structure)
@@ -408,15 +405,15 @@ class _Calls:
         kwargs = {name: self.tensors(value) for name, value in call.kwargs.items()}
         layer = self._layers[key[0]]
         if not any(isinstance(leaf, Tensor) for leaf in flatten([args, kwargs])):
-            raise GraphError(f"layer {brief_name(key[0])}: call {key[1]} takes no tensor, expected at least one")
+            raise GraphError(f"layer {short_name(key[0])}: call {key[1]} takes no tensor, expected at least one")
         try:
             outputs = layer(*args, **kwargs)
         except LayerGraphError as wrong:
             text = str(wrong)
-            raise GraphError(text if layer.name in text else f"layer {brief_name(key[0])}: {text}") from wrong
+            raise GraphError(text if layer.name in text else f"layer {short_name(key[0])}: {text}") from wrong
         except _CALL_ERRORS as wrong:
             # Arguments of a kind that the layer doesn't check for.
             reason = str(wrong).splitlines()[0][:200] if str(wrong) else type(wrong).__name__
-            raise GraphError(f"layer {brief_name(key[0])}: can't be called with its arguments: {reason}") from wrong
+            raise GraphError(f"layer {short_name(key[0])}: can't be called with its arguments: {reason}") from wrong
         self._made[key] = flatten(outputs)
         layer.inbound_nodes[-1].stored = self.tensors(call.stored)

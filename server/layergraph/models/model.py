@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from typing_extensions import Self
@@ -17,6 +17,7 @@ from layergraph.execution.plan import Plan
 from layergraph.execution.tuning.result import Choice
 from layergraph.exporting.signature import Signature, signatures_of
 from layergraph.functional.nest import Structure
+from layergraph.models.reading import described_model
 from layergraph.plugins import custom_object_scope
 from layergraph.training.trainer import Trainer
 
@@ -101,8 +102,6 @@ class Model(Trainer):
         `custom_objects` are names -> classes of layers and functions, in addition to registered ones. Raises
         errors.ModelFileError for a model that can't be created, ConfigError for values that JSON can't represent.
         """
-        from layergraph.models.loading import described_model
-
         kind = "Functional" if "input_layers" in config else "Sequential"
         try:
             # Tuples become lists, as in files.
@@ -110,8 +109,7 @@ class Model(Trainer):
         except (TypeError, ValueError) as wrong:
             raise ConfigError(f"from_config: got a config that JSON can't hold: {wrong}") from wrong
         with custom_object_scope(custom_objects or {}):
-            made: Any = described_model(described, DEFAULT_LIMITS)
-        return made  # type: ignore[no-any-return]
+            return cast("Self", described_model(described, DEFAULT_LIMITS))
 
     def to_json(self, **kwargs: Any) -> str:
         """Returns the architecture and the compile arguments as JSON text (keras.Model.to_json).
@@ -164,12 +162,14 @@ class Model(Trainer):
         complete and right. Raises ConfigError for other arguments, ExportError for a model that the format can't
         represent, with the layer, or whose file computes something else; FileExistsError without `overwrite`.
         """
+        # Imported on first use, as the modules for saving are.
         from layergraph.models.export import export_model
 
         if input_signature is not None:
             raise ConfigError("export: got an input_signature, expected None: open axes stay open")
         exported = export_model(
             self,
+            self.plan(),
             Path(filepath),
             format,
             opset=opset_version,

@@ -1,6 +1,8 @@
 """Operations: nodes for masks, arithmetic on tensors, and keras.ops.
 
-`layergraph.ops.matmul(a, b)` etc. are functions with Keras's names, for symbolic tensors and torch tensors.
+Way in: `layergraph.ops.matmul(a, b)` and the like, functions with Keras's names for symbolic tensors and torch tensors
+(`functions`), or the closed `table` of names that files may have. Read `operation` first, with the base classes; an
+operation is a layer without weights. `tensorflow/` has what only files of tf.keras have.
 """
 
 from __future__ import annotations

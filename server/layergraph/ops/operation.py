@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from layergraph.config.options import Expected, brief
+from layergraph.config.options import Expected, short_repr
 from layergraph.errors import ConfigError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import dtype, torch_dtype
@@ -88,7 +88,7 @@ class Typed(Operation):
         try:
             return _element_type(value)
         except Expected as wrong:
-            raise ConfigError(f"{cls.__name__}: option 'dtype' is {brief(value)}, expected {wrong}") from None
+            raise ConfigError(f"{cls.__name__}: option 'dtype' is {short_repr(value)}, expected {wrong}") from None
 
     def converted(self, x: torch.Tensor) -> torch.Tensor:
         """x in the dtype of the option."""

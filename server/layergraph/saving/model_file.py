@@ -58,7 +58,7 @@ def save_model(model: Trainer, path: Path, generation: int | None = None) -> Non
     # A hidden file without a model's suffix, so that a repository never loads it.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with model.own_policies():
+        with model.layer_dtypes():
             write(model, unfinished, generation)
         sync(unfinished)
         os.replace(unfinished, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from layergraph.config.options import brief, serialized
+from layergraph.config.options import serialized, short_repr
 from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
 from layergraph.layers.table import LAYERS
@@ -49,7 +49,7 @@ def deserialize_keras_object(config: Any, custom_objects: Mapping[str, Any] | No
         name = config.get("registered_name") or config["class_name"]
         kind = known.get(name) or known.get(config["class_name"]) or LAYERS.get(config["class_name"])
         if kind is None or not isinstance(config.get("config"), Mapping):
-            raise ConfigError(f"got {brief(dict(config))} to deserialize, expected the config of a layer")
+            raise ConfigError(f"got {short_repr(dict(config))} to deserialize, expected the config of a layer")
         own = kind._options.keys() == Layer._options.keys()
         # An option of Keras's layer that ours lacks has no effect if it is None.
         return kind.from_config(

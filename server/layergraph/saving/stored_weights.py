@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from layergraph.archive import ArrayList, ModelArchive, StateTree, StoredArray
-from layergraph.config.diagnostics import Diagnostics, brief_name
+from layergraph.config.diagnostics import Diagnostics, short_name
 from layergraph.errors import ConfigError, CorruptFileError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
@@ -416,12 +416,12 @@ def _by_order(
     layers = [layer for layer in layers_of(model, order) if not left_out.issuperset(depth_first(layer, order))]
     by_name = {layer.name: layer for layer in layers}
     if stored and not model.built:
-        problems.add(f"model {brief_name(model.name)}: has no input shape, expected one in its first layer")
+        problems.add(f"model {short_name(model.name)}: has no input shape, expected one in its first layer")
         return
     if by_name.keys() != stored.keys() and len(layers) != len(stored):
         absent = [name for name in by_name if name not in stored] or [name for name in stored if name not in by_name]
         text = f"the file has weights of {len(stored)} layers, expected {len(layers)}"
-        problems.add(f"{text}; without counterpart: {', '.join(brief_name(name) for name in absent[:20])}")
+        problems.add(f"{text}; without counterpart: {', '.join(short_name(name) for name in absent[:20])}")
         return
     named = by_name.keys() == stored.keys()
     owned = [by_name[name] for name in stored] if named else layers
@@ -499,4 +499,4 @@ def _check_budget(matches: Sequence[_Match], archive: ModelArchive) -> None:
 
 
 def _label(layer: Layer) -> str:
-    return f"layer {brief_name(layer.name)} ({type(layer).__name__})"
+    return f"layer {short_name(layer.name)} ({type(layer).__name__})"

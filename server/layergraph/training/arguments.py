@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from layergraph.config.options import brief
+from layergraph.config.options import short_repr
 from layergraph.errors import ConfigError, DataError
 from layergraph.training import data
 from layergraph.training.callbacks.callback import Callback
+from layergraph.training.callbacks.recording import BackupAndRestore
 from layergraph.training.callbacks.table import callback
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.data import Data
-from layergraph.training.recording import BackupAndRestore
 from layergraph.training.streams import Source, Stream, source
 
 #: Default batch size.
@@ -69,14 +69,14 @@ def checked_batch_size(given: int | None) -> int:
     if given is None:
         return BATCH_SIZE
     if isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1:
-        raise ConfigError(f"batch_size is {brief(given)}, expected a positive integer")
+        raise ConfigError(f"batch_size is {short_repr(given)}, expected a positive integer")
     return int(given)
 
 
 def checked_steps(name: str, given: int | None) -> int | None:
     """The argument of that name, a number of batches. Raises ConfigError."""
     if given is not None and (isinstance(given, bool) or not isinstance(given, (int, np.integer)) or given < 1):
-        raise ConfigError(f"{name} is {brief(given)}, expected a positive integer")
+        raise ConfigError(f"{name} is {short_repr(given)}, expected a positive integer")
     return None if given is None else int(given)
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from layergraph.config.options import Expected, as_list, brief
+from layergraph.config.options import Expected, as_list, short_repr
 from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError, LayerGraphError, unknown_name
 from layergraph.functional.tensor import Shape
@@ -345,11 +345,11 @@ def _weights_by_output(given: Any, loss: Any, names: Sequence[str], *, by_name: 
     elif len(names) == 1:
         weights = [given]
     else:
-        raise ConfigError(f"loss_weights is {brief(given)}, expected a list or dict for outputs {list(names)}")
+        raise ConfigError(f"loss_weights is {short_repr(given)}, expected a list or dict for outputs {list(names)}")
     try:
         return [None if weight is None else number(weight) for weight in weights]
     except Expected:
-        raise ConfigError(f"loss_weights is {brief(given)}, expected numbers") from None
+        raise ConfigError(f"loss_weights is {short_repr(given)}, expected numbers") from None
 
 
 def _several_by_output(what: str, given: Any, names: Sequence[str], *, for_all: bool) -> list[list[Any]]:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -14,18 +14,16 @@ from layergraph.errors import DataError
 from layergraph.training.callbacks.callback import Callbacks
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled
-from layergraph.training.continuing import trained_places
+from layergraph.training.compiled_model import CompiledModel
 from layergraph.training.data import Data
 from layergraph.training.data_adapter import model_device
 from layergraph.training.epochs import Epochs
 from layergraph.training.frozen_cache import FrozenCache, keep_outputs, refuse
 from layergraph.training.loop import Loop, RunningLogs
 from layergraph.training.metrics.metric import Result
+from layergraph.training.restored_model import trained_places
 from layergraph.training.streams import Stream, StreamEpochs
 from layergraph.training.workers import Workers
-
-if TYPE_CHECKING:
-    from layergraph.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +50,40 @@ class Validation:
         return epoch + 1 in self.frequency
 
 
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """How `fit` trains.
+
+    epochs         indices of the epochs, from 0
+    steps          batches per epoch; None for all
+    seed           of shuffling and of random layers
+    stops_on_nan   whether a loss that isn't finite raises an error
+    checkpoints    where the state of the run is saved, None for nowhere
+    workers        the processes that train one model together, None for one
+    cache          how outputs of frozen layers are kept, None for not at all
+    """
+
+    epochs: range
+    steps: int | None
+    seed: int
+    stops_on_nan: bool = False
+    checkpoints: Checkpoints | None = None
+    workers: Workers | None = None
+    cache: FrozenCache | None = None
+
+
 class Fit:
     """A training run, which can be checkpointed after any batch and resumed from there."""
 
     def __init__(
         self,
-        model: Trainer,
+        model: CompiledModel,
         compiled: Compiled,
         loop: Loop,
         batches: Epochs | StreamEpochs,
         validation: Validation | None,
         hooks: Callbacks,
-        *,
-        epochs: range,
-        steps: int | None,
-        seed: int,
-        on_nan: str,
-        checkpoints: Checkpoints | None,
-        workers: Workers | None,
-        cache: FrozenCache | None,
+        options: FitOptions,
     ) -> None:
         self._model = model
         self._compiled = compiled
@@ -78,18 +91,12 @@ class Fit:
         self._batches = batches
         self._validation = validation
         self._hooks = hooks
-        self._epochs = epochs
-        self._steps = steps
-        self._seed = seed
-        self._repeats = steps is not None and compiled.rules.repeats_rows and isinstance(batches, Epochs)
-        self._stops_on_nan = on_nan == "stop"
-        self._checkpoints = checkpoints
-        self._workers = workers
-        self._cache = cache
+        self._options = options
+        self._repeats = options.steps is not None and compiled.rules.repeats_rows and isinstance(batches, Epochs)
         #: Whether outputs of frozen layers are kept; None as long as that is open.
-        self._keeps: bool | None = None if cache is not None else False
+        self._keeps: bool | None = None if options.cache is not None else False
         #: The current or next epoch, and how many of its batches are done.
-        self._epoch = epochs.start
+        self._epoch = options.epochs.start
         self._step = 0
         #: Number of batches of all epochs.
         self._steps_done = 0
@@ -99,32 +106,32 @@ class Fit:
         """Trains until the last epoch; `resumed` is the state of a checkpoint to continue from.
 
         Raises DataError if the checkpoint is of another run or the data ends too soon, NonFiniteLossError if the loss
-        isn't finite and `on_nan` is "stop".
+        isn't finite and the options say so.
         """
         self._hooks.call("on_train_begin", {})
         if resumed is not None:
             self._restore(resumed)
         self._agree()
-        if self._cache is not None:
-            self._keep_frozen(self._cache)
-        while self._epoch < self._epochs.stop and not self._model.stop_training and not self._is_exhausted:
+        if self._options.cache is not None:
+            self._keep_frozen(self._options.cache)
+        while self._epoch < self._options.epochs.stop and not self._model.stop_training and not self._is_exhausted:
             self._run_epoch()
-        if self._epochs.stop > 0:
+        if self._options.epochs.stop > 0:
             self._compiled.optimizer.finalize()
         self._hooks.call("on_train_end", self._logs)
-        if self._checkpoints is not None and self._checkpoints.remove:
-            self._checkpoints.discard()
+        if self._options.checkpoints is not None and self._options.checkpoints.remove:
+            self._options.checkpoints.discard()
 
     def _keep_frozen(self, cache: FrozenCache) -> None:
         """Computes the outputs of the frozen trunk once, if they are needed more than once."""
         batches, validation = self._batches, self._validation
-        if isinstance(batches, StreamEpochs) or self._workers is not None:
+        if isinstance(batches, StreamEpochs) or self._options.workers is not None:
             what = "batches" if isinstance(batches, StreamEpochs) else "several workers"
             refuse(cache, f"got {what}, expected arrays and one worker")
             return
         # The decision doesn't depend on where a resumed run is: its rounding must be that of the unbroken run.
         if self._keeps is None:
-            needed = len(self._epochs) * (self._steps or batches.steps)
+            needed = len(self._options.epochs) * (self._options.steps or batches.steps)
             self._keeps = cache.required or needed > batches.steps
         elif self._keeps:
             cache = replace(cache, max_bytes=None)
@@ -145,13 +152,13 @@ class Fit:
         self._loop.use(kept.plan, None if kept.validation is None else kept.plan)
 
     def _write_if_asked(self) -> None:
-        if self._checkpoints is not None and self._checkpoints.asked:
-            self._checkpoints.write(self.state())
+        if self._options.checkpoints is not None and self._options.checkpoints.asked:
+            self._options.checkpoints.write(self.state())
 
     @property
     def _is_exhausted(self) -> bool:
         """Whether all rows were used as many times as there are epochs, where epochs repeat rows."""
-        return self._repeats and self._batches.number - self._epochs.start >= len(self._epochs)
+        return self._repeats and self._batches.number - self._options.epochs.start >= len(self._options.epochs)
 
     def _run_epoch(self) -> None:
         epoch = self._epoch
@@ -165,7 +172,7 @@ class Fit:
         self._batches.epoch_ends()
         logs: dict[str, Any] = dict(self._loop.logs())
         if self._validation is not None and self._validation.follows(epoch):
-            found = tested(self._loop, self._validation, self._hooks, workers=self._workers)
+            found = tested(self._loop, self._validation, self._hooks, workers=self._options.workers)
             logs.update({f"val_{name}": value for name, value in found.items()})
             # As in Keras, the order is that of the full names: `weighted_accuracy` comes after `val_loss`.
             logs = dict(sorted(logs.items()))
@@ -174,16 +181,16 @@ class Fit:
         self._logs = logs
         self._epoch, self._step = epoch + 1, 0
         self._batches.start_next_if_finished()
-        if self._checkpoints is not None and self._checkpoints.due_after_epoch(logs):
-            self._checkpoints.write(self.state())
+        if self._options.checkpoints is not None and self._options.checkpoints.due_after_epoch(logs):
+            self._options.checkpoints.write(self.state())
 
     def _run_steps(self) -> None:
         begin = self._hooks.defining("on_train_batch_begin")
         end = self._hooks.defining("on_train_batch_end")
-        loop, batches, model, checkpoints = self._loop, self._batches, self._model, self._checkpoints
+        loop, batches, model, checkpoints = self._loop, self._batches, self._model, self._options.checkpoints
         # As in Keras 3, an epoch also ends with the data, even before steps_per_epoch. In Keras 2 it then goes on with
         # the first row, and the run ends once all rows were used as many times as there are epochs.
-        last = self._steps or batches.steps or sys.maxsize
+        last = self._options.steps or batches.steps or sys.maxsize
         while self._step < last:
             if batches.finished:
                 if not self._repeats:
@@ -203,7 +210,7 @@ class Fit:
             for callback in begin:
                 callback.on_train_batch_begin(step, {})
             loop.train(batch)
-            if self._stops_on_nan:
+            if self._options.stops_on_nan:
                 loop.check_finite(self._epoch, step)
             self._step = step + 1
             self._steps_done += 1
@@ -219,11 +226,11 @@ class Fit:
 
     def _agree(self) -> None:
         """Broadcasts what the first worker's callbacks have decided: whether to stop, and the learning rate."""
-        if self._workers is None:
+        if self._options.workers is None:
             return
         rated = self._compiled.optimizer.rated
         own = [(one, rate) for _, one in rated if isinstance(rate := one.learning_rate, float)]
-        stop, *rates = self._workers.agree(float(self._model.stop_training), *(rate for _, rate in own))
+        stop, *rates = self._options.workers.agree(float(self._model.stop_training), *(rate for _, rate in own))
         self._model.stop_training = bool(stop)
         for (one, _), rate in zip(own, rates, strict=True):
             one.learning_rate = rate
@@ -253,12 +260,12 @@ class Fit:
     def _identity(self) -> dict[str, Any]:
         """Arguments and sizes that must be equal when a run is resumed."""
         return {
-            "seed": self._seed,
+            "seed": self._options.seed,
             "rows": self._batches.rows,
             "batch_size": self._batches.size,
             "batches": self._batches.steps,
             "shuffle": self._batches.shuffle,
-            "steps_per_epoch": self._steps,
+            "steps_per_epoch": self._options.steps,
             "optimizer": type(self._compiled.optimizer).__name__,
             "metrics": sorted(self._compiled.named_metrics()),
             "weights": [tuple(weight.shape) for weight in self._model.weights],
@@ -267,8 +274,7 @@ class Fit:
     def _restore(self, state: dict[str, Any]) -> None:
         own = self._identity()
         for what, value in own.items():
-            # Checkpoints of earlier releases lack some entries.
-            kept = state["run"].get(what, value)
+            kept = state["run"][what]
             if kept != value:
                 raise DataError(f"the checkpoint is of another run: {what} is {kept}, expected {value}")
         for weight, value in zip(self._model.weights, state["weights"], strict=True):
@@ -280,12 +286,11 @@ class Fit:
             kept = state["metrics"][name]
             metric.restore({k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in kept.items()})
         self._epoch, self._step = state["epoch"], state["step"]
-        self._steps_done = state.get("steps", 0)
+        self._steps_done = state["steps"]
         self._batches.start_at(*state["pass"])
         self._model.stop_training = state["stopped"]
         self._logs = state["logs"]
-        # Checkpoints of earlier releases have none.
-        self._keeps = state.get("keeps", False)
+        self._keeps = state["keeps"]
         kept_of: dict[str, list[Any]] = {}
         for kind, kept in state["callbacks"]:
             kept_of.setdefault(kind, []).append(kept)

@@ -19,7 +19,7 @@ from layergraph.layers.core.basic import Embedding
 from layergraph.regularizers import UnknownRegularizer
 from layergraph.training.compile import Compiled
 from layergraph.training.data import Batch
-from layergraph.training.kept_logits import losing_logits
+from layergraph.training.keras_logits import losing_logits
 from layergraph.training.losses import Loss, weights_like
 from layergraph.training.metrics.metric import Metric, Result
 from layergraph.training.optimizers.base_optimizer import BaseOptimizer
@@ -253,8 +253,7 @@ class Loop:
             shown.copy_(state["shown"][index])
         self._rows = state["rows"]
         self._generator.set_state(state["generator"])
-        # Checkpoints of earlier releases have none.
-        for layer, kept in zip(self._stateful, state.get("states", ()), strict=False):
+        for layer, kept in zip(self._stateful, state["states"], strict=True):
             self._states[layer] = [value.to(self._last.device) for value in kept]
 
     def check_finite(self, epoch: int, step: int) -> None:

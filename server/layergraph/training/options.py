@@ -64,23 +64,9 @@ def count(most: int, least: int = 1) -> Validator[int]:
 
 def list_of(validate: Validator[T], most: int = MOST_ITEMS) -> Validator[tuple[T, ...]]:
     """Validator: a list, tuple or array of at most `most` items."""
-    accept = options.list_of(validate)
-
-    def accept_some(value: Any) -> tuple[T, ...]:
-        value = options.as_list(value)
-        if isinstance(value, (list, tuple)) and len(value) > most:
-            raise Expected(f"at most {most} items")
-        return accept(value)
-
-    return accept_some
+    return options.list_of(validate, most)
 
 
 def one_or_list_of(validate: Validator[T], most: int = MOST_ITEMS) -> Validator[T | tuple[T, ...]]:
     """Validator: one value, or a list of at most `most` values."""
-    several = list_of(validate, most)
-
-    def accept(value: Any) -> T | tuple[T, ...]:
-        value = options.as_list(value)
-        return several(value) if isinstance(value, (list, tuple)) else validate(value)
-
-    return accept
+    return options.one_or_list_of(validate, most)

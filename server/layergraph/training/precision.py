@@ -52,7 +52,7 @@ def _infer_dtypes(model: Functional) -> None:
 
 
 @contextmanager
-def own_policies(policies: Mapping[Layer, DTypePolicy]) -> Iterator[None]:
+def layer_dtypes(policies: Mapping[Layer, DTypePolicy]) -> Iterator[None]:
     """Gives layers back the policies that `compute_in` has returned, while the model is saved."""
     present = {layer: layer.dtype_policy for layer in policies}
     try:

@@ -6,15 +6,13 @@ import time
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 
-from layerserve_server.access.quota import Quota
+from layerserve_server.access.quota import MAX_KEPT, Quota
 from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.rights import RIGHTS, Right, with_alternatives
 from layerserve_server.errors import ForbiddenError, ServerError, TokenExpiredError, UnauthenticatedError, safe_text
 
 #: Error for callers without a token.
 SEND_ONE = "send one as 'authorization: Bearer TOKEN' (--token-file)"
-#: Maximum number of model names that a caller's checks are kept for. Callers choose the names, so there is a limit.
-MAX_KEPT = 4096
 
 
 class Caller:

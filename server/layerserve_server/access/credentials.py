@@ -9,13 +9,11 @@ from hashlib import sha256
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.json_web_tokens import RefusedForNowError, Verifier
-from layerserve_server.access.quota import Quota, Quotas
+from layerserve_server.access.quota import MAX_KEPT, Quota, Quotas
 from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.tokens_file import Grant, Token, TokensFile
 from layerserve_server.errors import TokenExpiredError, UnauthenticatedError
 
-#: Maximum number of authorization headers whose caller, or whose refusal, is kept. Anyone may send headers.
-MAX_KEPT = 4096
 #: Maximum length of a token, in characters.
 MAX_TOKEN = 16 * 1024
 

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.caller import ANYONE, Caller
-from layerserve_server.access.credentials import MAX_KEPT, Credentials
+from layerserve_server.access.credentials import Credentials
 from layerserve_server.access.group import SECRET_BYTES, ProcessGroup
 from layerserve_server.access.json_web_tokens import Verifier
-from layerserve_server.access.quota import Quotas
+from layerserve_server.access.quota import MAX_KEPT, Quotas
 from layerserve_server.access.reserved import Reserved
 from layerserve_server.access.rights import CORE, MissingRightError, Right
 from layerserve_server.access.tokens_file import TokensFile, TokensFileError, read_text, tokens_in

@@ -17,7 +17,7 @@ from layerserve_server.access.caller import Caller
 from layerserve_server.access.quota import Quotas
 from layerserve_server.access.reserved import NONE, Reserved
 from layerserve_server.access.rights import RIGHTS, Right
-from layerserve_server.access.tokens_file import Jwt, TokensFileError, may_have_keys
+from layerserve_server.access.tokens_file import MAX_NAME, Jwt, TokensFileError, may_have_keys
 from layerserve_server.errors import TokenExpiredError, UnauthenticatedError, UnavailableError
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ FETCH_SECONDS = 10.0
 MAX_KEYS_BYTES = 1 << 20
 #: Minimum time between two fetches, in seconds: anyone may send tokens with unknown keys.
 MIN_FETCH_SECONDS = 10.0
-#: Maximum length of a caller's name from a claim, in characters.
-MAX_NAME = 200
 #: Half of a surrogate pair, which JSON can have in a text, and no message can.
 SURROGATE = re.compile("[\ud800-\udfff]")
 #: Beginnings of the algorithms by type of public key; "oct" would be a shared secret. A curve has one algorithm.

@@ -12,7 +12,7 @@ from layerserve_server.errors import QuotaError
 
 T = TypeVar("T")
 
-#: Maximum number of quotas that are kept: names in JSON Web Tokens are unlimited.
+#: Maximum number of entries that are kept by what callers choose: headers, models, and names in JSON Web Tokens.
 MAX_KEPT = 4096
 #: Part of a quota that a process takes of the common balance at a time, which costs as much as a small request.
 BORROWED_PART = 64

@@ -20,6 +20,8 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 GrantedRights = Annotated[tuple[GrantedRight, ...], Field(strict=False)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
+#: Maximum length of a caller's name, in characters.
+MAX_NAME = 200
 #: Hosts from which keys may be fetched without TLS.
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
@@ -47,7 +49,7 @@ class _Entry(BaseModel):
 class Grant(_Entry):
     """What one identity may do."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: str = Field(min_length=1, max_length=MAX_NAME)
     rights: GrantedRights
     models: Names = ("*",)
     rows_per_second: float | None = Field(default=None, gt=0)

@@ -44,8 +44,8 @@ QUICK_SECONDS = 0.002
 #: and its minimum and maximum in seconds.
 GATHER_PART, MIN_GATHER_SECONDS, MAX_GATHER_SECONDS = 0.05, 0.0005, 0.01
 
-#: Maximum number of clients whose turns are kept, those that sent a request last. Each connection is one, and a queue
-#: that is overloaded for hours is never empty.
+#: Maximum number of clients whose virtual ends are kept, those that sent a request last. Each connection is one, and a
+#: queue that is overloaded for hours is never empty.
 MAX_CLIENTS = 4096
 
 #: Factor between the expected time until a reply and the time that a deadline must leave for it.
@@ -105,9 +105,9 @@ class BatchQueue:
         self._has_leader = False
         self._closed = False
         #: Fair queueing: the virtual time, in rows served to a client that always has requests queued; and by client,
-        #: the virtual time of its next request.
-        self._clock = 0.0
-        self._turns: dict[object, float] = {}
+        #: the virtual time at which its last request ends.
+        self._virtual_time = 0.0
+        self._virtual_ends: dict[object, float] = {}
         self._thread: threading.Thread | None = None
         self._times = BatchTimes()
         #: Expected end of the batch that is being computed.
@@ -150,10 +150,10 @@ class BatchQueue:
             self._check_deadline(request, ahead)
             if self._queue:
                 # The last one that was set is at the end.
-                self._turns.pop(client, None)
-                self._turns[client] = request.virtual_start + request.rows
-                if len(self._turns) > MAX_CLIENTS:
-                    del self._turns[next(iter(self._turns))]
+                self._virtual_ends.pop(client, None)
+                self._virtual_ends[client] = request.virtual_start + request.rows
+                if len(self._virtual_ends) > MAX_CLIENTS:
+                    del self._virtual_ends[next(iter(self._virtual_ends))]
             self._queue.insert(index, request)
             self._queued_rows += request.rows
             if self._gathering:
@@ -236,17 +236,17 @@ class BatchQueue:
     def _position(self, request: QueuedRequest, client: object) -> tuple[int, int]:
         """Sets a request's virtual start, and returns its index in the queue and the number of rows before it.
 
-        It is that of start-time fair queueing (Goyal, Vin and Cheng, 1996): clients with queued requests are
-        served equal numbers of rows, so that none is delayed by one that sends thousands.
+        It is that of start-time fair queueing (Goyal, Vin and Cheng, 1996): clients with queued requests are served
+        equal numbers of rows, so that none is delayed by one that sends thousands.
         """
         if self._queue:
-            request.virtual_start = max(self._clock, self._turns.get(client, 0.0))
+            request.virtual_start = max(self._virtual_time, self._virtual_ends.get(client, 0.0))
         else:
-            self._clock, self._turns = 0.0, {}
+            self._virtual_time, self._virtual_ends = 0.0, {}
         return self._find(request)
 
     def _find(self, request: QueuedRequest) -> tuple[int, int]:
-        """Returns the index after the requests of a higher priority, or of the same that start no later.
+        """Returns the index after the requests of a higher priority, or of the same and no later start.
 
         And the number of rows before it.
         """
@@ -394,7 +394,7 @@ class BatchQueue:
                 break
             if request.started is None:
                 request.started = now
-                self._clock = max(self._clock, request.virtual_start)
+                self._virtual_time = max(self._virtual_time, request.virtual_start)
                 self._waits.append(now - request.arrived)
             piece = request.take(room)
             self._queued_rows -= piece.rows

@@ -66,7 +66,7 @@ class QueuedRequest:
     started: float | None = None
     results: Arrays | None = None
     error: Exception | None = None
-    #: Position among the requests of its priority (see BatchQueue._position).
+    #: Start in the virtual time of fair queueing: orders the requests of a priority (see BatchQueue._position).
     virtual_start: float = 0.0
     _parts: list[Arrays] | None = None
     _taken: int = 0

@@ -295,7 +295,7 @@ def make_ready() -> None:
     import layergraph.golden
 
     # Has torch and layergraph import what they do at the first model only.
-    layergraph.models.loading.vocabulary()
+    layergraph.models.reading.vocabulary()
     inputs = layergraph.Input((1,))
     layergraph.Model(inputs, layergraph.layers.Dense(1)(inputs)).plan()
     gc.collect()

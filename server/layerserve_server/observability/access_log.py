@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from layerserve_server.observability.background import Background
 from layerserve_server.transport.call import Finished
-from layerserve_server.transport.peers import host_of
+from layerserve_server.transport.client_address import host_of
 from layerserve_server.transport.request_ids import sent_id
 
 #: Written whatever the level of the other logs is.

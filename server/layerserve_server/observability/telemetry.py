@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from layerserve_server.observability import otel_variables
 from layerserve_server.observability.access_log import AccessLog
 from layerserve_server.transport.call import Finished, Trace
-from layerserve_server.transport.peers import host_of
+from layerserve_server.transport.client_address import host_of
 
 if TYPE_CHECKING:  # packages that may be missing
     from layerserve_server.observability.tracing import Tracer

@@ -70,7 +70,7 @@ class CheckpointService:
             response = pb.ListCheckpointsResponse(checkpoints=messages, monitor=monitored(run.request))
             call.reply(response.SerializeToString)
 
-        call.may_block(work)
+        call.in_pool(work)
 
     def _described(self, run: Run, one: Checkpoint, *, best: bool) -> pb.Checkpoint:
         message = pb.Checkpoint(
@@ -95,7 +95,7 @@ class CheckpointService:
         run, start = await stream.blocking(
             lambda: starts.find(self._runs, stream.caller, request.run_id, request.checkpoint_id)
         )
-        stream.about(run.request.model, run.request.version)
+        stream.set_metric_labels(run.request.model, run.request.version)
         format = format_name(request.format)
         if request.content not in pb.CheckpointContent.values():
             raise InvalidRequestError(f"content: got {request.content}, expected one of CheckpointContent")
@@ -131,7 +131,7 @@ class CheckpointService:
             published = model_spec(run.request.model, version)
             call.reply(pb.PublishCheckpointResponse(published=published).SerializeToString)
 
-        call.may_block(work)
+        call.in_pool(work)
 
     def _publish(self, run: Run, start: Start, format: str, label: str, call: Call) -> int:
         """Publishes a checkpoint, unless it is published, and sets the label. Returns the version."""
@@ -157,13 +157,13 @@ class CheckpointService:
 
         def work() -> None:
             run, start = starts.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
-            call.about(run.request.model, run.request.version)
+            call.set_metric_labels(run.request.model, run.request.version)
             found = self._models.predict(start, inputs, tuple(request.outputs), lambda: call.answered)
             outputs = [_tensor(one) for one in found]
             response = pb.PredictCheckpointResponse(outputs=outputs, checkpoint_id=start.checkpoint.id)
             call.reply(response.SerializeToString)
 
-        call.may_block(work)
+        call.in_pool(work)
 
     def delete_checkpoint(self, call: Call) -> None:
         """Handles DeleteCheckpoint. Raises as `starts.find` does."""
@@ -179,7 +179,7 @@ class CheckpointService:
                 drop_unused_base(run)
             call.reply(pb.DeleteCheckpointResponse(checkpoint_id=start.checkpoint.id).SerializeToString)
 
-        call.may_block(work)
+        call.in_pool(work)
 
 
 @contextlib.contextmanager

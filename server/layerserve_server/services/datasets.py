@@ -41,9 +41,8 @@ from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.DatasetService/"
 
-#: Maximum number of concurrent uploads, in total and per client address.
+#: Maximum number of concurrent uploads.
 MAX_UPLOADS = 32
-MAX_PEER_UPLOADS = 16
 #: Maximum length of a title, in characters, and maximum size of a dataset, in bytes.
 MAX_TITLE = 200
 MAX_BYTES = 1 << 50
@@ -83,7 +82,7 @@ class DatasetService:
         self._reader = reader
         self._samples = samples
         self._training = training
-        self._uploads = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS, "datasets are being uploaded")
+        self._uploads = UploadSlots(MAX_UPLOADS, "datasets are being uploaded")
         self._making = threading.Lock()
 
     def routes(self) -> Routes:
@@ -132,7 +131,7 @@ class DatasetService:
         with lease(self._repository, call.caller, "train", request.model) as leased:
             inputs, outputs = leased.model.input_specs, leased.model.output_specs
             number = leased.version
-        call.about(name, number)
+        call.set_metric_labels(name, number)
         self._check_training()
         corrections = _corrections(request, outputs)
         declared = _declared("npz", 0, "", request)

@@ -40,7 +40,7 @@ class GraphService:
         chosen = chosen_by(call.caller, "read", request.model)
 
         def answer(version: LoadedVersion) -> None:
-            call.about(version.name, version.version)
+            call.set_metric_labels(version.name, version.version)
             encoded = _encoded(version)
             reply = _selected(encoded, request.layers, version.name) if request.layers else encoded
             call.reply(lambda: reply)

@@ -20,9 +20,8 @@ from layerserve_server.transport.call import Call, Handler, Routes, Stream
 
 SERVICE = "/layerserve.v1.ManagementService/"
 
-#: Maximum number of concurrent uploads, in total and per client address.
+#: Maximum number of concurrent uploads.
 MAX_UPLOADS = 8
-MAX_PEER_UPLOADS = 4
 
 Request = TypeVar("Request", bound=Message)
 
@@ -33,7 +32,7 @@ class ManagementService:
     def __init__(self, manager: Manager, uploads: Uploads) -> None:
         self._manager = manager
         self._uploads = uploads
-        self._slots = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS, "models are being uploaded")
+        self._slots = UploadSlots(MAX_UPLOADS, "models are being uploaded")
 
     def routes(self) -> Routes:
         """Returns the handlers."""
@@ -117,7 +116,7 @@ class ManagementService:
                 version, change = await stream.blocking(lambda: self._uploads.publish(staging, spec.label, who))
             finally:
                 await stream.blocking(staging.discard)
-        stream.about(spec.name, version)
+        stream.set_metric_labels(spec.name, version)
         published = pb.UploadPublished(version=version, change=_change(change), differences=change.differences)
         yield pb.UploadModelResponse(published=published).SerializeToString()
 

@@ -18,8 +18,9 @@ from layerserve_server.errors import InvalidRequestError, InvalidTensorError
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
-from layerserve_server.services.message_size import MAX_ELEMENTS, check_elements, is_long
 from layerserve_server.transport.call import Stream
+from layerserve_server.transport.perimeter.limits import ELEMENTS
+from layerserve_server.transport.perimeter.message_size import check_elements, is_long
 
 
 class Message(Protocol):
@@ -34,7 +35,7 @@ class Message(Protocol):
 M = TypeVar("M", bound=Message)
 
 
-def parse(kind: type[M], data: bytes, most: int = MAX_ELEMENTS) -> M:
+def parse(kind: type[M], data: bytes, most: int = ELEMENTS) -> M:
     """Parses a request. Raises InvalidRequestError if the bytes aren't a valid message of at most `most` elements."""
     check_elements(data, kind.DESCRIPTOR, most)
     try:

@@ -70,14 +70,14 @@ class ModelService:
         chosen = chosen_by(call.caller, "any", request.model)
 
         def answer(description: Description) -> None:
-            call.about(description.name, description.version)
+            call.set_metric_labels(description.name, description.version)
             call.reply(models_pb2.GetModelResponse(version=model_version(description)).SerializeToString)
 
         description = self._repository.catalogue.describe_one(*chosen)
         if description.answers and not description.outputs:
             with contextlib.suppress(VersionFailedError, BusyError):
                 loaded = partial(self._describe, chosen, answer)
-                self._repository.leases.when_loaded(*chosen, lambda _: call.may_block(loaded), lambda: call.answered)
+                self._repository.leases.when_loaded(*chosen, lambda _: call.in_pool(loaded), lambda: call.answered)
                 return
         answer(description)
 
@@ -107,7 +107,7 @@ class ModelService:
         request = await parsed(stream, models_pb2.DownloadModelRequest, await stream.first())
         chosen = chosen_by(stream.caller, "read", request.model)
         description = await stream.blocking(lambda: self._repository.make_present(*chosen))
-        stream.about(description.name, description.version)
+        stream.set_metric_labels(description.name, description.version)
         format = format_name(request.format)
         several_files = Path(description.path).suffix in (".json", ".pb")
         with contextlib.ExitStack() as resources:

@@ -75,7 +75,7 @@ class OnlineTrainingService:
         else:
             raise InvalidRequestError("the first message of the stream must be a spec or resume")
         base = model_spec(run.request.model, run.request.version)
-        stream.about(base.name, base.version)
+        stream.set_metric_labels(base.name, base.version)
         accepted = pb.OnlineAccepted(run_id=run.id, base=base)
         yield pb.TrainOnlineResponse(id=first.id, accepted=accepted).SerializeToString()
         # Before this one has the process's connection, whose loss the other stream would take for the process's end.
@@ -104,7 +104,7 @@ class OnlineTrainingService:
 
     def _begin(self, stream: Stream, spec: pb.OnlineSpec) -> Run:
         with lease(self._repository, stream.caller, "train", spec.model) as base:
-            stream.about(base.name, base.version)
+            stream.set_metric_labels(base.name, base.version)
             request = owned(self._request(spec, base.name, base.version), stream.caller, self._repository)
             run = self._runs.begin(request, base, lambda: not stream.listens())
         if stream.trace is not None:

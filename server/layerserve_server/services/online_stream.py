@@ -23,7 +23,6 @@ from layerserve_server.errors import (
     TakenOverError,
     UnavailableError,
 )
-from layerserve_server.services.message_size import is_long
 from layerserve_server.services.messages import dtype_name, model_spec, parse
 from layerserve_server.services.run_replies import log_values
 from layerserve_server.training.dry_run import REFUSALS
@@ -33,6 +32,7 @@ from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.validation import MAX_ARRAYS, checked_batch
 from layerserve_server.transport.call import Stream
+from layerserve_server.transport.perimeter.message_size import is_long
 from layerserve_server.transport.request_ids import sent_id
 from layerserve_server.transport.status import failure
 

@@ -49,7 +49,7 @@ class RunEstimates:
             raise InvalidRequestError("run: got neither train nor evaluate, expected one of the two")
         spec = message.train if kind == "train" else message.evaluate
         with lease(self._repository, call.caller, "train", spec.model) as base:
-            call.about(base.name, base.version)
+            call.set_metric_labels(base.name, base.version)
             if not self._slots.acquire(blocking=False):
                 raise BusyError("other runs are being estimated", retry_after=RETRY_SECONDS)
             try:

@@ -40,9 +40,8 @@ from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.TrainingService/"
 
-#: Maximum number of concurrent uploads, in total and per client address. Each run has a copy of its model on disk.
+#: Maximum number of concurrent uploads. Each run has a copy of its model on disk.
 MAX_UPLOADS = 64
-MAX_PEER_UPLOADS = 32
 
 
 class TrainingService:
@@ -64,7 +63,7 @@ class TrainingService:
         self._work = work
         self._changes = RunChanges(runs, work, run_message)
         self._keys = IdempotencyKeys(runs)
-        self._uploads = UploadSlots(MAX_UPLOADS, MAX_PEER_UPLOADS)
+        self._uploads = UploadSlots(MAX_UPLOADS)
 
     def routes(self) -> Routes:
         """Returns the handlers."""
@@ -108,7 +107,7 @@ class TrainingService:
         def begin() -> Run:
             start = start_of(self._runs, stream.caller, message.spec)
             with base_of(self._repository, stream.caller, message.spec.model, start) as base:
-                stream.about(base.name, base.version)
+                stream.set_metric_labels(base.name, base.version)
                 request = read(message.spec, base.name, base.version, self._defaults, start)
                 request = with_datasets(owned(request, stream.caller, self._repository), self._datasets, stream.caller)
                 run = self._runs.begin(request, base, lambda: not stream.listens(), start)
@@ -130,7 +129,7 @@ class TrainingService:
             run, found = await stream.blocking(begin_once)
             accepted = run.log.events[0]
             if found:
-                stream.about(run.request.model, run.request.version)
+                stream.set_metric_labels(run.request.model, run.request.version)
             try:
                 yield reply(event=event_message(run, accepted, found=found)).SerializeToString()
                 if found:
@@ -152,7 +151,7 @@ class TrainingService:
         request = await parsed(stream, pb.WatchRunRequest, await stream.first())
         # Blocking, since an unknown id is looked up on disk.
         run = await stream.blocking(lambda: self._get(stream.caller, Access.READ, request.run_id))
-        stream.about(run.request.model, run.request.version)
+        stream.set_metric_labels(run.request.model, run.request.version)
         async for event in _follow(run, request.from_sequence, stream):
             yield pb.WatchRunResponse(event=event).SerializeToString()
 
@@ -189,7 +188,7 @@ class TrainingService:
         """Handles DownloadRunFile: yields one of these files. Raises NotFoundError if there is no such file."""
         request = await parsed(stream, pb.DownloadRunFileRequest, await stream.first())
         run = await stream.blocking(lambda: self._get(stream.caller, Access.FULL, request.run_id))
-        stream.about(run.request.model, run.request.version)
+        stream.set_metric_labels(run.request.model, run.request.version)
         described, file = opened(run.folder / FILES, request.name)
         with file:
             head = pb.DownloadRunFileResponse(file=file_message(described))

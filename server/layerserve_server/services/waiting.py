@@ -39,7 +39,7 @@ def proceed(call: Call, again: Callable[[], None], error: Exception | None) -> N
     if error is not None:
         call.fail(error)
     else:
-        call.may_block(again)
+        call.in_pool(again)
 
 
 def unloaded(model: str) -> UnavailableError:

@@ -143,7 +143,7 @@ def _model(arguments: Mapping[str, Any]) -> tuple[RunRequest, Model]:
     import torch
     from layergraph import load_model
     from layergraph.training.checkpoint import read_whole
-    from layergraph.training.continuing import finished_model
+    from layergraph.training.restored_model import finished_model
 
     torch.set_num_threads(1)
     load_plugins()

@@ -266,7 +266,7 @@ def dry_run(load: LoadTrainable, path: Path, request: RunRequest) -> None:
     try:
         prepare_model(model, request)
         if request.workers > 1:
-            from layergraph.training.workers import check_shareable
+            from layergraph.training.shareable import check_shareable
 
             check_shareable(cast("layergraph.Model", model))
         if request.kind is Kind.EVALUATION:

@@ -15,11 +15,11 @@ RETRY_SECONDS = 10.0
 class UploadSlots:
     """Slots for uploads. Not thread-safe: used in the streams' event loop only."""
 
-    def __init__(self, limit: int, peer_limit: int, what: str = "runs are receiving data") -> None:
-        """`limit` is the number of slots, `peer_limit` the maximum per client address; `what` is for error texts."""
+    def __init__(self, limit: int, what: str = "runs are receiving data") -> None:
+        """`limit` is the number of slots, of which one client address may have half. `what` is for error texts."""
         self._what = what
         self._limit = limit
-        self._peer_limit = peer_limit
+        self._peer_limit = limit // 2
         self._peers: Counter[str] = Counter()
 
     @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 T = TypeVar("T")
 
@@ -70,19 +70,19 @@ class Call(Protocol):
     def trace(self) -> Trace | None:
         """The spans of the call; None if it isn't sampled."""
 
-    def about(self, model: str, version: int) -> None:
+    def set_metric_labels(self, model: str, version: int) -> None:
         """Sets the model and version labels of the call's metrics. Only existing names: each creates a time series."""
 
-    def afterwards(self, work: Callable[[], None]) -> None:
+    def after_batch(self, work: Callable[[], None]) -> None:
         """Runs `work` in this thread after the handlers of all calls of this event batch have returned.
 
         If several of these calls pass the same `work`, it runs once.
         """
 
-    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
-        """Like `afterwards`, but calls `work` with the items of all calls of the event batch that passed it."""
+    def coalesce(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+        """Like `after_batch`, but calls `work` with the items of all calls of the event batch that passed it."""
 
-    def may_block(self, work: Callable[[], None]) -> None:
+    def in_pool(self, work: Callable[[], None]) -> None:
         """Runs `work` in a pool thread, where it may block. If it raises, the call fails with that error."""
 
 
@@ -151,7 +151,7 @@ class Stream(Protocol):
     def soon(self, work: Callable[[], None]) -> None:
         """Schedules `work` in the event loop. Thread-safe."""
 
-    def about(self, model: str, version: int, *, whole: bool = True) -> None:
+    def set_metric_labels(self, model: str, version: int, *, whole: bool = True) -> None:
         """Sets the model and version labels of the stream's metrics.
 
         If the `whole` stream is of this model, it ends when the model isn't open to its caller any more. Otherwise the
@@ -171,7 +171,7 @@ class Routes:
     """Handlers by full method name."""
 
     unary: dict[str, Handler] = field(default_factory=dict)
-    #: Methods of `unary` whose handlers never block, except in `Call.may_block`. A transport may run them in the thread
+    #: Methods of `unary` whose handlers never block, except in `Call.in_pool`. A transport may run them in the thread
     #: that receives the calls.
     prompt: set[str] = field(default_factory=set)
     #: Methods of `unary` that list all models, runs, nodes or the like: of these, one call runs at a time.

@@ -14,8 +14,8 @@ from layerserve.certificate_files import load_authorities, load_pair
 
 logger = logging.getLogger(__name__)
 
-#: Names of a client's certificate in grpcio's authentication context.
-_NAMES = ("x509_common_name", "x509_subject_alternative_name")
+#: Names of a client's certificate in the authentication context of grpcio's core.
+_NAMES = (b"x509_common_name", b"x509_subject_alternative_name")
 #: Seconds without a new handshake before grpcio gets changed certificates. grpcio frees the former ones at once, and a
 #: handshake that is about to take them uses freed memory: it fails, or the process crashes.
 _QUIET = 0.02
@@ -105,9 +105,9 @@ class RenewedContext(ssl.SSLContext):
         return self.certificates.context.wrap_bio(*arguments, **options)
 
 
-def names_in(context: Mapping[Any, Sequence[bytes]]) -> Sequence[str]:
-    """Returns the names of a client's certificate in an authentication context of grpcio, or of its core (bytes)."""
-    found = [name for key in _NAMES for name in (context.get(key) or context.get(key.encode(), ()))]
+def names_in(context: Mapping[bytes, Sequence[bytes]]) -> Sequence[str]:
+    """Returns the names of a client's certificate in an authentication context of grpcio's core."""
+    found = [name for key in _NAMES for name in context.get(key, ())]
     return [name.decode("utf-8", "replace") for name in found if name]
 
 

@@ -25,29 +25,21 @@ from layerserve_server.errors import (
     UnavailableError,
 )
 from layerserve_server.transport.call import Ended, Handler, Observer, Telemetry, Trace
-from layerserve_server.transport.compression import COMPRESSED, decompressed, decompressed_if_short
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.lists import Lists
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.list_call_queue import ListCallQueue
+from layerserve_server.transport.perimeter.compression import COMPRESSED, decompressed, decompressed_if_short
+from layerserve_server.transport.perimeter.limits import BLOCKING_THREADS, COUNTED_BYTES, DECOMPRESSING_THREADS, Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.request_ids import KEY as REQUEST_ID_KEY
 from layerserve_server.transport.request_ids import echo, id_of
 from layerserve_server.transport.status import LATE, Failure, failure, gone_error
 
 logger = logging.getLogger(__name__)
 
-#: Smaller messages don't count towards the memory budget: the number of calls is limited.
-COUNTED_BYTES = 4096
-#: Number of threads for blocking work, such as loading a version from disk.
-BLOCKING_THREADS = 8
-#: Number of threads that decompress large requests: few, since each may occupy a core.
-DECOMPRESSING_THREADS = 2
 #: Time after which a thread that computes in Python gives up Python's lock if another one waits for it. A request waits
 #: for the lock several times; with Python's 5 ms it would take 20 times as long beside a thread that makes lists.
 SWITCH_SECONDS = 0.0002
 #: A longer remaining time means that there is no deadline, in seconds: libraries give a huge one then.
 FOREVER_SECONDS = 1e9
-#: Maximum number of calls per event batch. In a larger one the first call would wait until the last is parsed.
-MAX_EVENTS = 256
 
 
 def deadline_in(remaining: float | None, now: float) -> float | None:
@@ -74,7 +66,7 @@ class EventBatches:
         self._ended: deque[Ended] = deque()
         self._blocking = ThreadPoolExecutor(BLOCKING_THREADS, "blocking")
         self._working = ThreadPoolExecutor(limits.rpc_threads, "rpc")
-        self._lists = Lists()
+        self._lists = ListCallQueue()
         self._decompressing = ThreadPoolExecutor(DECOMPRESSING_THREADS, "decompress")
         observer.before_collect(self.report)
         #: Calls that aren't answered yet.
@@ -112,7 +104,7 @@ class EventBatches:
             if call.deadline is not None and time.monotonic() >= call.deadline:
                 raise DeadlinePassedError(LATE)
             if len(request) > limits.max_message_bytes:
-                raise limits.too_large(len(request))
+                limits.check_size(len(request))  # raises; called for these alone, as each request comes along here
             if self.stopping:
                 raise UnavailableError(STOPPING)
             if len(self.open) - len(self.receiving) > limits.max_calls:
@@ -122,7 +114,7 @@ class EventBatches:
                 if short is None:
                     self._decompressing.submit(call.attempt, partial(self._take_long, call, handler))
                     return
-                limits.check_size(short)
+                limits.check_size(len(short))
                 call.request = request = short
             if len(request) >= COUNTED_BYTES:
                 call.hold(len(request))
@@ -165,21 +157,21 @@ class EventBatches:
         if ended:
             self._observer.calls_ended(ended)
 
-    def afterwards(self, work: Callable[[], None]) -> None:
+    def after_batch(self, work: Callable[[], None]) -> None:
         """See transport.call.Call."""
         if threading.get_ident() == self._thread:
             self._works[work] = None
         else:
             work()
 
-    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+    def coalesce(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
         """See transport.call.Call."""
         if threading.get_ident() == self._thread:
             self._gathered.setdefault(work, []).append(item)
         else:
             work((item,))
 
-    def may_block(self, work: Callable[[], None]) -> None:
+    def in_pool(self, work: Callable[[], None]) -> None:
         """Runs `work` in a pool thread."""
         self._blocking.submit(work)
 
@@ -363,17 +355,17 @@ class BatchedCall:
             self.send_failure(wire)
             self._batches.open.discard(self)
 
-    def about(self, model: str, version: int) -> None:
+    def set_metric_labels(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)
 
-    def afterwards(self, work: Callable[[], None]) -> None:
-        self._batches.afterwards(work)
+    def after_batch(self, work: Callable[[], None]) -> None:
+        self._batches.after_batch(work)
 
-    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
-        self._batches.gather(work, item)
+    def coalesce(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+        self._batches.coalesce(work, item)
 
-    def may_block(self, work: Callable[[], None]) -> None:
-        self._batches.may_block(partial(self.attempt, work))
+    def in_pool(self, work: Callable[[], None]) -> None:
+        self._batches.in_pool(partial(self.attempt, work))
 
     def attempt(self, work: Callable[[], None]) -> None:
         """Runs `work`, unless the call was answered or cancelled. If it raises, the call fails with that error."""

@@ -15,7 +15,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.errors import STOPPING, UnavailableError
 from layerserve_server.transport.call import Stream
-from layerserve_server.transport.peers import PEER_KEY, host_of
+from layerserve_server.transport.client_address import PEER_KEY, host_of
 from layerserve_server.transport.status import Failure, StatusError
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"

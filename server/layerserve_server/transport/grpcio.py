@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import grpc
 
 from layerserve_server.access.gate import Gate
 from layerserve_server.ports import address, claim
-from layerserve_server.transport import compression
-from layerserve_server.transport.aio import AioHandlers
-from layerserve_server.transport.call import Observer, Routes, StreamHandler, Telemetry
+from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
-from layerserve_server.transport.completion_queue import OtherInternalsError, Poller
-from layerserve_server.transport.connections import Connections
-from layerserve_server.transport.ending import Ending, wait_for
+from layerserve_server.transport.client_address import without_address
+from layerserve_server.transport.completion_queue import Poller
 from layerserve_server.transport.event_batch import EventBatches
 from layerserve_server.transport.forwarding import Forwarder
 from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import HeapTrimmer, MemoryBudget
-from layerserve_server.transport.peers import without_address
+from layerserve_server.transport.perimeter import compression
+from layerserve_server.transport.perimeter.connections import Connections
+from layerserve_server.transport.perimeter.limits import PING_STRIKES, Limits
+from layerserve_server.transport.perimeter.memory import HeapTrimmer, MemoryBudget
 from layerserve_server.transport.reflection import Reflection
+from layerserve_server.transport.shutdown import Shutdown, wait_for
 from layerserve_server.transport.streams import Streams
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: Time to send the pending replies at shutdown, in seconds.
 LEAVE_SECONDS = 1.0
 #: Maximum number of calls that wait for the polling thread: the largest that grpcio accepts.
 MAX_PENDING = 2**31 - 1
-#: Number of pings in quick succession, without data in between, after which a connection is closed.
-MAX_PING_STRIKES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +88,10 @@ class GrpcioServer:
 
         `models` returns whether a model answers, for its health; None if there is none.
 
-        Raises OSError if the port is taken, and MissingRightError if a route isn't in the gate's table.
+        Raises OSError if the port is taken, MissingRightError if a route isn't in the gate's table, and
+        UnsupportedGrpcioError.
         """
-        self._ending = Ending()
+        self._shutdown = Shutdown()
         #: Whether clients connect to this transport, not to one in front of it.
         self._at_the_front = front is None
         self._connections, self.memory = front or Front.of(limits)
@@ -116,10 +111,22 @@ class GrpcioServer:
         #: Full names of all methods, sorted.
         self.methods = sorted([*everything.unary, *everything.streams])
         gate.require_rights(self.methods)
-        fallback = self._forwarder.forward if self._forwarder is not None else None
-        self._make_server(
-            everything, limits, fallback, options(limits, shared=shared is not None, front=front is not None)
+        # grpcio requires a pool; nothing runs in it.
+        self._server: Any = grpc.server(
+            ThreadPoolExecutor(1), options=options(limits, shared=shared is not None, front=front is not None)
         )
+        self._poller = Poller(
+            self._server,
+            everything,
+            self._batches,
+            self._streams,
+            self._connections,
+            limits,
+            fallback=None if self._forwarder is None else self._forwarder.forward,
+            read_metadata=tuple if self._at_the_front else without_address,
+        )
+        if self._at_the_front:
+            self._connections.relieve = self._poller.relieve
         if shared is not None and shared.owner:
             claim(host, port)
             self._bind(address(f"unix:{shared.socket}", 0), None)
@@ -127,10 +134,7 @@ class GrpcioServer:
 
     def start(self) -> None:
         """Starts to receive calls. Health stays NOT_SERVING until `set_serving`."""
-        if self._poller is not None:
-            self._poller.start()
-        else:
-            self._in_loop(self._server.start())
+        self._poller.start()
         if self._at_the_front:
             self._connections.start(self.port)
 
@@ -148,22 +152,18 @@ class GrpcioServer:
         The port stays open meanwhile: grpcio cancels calls that arrive at a closed one, and clients don't retry
         cancelled calls.
         """
-        self._ending.run(grace, self._end)
+        self._shutdown.run(grace, self._end)
 
     def _end(self) -> None:
         self.refuse()
-        if not self._ending.wait(lambda: not self.busy()):
+        if not self._shutdown.wait(lambda: not self.busy()):
             logger.warning("grace period over: ending %d open calls", len(self._batches.open) + self._streams.count)
         self._batches.close()
         self._streams.close(None if self._forwarder is None else self._forwarder.close)
-        if (poller := self._poller) is not None:
-            wait_for(lambda: not poller.sending, LEAVE_SECONDS)
+        wait_for(lambda: not self._poller.sending, LEAVE_SECONDS)
         if self._at_the_front:
             self._connections.stop()
-        if poller is not None:
-            self._server.stop(0).wait(LEAVE_SECONDS)
-        else:
-            self._in_loop(self._server.stop(0))
+        self._server.stop(0).wait(LEAVE_SECONDS)
         self._streams.stop()
 
     def refuse(self) -> None:
@@ -174,32 +174,6 @@ class GrpcioServer:
     def busy(self) -> bool:
         """Whether calls or streams are open."""
         return bool(self._batches.open or self._streams.count)
-
-    def _make_server(
-        self, routes: Routes, limits: Limits, fallback: StreamHandler | None, options: list[tuple[str, Any]]
-    ) -> None:
-        # grpcio requires a pool; nothing runs in it.
-        self._server: Any = grpc.server(ThreadPoolExecutor(1), options=options)
-        self._poller: Poller | None = None
-        read = tuple if self._at_the_front else without_address
-        try:
-            self._poller = Poller(
-                self._server, routes, self._batches, self._streams, self._connections, limits, fallback, read
-            )
-            if self._at_the_front:
-                self._connections.relieve = self._poller.relieve
-        except OtherInternalsError as error:
-            logger.warning("serving through grpc.aio, which is slower for small models: %s", error)
-
-            async def make() -> Any:
-                return grpc.aio.server(
-                    handlers=[AioHandlers(routes, self._batches, self._streams, fallback, read)], options=options
-                )
-
-            self._server = self._in_loop(make())
-
-    def _in_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._streams.loop).result()
 
     def _bind(self, address: str, certificates: Certificates | None) -> int:
         try:
@@ -221,8 +195,7 @@ def options(limits: Limits, *, shared: bool, front: bool) -> list[tuple[str, Any
         # Two servers on one port would silently share its calls.
         ("grpc.so_reuseport", int(shared)),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-        # A client on a slow machine sends several pings to measure its connection while it receives one large reply.
-        ("grpc.http2.max_ping_strikes", MAX_PING_STRIKES),
+        ("grpc.http2.max_ping_strikes", PING_STRIKES),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", milliseconds(limits.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", milliseconds(limits.keepalive_timeout_seconds)),

@@ -15,12 +15,11 @@ from grpc_health.v1 import health_pb2
 from layerserve_server.access.caller import Caller
 from layerserve_server.errors import STOPPING, InvalidRequestError, NotFoundError, UnavailableError, safe_text
 from layerserve_server.transport.call import Call, Routes, Stream
+from layerserve_server.transport.perimeter.limits import HEALTH_NAME_LENGTH
 
 SERVICE = "grpc.health.v1.Health"
 #: A model's status has this prefix and its name.
 MODEL_PREFIX = "layerserve.model/"
-#: Maximum length of a name, in characters: a watch keeps it as long as it is open.
-MAX_NAME = 1024
 
 _Status = health_pb2.HealthCheckResponse
 
@@ -108,6 +107,6 @@ def _service(message: bytes) -> str:
         service: str = health_pb2.HealthCheckRequest.FromString(message).service
     except DecodeError as error:
         raise InvalidRequestError("the message isn't a HealthCheckRequest") from error
-    if len(service) > MAX_NAME:
-        raise InvalidRequestError(f"service: got {len(service)} characters, expected at most {MAX_NAME}")
+    if len(service) > HEALTH_NAME_LENGTH:
+        raise InvalidRequestError(f"service: got {len(service)} characters, expected at most {HEALTH_NAME_LENGTH}")
     return service

@@ -26,11 +26,11 @@ from layerserve_server.errors import MessageTooLargeError
 from layerserve_server.ports import address, claim
 from layerserve_server.transport.call import Handler, Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
-from layerserve_server.transport.connections import Traffic
-from layerserve_server.transport.ending import Ending
-from layerserve_server.transport.event_batch import MAX_EVENTS, BatchedCall, EventBatches, deadline_in
+from layerserve_server.transport.event_batch import BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, milliseconds
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.connections import Traffic
+from layerserve_server.transport.perimeter.limits import BATCH_CALLS, METADATA_BYTES, Limits
+from layerserve_server.transport.shutdown import Shutdown
 from layerserve_server.transport.status import Failure
 
 logger = logging.getLogger(__name__)
@@ -38,8 +38,6 @@ logger = logging.getLogger(__name__)
 #: Time that the receiving thread polls for the next call after a single one before it sleeps, in seconds: a client that
 #: sends one request after another doesn't wait for a core to wake up.
 BUSY_SECONDS = 150e-6
-#: Maximum size of a call's metadata, grpcio's limit.
-MAX_METADATA_BYTES = 16 * 1024
 #: Maximum length of the path of the folder for temporary files, in bytes: that of a socket in it has at most 107.
 MAX_FOLDER_BYTES = 74
 #: Name of the front's threads, as Linux has it.
@@ -94,7 +92,7 @@ class NativeServer:
                 f"{MAX_FOLDER_BYTES} bytes; set TMPDIR to another folder"
             )
         self._event_call: int = native.EVENT_CALL
-        self._ending = Ending()
+        self._shutdown = Shutdown()
         front = Front.of(limits)
         self._connections, self.memory = front
         gate = gate or Gate.unguarded()
@@ -117,7 +115,7 @@ class NativeServer:
                 keepalive_time_ms=milliseconds(limits.keepalive_seconds),
                 keepalive_timeout_ms=milliseconds(limits.keepalive_timeout_seconds),
                 # The front refuses larger metadata with an HTTP status, which clients see as UNKNOWN.
-                max_metadata_size=4 * MAX_METADATA_BYTES,
+                max_metadata_size=4 * METADATA_BYTES,
                 reuse_port=shared is not None,
             )
         except OSError as error:
@@ -166,19 +164,19 @@ class NativeServer:
 
     def stop(self, grace: float) -> None:
         """See GrpcioServer.stop."""
-        self._ending.run(grace, self._end)
+        self._shutdown.run(grace, self._end)
 
     def _end(self) -> None:
         self._batches.stopping = True
         if self._behind is not None:
             self._behind.refuse()
-        self._ending.wait(lambda: not self._batches.open and not (self._behind and self._behind.busy()))
+        self._shutdown.wait(lambda: not self._batches.open and not (self._behind and self._behind.busy()))
         self._batches.close()
         if self._behind is not None:
             self._behind.stop(0)
         if self._owner_ended is not None:
             # Forwarded calls are known to the owner only.
-            self._ending.wait(self._owner_ended.is_set, OWNER_SECONDS)
+            self._shutdown.wait(self._owner_ended.is_set, OWNER_SECONDS)
         _wait_until_quiet()
         self._connections.stop()
         self._front.close()
@@ -207,9 +205,9 @@ class NativeServer:
         receive = self._front.recv_batch_details
         until = time.monotonic() + BUSY_SECONDS if busily and self._has_cores else 0.0
         while time.monotonic() < until:
-            if (events := receive(MAX_EVENTS, 0)) != []:
+            if (events := receive(BATCH_CALLS, 0)) != []:
                 return events  # type: ignore[no-any-return]
-        return receive(MAX_EVENTS)  # type: ignore[no-any-return]
+        return receive(BATCH_CALLS)  # type: ignore[no-any-return]
 
     def _take(self, number: int, method: int, request: bytes, client: str, details: Any, now: float) -> None:
         metadata, _, remaining = details
@@ -221,8 +219,8 @@ class NativeServer:
         self._calls[number] = call
         self._batches.begin(call)
         size = sum(map(len, chain.from_iterable(metadata)))
-        if size > MAX_METADATA_BYTES:
-            call.fail(MessageTooLargeError(f"got {size} bytes of metadata, expected at most {MAX_METADATA_BYTES}"))
+        if size > METADATA_BYTES:
+            call.fail(MessageTooLargeError(f"got {size} bytes of metadata, expected at most {METADATA_BYTES}"))
         else:
             self._batches.take(call, self._handlers[method])
 

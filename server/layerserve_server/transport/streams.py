@@ -24,9 +24,9 @@ from layerserve_server.errors import (
     UnknownMethodError,
 )
 from layerserve_server.transport.call import Ended, Observer, StreamHandler, Telemetry, Trace
-from layerserve_server.transport.compression import decompressed, decompressed_if_short, is_compressed
-from layerserve_server.transport.limits import SLOWEST_BYTES, Limits
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.compression import decompressed, decompressed_if_short, is_compressed
+from layerserve_server.transport.perimeter.limits import OTHERS_SHARE, SLOWEST_BYTES, Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.request_ids import id_of
 from layerserve_server.transport.status import STATUS, Failure, failure, gone_error
 
@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: One in this many streams is reserved for other methods than the busiest one, so that none can take all.
-OTHERS_SHARE = 4
 #: Maximum time between two checks for idle and stalled streams, in seconds.
 CHECK_SECONDS = 1.0
 #: Time for handlers to end at shutdown, after their streams were interrupted, in seconds.
@@ -132,8 +130,8 @@ class Streams:
 
     # In the loop's thread.
 
-    def begin(self, stream: ServerStream, handler: StreamHandler) -> asyncio.Task[None]:
-        """Starts a handler for a stream. Returns the task, which ends with the stream."""
+    def begin(self, stream: ServerStream, handler: StreamHandler) -> None:
+        """Starts a handler for a stream."""
         if stream.counted:
             self._observer.calls_began(stream.method, 1)
             if self._telemetry is not None:
@@ -141,7 +139,6 @@ class Streams:
         task = self.loop.create_task(self._answer(stream, handler))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
     async def blocking(self, work: Callable[[], T]) -> T:
         """Runs `work` in a pool thread, to its end even if the awaiting task is cancelled."""
@@ -398,7 +395,7 @@ class ServerStream:
     def soon(self, work: Callable[[], None]) -> None:
         self._streams.post(work)
 
-    def about(self, model: str, version: int, *, whole: bool = True) -> None:
+    def set_metric_labels(self, model: str, version: int, *, whole: bool = True) -> None:
         self.model, self.version = model, str(version)
         self._whole = whole
 
@@ -477,7 +474,7 @@ class ServerStream:
         finally:
             self._waits_since = None
         if message is not None:
-            self._streams.limits.check_size(message)
+            self._streams.limits.check_size(len(message))
             if is_compressed(message):
                 return await self._decompressed(message)
         return message
@@ -485,6 +482,6 @@ class ServerStream:
     async def _decompressed(self, message: bytes) -> bytes:
         short = decompressed_if_short(message)
         if short is not None:
-            self._streams.limits.check_size(short)
+            self._streams.limits.check_size(len(short))
             return short
         return await self.blocking(partial(decompressed, message, self._streams.limits.max_message_bytes, self.memory))

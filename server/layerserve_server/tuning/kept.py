@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import torch
 from layergraph.execution.engines.exported_graph import UnfitError
-from layergraph.execution.tuning.kept import FILES
+from layergraph.execution.tuning.engine_folder import FILES
 
 from layerserve_server.kept.folders import KeptFolders, never
 from layerserve_server.kept.identity import digest_of, installed, machine, model_digest
@@ -43,7 +43,7 @@ class KeptEngines:
             if folder is None:
                 return False
             try:
-                model.plan().open_kept(folder, threads or torch.get_num_threads(), shared=True)
+                model.plan().open_engines(folder, threads or torch.get_num_threads(), shared=True)
             except UnfitError as reason:
                 logger.info("the engines that were kept aren't used: %s", str(reason)[:300])
                 return False

@@ -55,7 +55,7 @@ def _send(channel: socket.socket, message: dict[str, Any]) -> None:
 
 def _tuned(job: dict[str, Any], trying: Callable[[str], None]) -> dict[str, Any]:
     import torch
-    from layergraph.execution.tuning.kept import NOTE
+    from layergraph.execution.tuning.engine_folder import NOTE
 
     from layerserve_server.training.runs.computing import is_computing
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from layergraph.execution.engines.exported_graph import UnfitError
 from layergraph.execution.samples import TORCH_ONLY
-from layergraph.execution.tuning.kept import noted
+from layergraph.execution.tuning.engine_folder import noted_choices
 
 from layerserve_server.kept.folders import StoppedError
 from layerserve_server.repository.version import LoadedVersion
@@ -140,10 +140,10 @@ def _opened(model: Model, folder: Path, threads: int, seconds: float) -> Tuning:
     plan = model.plan()
     try:
         # The file may have been replaced while it was tuned: compared with the model that is served.
-        return plan.open_kept(folder, threads, shared=True, compare=True)
+        return plan.open_engines(folder, threads, shared=True, compare=True)
     except UnfitError as reason:
         logger.debug("engines are built again: %s", reason)
-        return plan.tune(seconds=seconds, threads=threads, shared=True, known=noted(folder))
+        return plan.tune(seconds=seconds, threads=threads, shared=True, known=noted_choices(folder))
 
 
 def _default_threads() -> int:

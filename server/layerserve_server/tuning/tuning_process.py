@@ -55,7 +55,7 @@ class TuningProcess(ForkServer):
         self._folders = {name: None if folder is None else str(folder) for name, folder in folders.items()}
 
     def tune(self, job: Job, stopped: Callable[[], bool]) -> dict[str, str]:
-        """Tunes a model, and writes what is chosen (see `layergraph.execution.tuning.kept`).
+        """Tunes a model, and writes what is chosen (see `layergraph.execution.tuning.engine_folder`).
 
         An engine that crashes is left out. Returns the engines that were dropped, with the reasons. Raises TuningError,
         NoTimeError, and StoppedError once `stopped` returns True.

@@ -28,11 +28,11 @@ from bundle_files import (
     write_bundle,
 )
 from layergraph.archive import LoadLimits, open_archive
+from layergraph.archive.protobuf import WireError
 from layergraph.archive.saved_model import bundle as bundles
 from layergraph.archive.saved_model import crc32c as checksums
 from layergraph.archive.saved_model.crc32c import crc32c
 from layergraph.archive.saved_model.object_graph import ObjectGraph
-from layergraph.archive.saved_model.protobuf import WireError
 from layergraph.archive.saved_model.snappy import decompressed
 from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError, UnsupportedModelError
 from layergraph.models.loading import load_model

@@ -34,7 +34,8 @@ from layergraph.config.reader import read_graph
 from layergraph.config.spec import CallSpec, LayerSpec, TensorRef
 from layergraph.errors import ModelFileError
 from layergraph.layers.table import LAYERS
-from layergraph.models.loading import load_model, vocabulary
+from layergraph.models.loading import load_model
+from layergraph.models.reading import vocabulary
 
 
 def layer(kind: str, name: str, inbound: list[Any] | None = None, **config: Any) -> dict[str, Any]:

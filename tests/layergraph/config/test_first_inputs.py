@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph.archive import DEFAULT_LIMITS
-from layergraph.models.loading import described_model
+from layergraph.models.reading import described_model
 
 Config = dict[str, Any]
 

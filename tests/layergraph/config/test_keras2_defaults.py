@@ -12,7 +12,7 @@ from layergraph.config.keras_versions import KERAS1, KERAS2, MULTI_BACKEND, Gene
 from layergraph.config.reader import read_graph
 from layergraph.functional.layer import Layer
 from layergraph.layers.table import LAYERS
-from layergraph.models.loading import vocabulary
+from layergraph.models.reading import vocabulary
 
 #: Layer -> the options that it was created with, and its config written by tf.keras 2.15.
 TOLD: dict[str, dict[str, Any]] = json.loads(

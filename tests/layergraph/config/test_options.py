@@ -182,5 +182,5 @@ def test_what_is_in_no_table_is_refused(value: Any, text: str) -> None:
 
 
 def test_values_in_errors_are_short() -> None:
-    assert options.brief("x" * 78) == repr("x" * 78)
-    assert options.brief("x" * 79) == "'" + "x" * 76 + "..."
+    assert options.short_repr("x" * 78) == repr("x" * 78)
+    assert options.short_repr("x" * 79) == "'" + "x" * 76 + "..."

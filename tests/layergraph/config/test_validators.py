@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from layergraph import Input, Model
 from layergraph.config.options import Expected
+from layergraph.config.spec import MAX_LAYERS
 from layergraph.errors import ConfigError
 from layergraph.layers import Dense, ReversibleEmbedding
 from layergraph.layers.activation_functions import ACTIVATIONS, activation
@@ -14,10 +15,10 @@ from layergraph.layers.hub.masked_lm import _embedding
 from layergraph.layers.hub.positions import positive_number
 from layergraph.layers.quantized.quantizers import Int8QuantizationConfig, quantization_config
 from layergraph.models.hub import architecture, convolutional, tasks
-from layergraph.models.hub.architecture import MAX_LAYERS
 from layergraph.models.hub.images import image_shape
 from layergraph.training.losses import _axes
 from layergraph.training.optimizers import multi_optimizer
+from layergraph.training.optimizers.formulas import formula
 from layergraph.training.optimizers.table import OPTIMIZERS
 
 X = Input((3,))
@@ -42,7 +43,7 @@ TAKEN = [
     (_axes, None, None),
     (_axes, -1, (-1,)),
     (_axes, [0, 2], (0, 2)),
-    (multi_optimizer._inner, SGD, SGD),
+    (formula, SGD, SGD),
     (multi_optimizer._by_pattern, {"a.*": SGD}, {"a.*": SGD}),
     (activation, "relu", ACTIVATIONS["relu"]),
 ]
@@ -61,7 +62,7 @@ REFUSED = [
     *((positive_number, value, "a number above 0") for value in (0, -0.5)),
     (_embedding, Dense(2), "a ReversibleEmbedding"),
     *((_axes, value, "an integer, a list of integers, or None") for value in ("a", 1.5, [1, "a"])),
-    *((multi_optimizer._inner, value, "an optimizer other than LossScale") for value in (3, SCALED)),
+    *((formula, value, "an optimizer other than LossScale") for value in (3, SCALED)),
     (multi_optimizer._by_pattern, [SGD], "optimizers by regular expression"),
     (multi_optimizer._by_pattern, {"(": SGD}, "regular expression"),
     (multi_optimizer._by_pattern, {str(n): SGD for n in range(5000)}, "regular expressions"),

@@ -157,7 +157,7 @@ def test_it_computes_and_trains_as_in_keras(cells: Any, layers: Any, masked: boo
         for got, wanted in zip(keras.tree.flatten(model.predict_on_batch(x)), expected, strict=True):
             assert_close(np.asarray(got), wanted)
     targets = [np.ones_like(output) for output in expected]
-    for model in (stock, ours, *read):
+    for model in (stock, ours, read[0]):
         model.compile("sgd", "mse")
         model.fit(x, targets if len(targets) > 1 else targets[0], batch_size=2, epochs=2, shuffle=False, verbose=0)
         for got, wanted in zip(model.get_weights(), stock.get_weights(), strict=True):

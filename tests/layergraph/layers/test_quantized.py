@@ -133,7 +133,8 @@ def test_quantised_model_predicts_keras_numbers_and_is_saved_for_keras(make: Any
     model = quantized(make, mode, config)
     arrays = arrays_for(model)
     expected = expected_of(model, arrays)
-    for ending in (".keras", ".h5") if way in (0, 3, 7) else (".keras",):
+    # How an `.h5` has the arrays of a kernel, or of an embedding, doesn't depend on the model around it.
+    for ending in (".keras", ".h5") if way in (0, 3, 7) and make in (words, tied, attention) else (".keras",):
         path = tmp_path / f"ours{ending}"
         model.save(tmp_path / f"model{ending}")
         ours = layergraph.load_model(tmp_path / f"model{ending}")

@@ -16,8 +16,8 @@ from layergraph.errors import ConfigError, CorruptFileError, GraphError, ModelFi
 from layergraph.layers.hub import RotaryEmbedding
 from layergraph.models.hub.architecture import Architecture
 from layergraph.models.hub.encoders import BertBackbone
+from layergraph.models.hub.hub_model import HubModel
 from layergraph.models.hub.image_classifiers import ImageClassifier
-from layergraph.models.hub.model import HubModel
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.models.hub.tasks import BertMaskedLM, BertTextClassifier, Task
 from oracles import assert_close

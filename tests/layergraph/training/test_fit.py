@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from layergraph import layers as own_layers
 from layergraph.training.metrics.table import CategoricalAccuracy
-from layergraph.training.optimizers.table import Adam
+from layergraph.training.optimizers.elementwise import Adam
 
 RNG = np.random.default_rng(8)
 TOLERANCE = 1e-4

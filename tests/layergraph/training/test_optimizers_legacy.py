@@ -16,7 +16,7 @@ from layergraph.functional.weight import Weight
 from layergraph.training.optimizers.base_optimizer import keras_form
 from layergraph.training.optimizers.legacy import LEGACY
 from layergraph.training.optimizers.table import optimizer
-from layergraph.training.workers import check_shareable
+from layergraph.training.shareable import check_shareable
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 

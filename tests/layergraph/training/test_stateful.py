@@ -14,7 +14,7 @@ from keras import layers
 from layergraph.errors import ConfigError
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.checkpoint import Checkpoints
-from layergraph.training.workers import check_shareable
+from layergraph.training.shareable import check_shareable
 
 RNG = np.random.default_rng(5)
 ROWS = 4

@@ -14,7 +14,7 @@ from layergraph.errors import ConfigError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.shard import Shard
 from layergraph.regularizers import OrthogonalRegularizer
-from layergraph.training.workers import check_shareable
+from layergraph.training.shareable import check_shareable
 
 RUNS = Path(__file__).parents[2] / "support" / "worker_runs.py"
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from unittest import mock
-
 import grpc
 import pytest
 from echo_servers import needs_native
-from layerserve_server.transport import completion_queue
 from rights_matrix import check
 from tokens import bearer, write_tokens
 
 
-@pytest.fixture(params=["grpcio", "aio", pytest.param("native", marks=needs_native)])
+@pytest.fixture(params=["grpcio", pytest.param("native", marks=needs_native)])
 def guarded(request, put, start, connect, tmp_path):
     """A server that has tokens, and a channel to it."""
     put("double")
     tokens = write_tokens(tmp_path / "tokens.toml")
-    transport = "native" if request.param == "native" else "grpcio"
-    wrong = ("_unheard_of",) if request.param == "aio" else completion_queue.INTERNALS
-    with mock.patch.object(completion_queue, "INTERNALS", wrong):
-        server = start(tokens=tokens, transport=transport)
+    server = start(tokens=tokens, transport=request.param)
     return server, connect(server)
 
 

@@ -145,7 +145,7 @@ def test_a_stream_of_several_models_outlives_the_right_on_one(whole):
     reserved = Reserved()
     stream = ServerStream(None, "/a/B", "")
     stream.caller = Caller("shop", reserved=reserved)
-    stream.about("m", 1, whole=whole)
+    stream.set_metric_labels("m", 1, whole=whole)
     stream.check_stalled(0.0, 1.0, 1.0)
     stream.check()
     reserved.set({name: Restriction(("a",)) for name in ("other", "m")})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from pathlib import Path
 
 import layerserve.v1
 import layerserve_server.protocols
@@ -13,12 +12,10 @@ from echo_servers import SERVERS, Observer
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from layerserve_server.access.gate import Gate
-from layerserve_server.access.rights import CORE, PATHS, MissingRightError, read_rights
+from layerserve_server.access.rights import PATHS, MissingRightError, read_rights
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.limits import Limits
 from layerserve_server.wiring import RIGHTS
-
-ROOT = Path(__file__).parents[3]
+from some_limits import some_limits
 
 
 def described() -> dict[str, set[str]]:
@@ -41,18 +38,6 @@ def test_every_described_method_has_a_right():
     assert [method for methods in services.values() for method in methods if method not in RIGHTS] == []
 
 
-def test_the_rights_of_our_own_methods_are_those_of_the_contract():
-    """docs/rights.md lists them all, so that nobody changes one without a second look."""
-    assert CORE["/layerserve.v1.ModelService/GetModel"] == "any"
-    assert CORE["/layerserve.v1.PredictionService/Predict"] == "predict"
-    assert CORE["/layerserve.v1.TrainingService/PublishRun"] == "train or manage"
-    assert CORE["/layerserve.v1.TrainingService/WatchRun"] == "read, train or manage"
-    management = described()["layerserve.v1.ManagementService"]
-    assert {CORE[method] for method in management} == {"manage"}
-    listed = (ROOT / "docs" / "rights.md").read_text("utf-8")
-    assert all(method.rpartition("/")[2] in listed for method in CORE)
-
-
 def test_every_registered_method_is_in_the_table(make_server, put):
     put()
     server = make_server()
@@ -71,7 +56,7 @@ def test_a_server_with_a_method_without_a_right_does_not_start(kind, streams):
     method = "/layerserve.v1.PredictionService/PredictNew"
     routes = Routes(server_streams={method: None}) if streams else Routes(unary={method: None}, prompt={method})
     with pytest.raises(MissingRightError, match=r"PredictionService/PredictNew: got no right in proto/"):
-        kind(routes, Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, gate=Gate())
+        kind(routes, Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0, gate=Gate())
 
 
 def test_a_route_without_a_right_is_refused():

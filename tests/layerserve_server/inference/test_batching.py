@@ -632,7 +632,7 @@ def test_what_a_client_had_is_forgotten_when_the_queue_was_empty(make, rounds):
         assert doubler.running.acquire(timeout=30)
     # The first of them comes when nothing waits, and so counts for no client.
     assert ask_in_order([(20, "much"), (21, "much"), (30, "little"), (31, "little")]) == [20, 21, 30, 31]
-    assert queue._turns.keys() <= {"much", "little"}
+    assert queue._virtual_ends.keys() <= {"much", "little"}
 
 
 def test_what_is_left_of_a_large_request_comes_after_all_that_wait(make):
@@ -646,7 +646,7 @@ def test_what_is_left_of_a_large_request_comes_after_all_that_wait(make):
     assert doubler.seen[1:] == [[10, 11], [20, 21], [22, 23], [12, 13], [14, 15], [30]]
 
 
-def test_turns_are_kept_of_so_many_clients_that_sent_last(make, monkeypatch):
+def test_virtual_ends_are_kept_of_so_many_clients_that_sent_last(make, monkeypatch):
     """Each connection is a client: while a queue is never empty, there may be millions."""
     monkeypatch.setattr(batching, "MAX_CLIENTS", 8)
     doubler, queue, _, _ = held(make, max_batch_rows=1)
@@ -654,7 +654,7 @@ def test_turns_are_kept_of_so_many_clients_that_sent_last(make, monkeypatch):
     for number in range(1, 40):
         futures.append(wait_here(queue, [number], queue.run, client=lambda number=number: number))
         futures.append(wait_here(queue, [100 + number], queue.run, client=lambda: "much"))
-        assert len(queue._turns) <= 8
+        assert len(queue._virtual_ends) <= 8
     doubler.gate.set()
     for future in futures:
         future.result(30)
@@ -856,10 +856,10 @@ def queued(queue, callers, max_wait):
         def done(request, caller=caller):
             caller.answer = request.error or request.results["y"][:, 0].tolist()
 
-        x, queue_deadline = np.array([[caller.value]]), None if max_wait is None else caller.arrived + max_wait
+        x, latest = np.array([[caller.value]]), None if max_wait is None else caller.arrived + max_wait
         queue.put(
             QueuedRequest(
-                ("y",), {"x": x}, 1, True, done, caller.deadline, queue_deadline=queue_deadline, arrived=caller.arrived
+                ("y",), {"x": x}, 1, True, done, caller.deadline, queue_deadline=latest, arrived=caller.arrived
             )
         )
     queue.run()

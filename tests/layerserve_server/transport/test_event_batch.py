@@ -11,8 +11,8 @@ import pytest
 from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve_server.errors import BusyError, UnknownModelError
 from layerserve_server.transport.completion_queue import Poller
-from layerserve_server.transport.event_batch import MAX_EVENTS
 from layerserve_server.transport.native import NativeServer
+from layerserve_server.transport.perimeter.limits import BATCH_CALLS
 
 
 @pytest.fixture
@@ -170,8 +170,8 @@ def test_what_is_left_to_do_is_done_once_for_all_of_a_burst_and_in_order(make):
         done.append(("gathered", list(items), dict(observer.began)))
 
     def handler(call):
-        call.gather(gathered, call.request)
-        call.afterwards(work)
+        call.coalesce(gathered, call.request)
+        call.after_batch(work)
 
     for request in (b"1", b"2"):
         taken(batches, FakeCall(batches, request), handler).answer(b"")
@@ -192,10 +192,10 @@ def test_a_defect_in_what_is_left_to_do_keeps_nobody_else_from_it(make, caplog):
         raise ZeroDivisionError
 
     def handler(call):
-        call.gather(broken, 1)
-        call.gather(done.append, 2)
-        call.afterwards(broken)
-        call.afterwards(lambda: done.append(3))
+        call.coalesce(broken, 1)
+        call.coalesce(done.append, 2)
+        call.after_batch(broken)
+        call.after_batch(lambda: done.append(3))
 
     taken(batches, FakeCall(batches), handler)
     batches.finish()
@@ -214,8 +214,8 @@ def test_in_another_thread_nothing_waits_for_the_end_of_a_burst(make):
     batches, observer = make()
     done = []
     call = taken(batches, FakeCall(batches))
-    elsewhere(lambda: call.gather(lambda items: done.extend(items), 1))
-    elsewhere(lambda: call.afterwards(lambda: done.append(2)))
+    elsewhere(lambda: call.coalesce(lambda items: done.extend(items), 1))
+    elsewhere(lambda: call.after_batch(lambda: done.append(2)))
     assert done == [1, 2]
     elsewhere(lambda: call.answer(b"y"))
     assert [ended.status for ended in observer.ended] == ["OK"]
@@ -224,7 +224,7 @@ def test_in_another_thread_nothing_waits_for_the_end_of_a_burst(make):
 def test_ended_calls_are_reported_before_metrics_are_collected(make):
     batches, observer = make()
     call = taken(batches, FakeCall(batches))
-    call.about("m", 3)
+    call.set_metric_labels("m", 3)
     call.answer(b"y")
     assert observer.ended == []
     (report,) = observer.before
@@ -243,8 +243,8 @@ def test_what_may_block_runs_in_another_thread_and_its_error_is_the_calls(make, 
     def fail():
         raise UnknownModelError("no model 'm'")
 
-    good.may_block(lambda: (threads.append(threading.current_thread()), good.answer(b"y")))
-    bad.may_block(fail)
+    good.in_pool(lambda: (threads.append(threading.current_thread()), good.answer(b"y")))
+    bad.in_pool(fail)
     wait_until(lambda: good.answered and bad.answered and not batches.open)
     assert codes(good, bad) == ["OK", "NOT_FOUND"]
     assert threads[0] is not threading.current_thread()
@@ -253,14 +253,14 @@ def test_what_may_block_runs_in_another_thread_and_its_error_is_the_calls(make, 
 def test_work_that_may_block_is_not_begun_for_a_caller_who_has_gone():
     observer = CallObserver()
     batches, begun = event_batches_here(observer), []
-    for wait in ("may_block", "work"):
+    for wait in ("in_pool", "work"):
         call = FakeCall(batches)
         batches.begin(call)
         call.gone()
         if wait == "work":
             batches.work(call, begun.append, lists=False)
         else:
-            call.may_block(lambda: begun.append(1))
+            call.in_pool(lambda: begun.append(1))
     for pool in (batches._blocking, batches._working):
         pool.shutdown(wait=True)
     assert begun == []
@@ -336,7 +336,7 @@ def test_work_that_is_not_prompt_runs_in_another_thread_and_its_error_is_the_cal
 
 def test_calls_that_never_cease_to_come_are_answered_in_bursts():
     """Else the first of them would wait until there is a pause."""
-    events, finished = iter(range(7 * MAX_EVENTS)), []
+    events, finished = iter(range(7 * BATCH_CALLS)), []
     poller = object.__new__(Poller)
     poller.core = SimpleNamespace(CompletionType=SimpleNamespace(queue_timeout="nothing"))
     event = SimpleNamespace(completion_type="a call")
@@ -346,7 +346,7 @@ def test_calls_that_never_cease_to_come_are_answered_in_bursts():
     poller.batches = SimpleNamespace(bind_to_thread=lambda: None, finish=lambda: finished.append(next(events, None)))
     poller._serve()
     # A call brings three events: itself, its request, its end.
-    assert finished == [3 * MAX_EVENTS, 6 * MAX_EVENTS + 1, None]
+    assert finished == [3 * BATCH_CALLS, 6 * BATCH_CALLS + 1, None]
 
 
 def test_the_native_front_hands_over_at_most_a_burst():
@@ -357,9 +357,9 @@ def test_the_native_front_hands_over_at_most_a_burst():
         server._has_cores = has_cores
         for busily in (True, False):
             assert server._arrived(busily=busily) == [1]
-    assert {given[0] for given in asked} == {MAX_EVENTS}
+    assert {given[0] for given in asked} == {BATCH_CALLS}
     # Busily is without waiting, and only where there are cores to spare.
-    assert asked == [(MAX_EVENTS, 0), *[(MAX_EVENTS,)] * 3]
+    assert asked == [(BATCH_CALLS, 0), *[(BATCH_CALLS,)] * 3]
 
 
 def test_what_ends_a_call_later_ends_no_equal_one(make):

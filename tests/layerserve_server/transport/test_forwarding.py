@@ -11,8 +11,8 @@ import grpc
 import pytest
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.access.group import ProcessGroup
+from layerserve_server.transport.client_address import PEER_KEY, host_of
 from layerserve_server.transport.forwarding import Forwarder, _may_be_sent
-from layerserve_server.transport.peers import PEER_KEY, host_of
 
 
 @pytest.mark.parametrize(

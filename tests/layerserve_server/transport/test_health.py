@@ -11,7 +11,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layerserve_server.access.caller import Caller
-from layerserve_server.transport.health import MAX_NAME, MODEL_PREFIX, Health
+from layerserve_server.transport.health import HEALTH_NAME_LENGTH, MODEL_PREFIX, Health
 
 TRANSPORTS = [
     "grpcio",
@@ -143,7 +143,7 @@ def test_a_model_may_have_the_name_of_a_service(put, start, connect, check):
 def test_a_name_that_is_too_long_is_refused(start, check, put):
     put("double")
     app = start()
-    longest = MAX_NAME - len(MODEL_PREFIX)
+    longest = HEALTH_NAME_LENGTH - len(MODEL_PREFIX)
     assert check(app, "x" * longest) == "NOT_FOUND"
     assert check(app, "x" * (longest + 1)) == "INVALID_ARGUMENT"
 

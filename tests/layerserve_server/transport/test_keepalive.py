@@ -8,8 +8,8 @@ import time
 import grpc
 import pytest
 from echo_servers import ECHO, needs_native
-from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.native import NativeServer, NativeUnavailableError
+from some_limits import some_limits
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, SETTINGS_ACK = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), bytes([0, 0, 0, 4, 1, 0, 0, 0, 0])
@@ -62,6 +62,6 @@ def test_the_grace_period_ends_streams(serve_aging):
 
 @needs_native
 def test_the_native_transport_refuses_an_age():
-    limits = Limits(max_message_bytes=1, rpc_threads=1, max_streams=1, max_calls=8, **AGE)
+    limits = some_limits(max_message_bytes=1, rpc_threads=1, max_streams=1, max_calls=8, **AGE)
     with pytest.raises(NativeUnavailableError, match="doesn't support max_connection_age_seconds"):
         NativeServer(None, None, limits, host="127.0.0.1", port=0)

@@ -10,17 +10,18 @@ from dataclasses import replace
 
 import grpc
 import pytest
-from echo_servers import ECHO, AioServer, Echo, Observer, needs_native
+from echo_servers import ECHO, Echo, Observer, needs_native
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from layerserve.errors import from_status
-from layerserve_server.transport import native
+from layerserve_server.transport import completion_queue, native
 from layerserve_server.transport.call import Routes
+from layerserve_server.transport.completion_queue import UnsupportedGrpcioError
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
-from layerserve_server.transport.limits import Limits
 from layerserve_server.transport.native import MAX_FOLDER_BYTES, NativeServer, NativeUnavailableError
+from some_limits import some_limits
 
 
 def call(channel, method, data=b"x", **options):
@@ -185,7 +186,7 @@ def test_stopping_closes_streams_and_lets_calls_finish(serve_echo):
 
 def test_stopping_takes_the_last_events_of_grpcios_server():
     """Else each stop would take as long as it waits for them."""
-    server = GrpcioServer(Echo().routes(), Observer(), Limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
+    server = GrpcioServer(Echo().routes(), Observer(), some_limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         assert call(channel, "echo") == b"x"
@@ -276,7 +277,7 @@ def test_reflection_finds_no_extensions_of_messages_that_have_none(serve_echo):
 def test_a_port_that_is_taken_is_told(serve_echo):
     _, observer, server, _ = serve_echo()
     with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{server.port}"):
-        type(server)(Routes(), observer, Limits(1024, 1, 1, 8), host="127.0.0.1", port=server.port)
+        type(server)(Routes(), observer, some_limits(1024, 1, 1, 8), host="127.0.0.1", port=server.port)
 
 
 def test_work_for_afterwards_and_work_that_may_take_long_get_done(serve_echo):
@@ -299,7 +300,7 @@ def test_a_client_gives_itself_no_other_address(serve_echo):
 @needs_native
 def test_the_native_transport_refuses_tls():
     with pytest.raises(NativeUnavailableError, match="doesn't support TLS"):
-        NativeServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificates=object())
+        NativeServer(Routes(), Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificates=object())
 
 
 @needs_native
@@ -310,7 +311,7 @@ def test_a_folder_for_temporary_files_with_a_long_path_is_refused(monkeypatch, t
     with pytest.raises(
         NativeUnavailableError, match="x, whose path is too long: expected at most 74 bytes; set TMPDIR"
     ):
-        NativeServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
+        NativeServer(Routes(), Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
     # A folder of the maximum length holds the socket's path.
     assert MAX_FOLDER_BYTES + len("/layerserve-xxxxxxxx/grpcio.sock") < 108
 
@@ -318,20 +319,19 @@ def test_a_folder_for_temporary_files_with_a_long_path_is_refused(monkeypatch, t
 def test_a_missing_extension_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygrpc_native", None)
     with pytest.raises(NativeUnavailableError, match=r"pip install 'pygrpc-native"):
-        NativeServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
+        NativeServer(Routes(), Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
 
 
-def test_an_unknown_release_of_grpcio_is_told(caplog):
-    server = AioServer(Routes(), Observer(), Limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
-    server.start()
-    server.stop(0)
-    assert "has no _unheard_of" in caplog.text
+def test_an_unknown_release_of_grpcio_is_told(monkeypatch):
+    monkeypatch.setattr(completion_queue, "INTERNALS", ("_unheard_of",))
+    with pytest.raises(UnsupportedGrpcioError, match="has no _unheard_of; install the release"):
+        GrpcioServer(Routes(), Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
 
 
 def test_a_caller_that_sends_nothing_is_told():
     """Only a client that isn't grpcio's own does: here one message too few on a call of another kind."""
     echo = Echo()
-    server = GrpcioServer(echo.routes(), Observer(), Limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
+    server = GrpcioServer(echo.routes(), Observer(), some_limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         replies = channel.stream_stream(ECHO + "echo")(iter(()), timeout=30)
@@ -369,11 +369,13 @@ def test_what_another_server_answers_is_handed_on(tmp_path):
     """Unary calls, streams both ways, errors, deadlines and callers that go away."""
     shared = SharedPort(tmp_path / "owner.sock", owner=True)
     echo = Echo()
-    owner = GrpcioServer(echo.routes(), Observer(), Limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared)
+    owner = GrpcioServer(
+        echo.routes(), Observer(), some_limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared
+    )
     owner.start()
     shared = SharedPort(tmp_path / "owner.sock", owner=False)
     observer = Observer()
-    other = GrpcioServer(Routes(), observer, Limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared)
+    other = GrpcioServer(Routes(), observer, some_limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared)
     other.start()
     with grpc.insecure_channel(f"127.0.0.1:{other.port}") as channel:
         assert call(channel, "echo", b"abc") == b"abc"
@@ -399,7 +401,7 @@ def test_what_another_server_answers_is_handed_on(tmp_path):
 def test_refusals_of_another_server_keep_their_status(tmp_path):
     """Also those that come while the request is being passed on."""
     shared = SharedPort(tmp_path / "owner.sock", owner=True)
-    few, many = Limits(10_000, 8, 4, 100), Limits(10_000, 8, 1000, 1000)
+    few, many = some_limits(10_000, 8, 4, 100), some_limits(10_000, 8, 1000, 1000)
     owner = GrpcioServer(Echo().routes(), Observer(), few, host="127.0.0.1", port=0, shared=shared)
     owner.start()
     shared = SharedPort(tmp_path / "owner.sock", owner=False)
@@ -418,7 +420,7 @@ def test_refusals_of_another_server_keep_their_status(tmp_path):
 
 
 def test_a_shared_port_limits_the_calls_of_a_connection_and_forwards_those_of_several(tmp_path):
-    limits, servers = Limits(10_000, 8, 8, 100, max_connection_calls=2), []
+    limits, servers = some_limits(10_000, 8, 8, 100, max_connection_calls=2), []
     for owner, routes in ((True, Echo().routes()), (False, Routes())):
         shared = SharedPort(tmp_path / "owner.sock", owner)
         servers.append(GrpcioServer(routes, Observer(), limits, host="127.0.0.1", port=0, shared=shared))
@@ -451,7 +453,7 @@ def test_a_shared_port_limits_the_calls_of_a_connection_and_forwards_those_of_se
 
 def test_what_is_wrong_with_a_message_is_said_by_whoever_hands_it_on(tmp_path):
     """It reads messages first: the other server never sees them."""
-    limits = Limits(1000, 8, 8, 100, stream_idle_seconds=0.3)
+    limits = some_limits(1000, 8, 8, 100, stream_idle_seconds=0.3)
     shared = SharedPort(tmp_path / "owner.sock", owner=True)
     patient = replace(limits, stream_idle_seconds=60.0)
     owner = GrpcioServer(Echo().routes(), Observer(), patient, host="127.0.0.1", port=0, shared=shared)
@@ -483,7 +485,7 @@ def test_what_is_wrong_with_a_message_is_said_by_whoever_hands_it_on(tmp_path):
 @pytest.fixture(params=[GrpcioServer, pytest.param(NativeServer, marks=needs_native)])
 def pair(request, tmp_path):
     """The service, a server of it, and another that forwards to that server; and a channel to the other."""
-    limits, echo = Limits(10_000, 8, 8, 100), Echo()
+    limits, echo = some_limits(10_000, 8, 8, 100), Echo()
     shared = [SharedPort(tmp_path / "owner.sock", owner) for owner in (True, False)]
     owner, other = (
         request.param(routes, Observer(), limits, host="127.0.0.1", port=0, shared=port)
@@ -526,7 +528,7 @@ def test_calls_that_are_forwarded_finish_within_the_grace_period(pair):
 def test_the_front_is_closed_when_its_threads_sleep_or_after_a_time(monkeypatch, busy):
     """Until then it may have replies to pass on."""
     monkeypatch.setattr(native, "PASS_ON_SECONDS", 5.0 if busy == 0.5 else 0.3)
-    server = NativeServer(Routes(), Observer(), Limits(10_000, 8, 8, 100), host="127.0.0.1", port=0)
+    server = NativeServer(Routes(), Observer(), some_limits(10_000, 8, 8, 100), host="127.0.0.1", port=0)
     server.start()
     named, over = threading.Event(), threading.Event()
     until = time.monotonic() + busy
@@ -555,7 +557,7 @@ def test_the_front_is_closed_when_its_threads_sleep_or_after_a_time(monkeypatch,
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux shows which threads sleep")
 def test_the_threads_of_the_front_are_found(wait_until):
     """They have the name that the library gives them."""
-    server = NativeServer(Routes(), Observer(), Limits(10_000, 8, 8, 100), host="127.0.0.1", port=0)
+    server = NativeServer(Routes(), Observer(), some_limits(10_000, 8, 8, 100), host="127.0.0.1", port=0)
     server.start()
     wait_until(native._switches)
     server.stop(0)

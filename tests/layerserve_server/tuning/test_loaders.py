@@ -69,7 +69,7 @@ def test_engines_that_can_not_be_opened_are_not_used(
 ) -> None:
     pytest.importorskip("onnxruntime")
     pinning(lambda path: model(), "onnxruntime", 2, kept)(file)
-    monkeypatch.setattr("layergraph.execution.tuning.kept.OPENED", {"onnxruntime": lambda *_: 1 / 0})
+    monkeypatch.setattr("layergraph.execution.tuning.engine_folder.OPENED", {"onnxruntime": lambda *_: 1 / 0})
     assert not kept.open(model(), 2, "onnxruntime")
 
 

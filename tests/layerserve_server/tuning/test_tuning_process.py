@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.execution.engines.table import DEFAULT_ENGINES
-from layergraph.execution.tuning.kept import NOTE, noted
+from layergraph.execution.tuning.engine_folder import NOTE, noted_choices
 from layerserve_server.forking import forked
 from layerserve_server.kept.folders import StoppedError
 from layerserve_server.training.runs.computing import computing
@@ -53,12 +53,12 @@ def test_a_model_is_tuned_by_another_process(tmp_path: Path, job: Job, imported:
     finally:
         process.close()
     assert "there is no CUDA device" in dropped["cuda"]
-    assert [choice.rows for choice in noted(job.folder)] == [1, 2, 8, 32]
+    assert [choice.rows for choice in noted_choices(job.folder)] == [1, 2, 8, 32]
     rows = np.ones((2, 4), "float32")
     import layergraph
 
     model = layergraph.load_model(job.file)
-    model.plan().open_kept(job.folder, 1, shared=True, compare=True)
+    model.plan().open_engines(job.folder, 1, shared=True, compare=True)
     np.testing.assert_allclose(model.plan().run({"x": rows})["y"], model.predict(rows), rtol=1e-5, atol=1e-6)
 
 

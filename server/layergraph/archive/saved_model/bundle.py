@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from layergraph.archive import protobuf
 from layergraph.archive.allocation import uninitialised
 from layergraph.archive.files import open_own
 from layergraph.archive.limits import LoadLimits
-from layergraph.archive.saved_model import protobuf
 from layergraph.archive.saved_model.crc32c import crc32c, unmasked
 from layergraph.archive.saved_model.table import read_table
 from layergraph.archive.weights import Array

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from layergraph.archive import protobuf
 from layergraph.archive.files import FileWindow
 from layergraph.archive.limits import LoadLimits
-from layergraph.archive.saved_model import protobuf
 from layergraph.errors import CorruptFileError
 
 _META_GRAPHS, _GRAPH, _OBJECT_GRAPH = 2, 2, 7

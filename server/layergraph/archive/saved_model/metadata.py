@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layergraph.archive import protobuf
 from layergraph.archive.files import FileWindow
 from layergraph.archive.json_text import json_object
 from layergraph.archive.limits import LoadLimits
-from layergraph.archive.saved_model import protobuf
 from layergraph.errors import CorruptFileError, UnsupportedModelError
 
 _META_GRAPHS, _OBJECT_GRAPH, _META_INFO = 2, 7, 1

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from layergraph.archive.saved_model import protobuf
+from layergraph.archive import protobuf
 
 #: Key of the graph in a bundle.
 GRAPH_KEY: Final = "_CHECKPOINTABLE_OBJECT_GRAPH"

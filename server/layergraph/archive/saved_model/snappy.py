@@ -5,7 +5,7 @@ The format is that of https://github.com/google/snappy/blob/main/format_descript
 
 from __future__ import annotations
 
-from layergraph.archive.saved_model.protobuf import WireError, varint
+from layergraph.archive.protobuf import WireError, varint
 
 
 def decompressed(data: bytes, largest: int) -> bytes:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from layergraph.archive.files import FileWindow
 from layergraph.archive.limits import LoadLimits
+from layergraph.archive.protobuf import WireError, varint
 from layergraph.archive.saved_model.crc32c import crc32c, unmasked
-from layergraph.archive.saved_model.protobuf import WireError, varint
 from layergraph.archive.saved_model.snappy import decompressed
 from layergraph.errors import CorruptFileError
 

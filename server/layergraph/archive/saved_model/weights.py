@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from layergraph.archive import protobuf
 from layergraph.archive.limits import LoadLimits
-from layergraph.archive.saved_model import protobuf
 from layergraph.archive.saved_model.bundle import Bundle, BundleArray
 from layergraph.archive.saved_model.object_graph import GRAPH_KEY, ObjectGraph
 from layergraph.errors import CorruptFileError, ModelFileError, UnsupportedModelError

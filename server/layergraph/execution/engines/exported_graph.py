@@ -6,17 +6,15 @@ import threading
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
 
+from layergraph.execution.eager_plan import EagerPlan
 from layergraph.execution.program import Program
+from layergraph.execution.samples import Sampler
 from layergraph.execution.tracing import clear_graph, trace
-
-if TYPE_CHECKING:
-    from layergraph.execution.plan import Plan
-    from layergraph.execution.samples import Sampler
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -141,7 +139,7 @@ class ExportedGraph:
         return self._traced[1]
 
 
-def exported_graph(plan: Plan, sampler: Sampler, threads: int, *, joined: bool, shared: bool) -> ExportedGraph:
+def exported_graph(plan: EagerPlan, sampler: Sampler, threads: int, *, joined: bool, shared: bool) -> ExportedGraph:
     """What engines of a plan are built from, with calls of shared layers merged if `joined`."""
     program = plan.inference_program(packed=False, joined=joined)
     first, second = (sampler.rows(count, other=count == 3) for count in (2, 3))

@@ -1,1 +1,5 @@
-"""Rewrites of a plan that keep its results."""
+"""Rewrites of a plan's steps that keep its results.
+
+Way in and out: each has a function from steps to steps, which `program.inference_program` calls in order. Read
+`fusion` first. Training executes no pass but `pool_before_relu`.
+"""

@@ -22,6 +22,7 @@ import torch
 
 from layergraph.errors import DataError
 from layergraph.execution.arrays import as_tensor
+from layergraph.execution.eager_plan import EagerPlan
 from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError, exported_graph
 from layergraph.execution.engines.graph_files import GraphFiles
 from layergraph.execution.engines.low_precision import FLOAT32, INT8, PRECISIONS
@@ -35,7 +36,6 @@ from layergraph.functional.strings import Strings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from layergraph.execution.plan import Plan
     from layergraph.functional.tensor import TensorSpec
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class TemporaryWorkshop:
 
 
 def reduce_precision(
-    plan: Plan,
+    plan: EagerPlan,
     precision: str,
     compare: Compare,
     calibration: Mapping[str, Array],
@@ -108,7 +108,7 @@ def reduce_precision(
 
 
 def _int8(
-    plan: Plan,
+    plan: EagerPlan,
     compare: Compare,
     calibration: Mapping[str, Array],
     threads: int,
@@ -151,17 +151,17 @@ def _calibrating(calibration: Mapping[str, Array], spec: TensorSpec) -> Array:
     return array
 
 
-def _source(plan: Plan, threads: int, *, shared: bool) -> ExportedGraph:
+def _source(plan: EagerPlan, threads: int, *, shared: bool) -> ExportedGraph:
     sampler = Sampler(plan.input_specs, plan.run_eagerly)
     return exported_graph(plan, sampler, threads, joined=plan.batched, shared=shared)
 
 
-def _run(plan: Plan, engine: Engine, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def _run(plan: EagerPlan, engine: Engine, inputs: Mapping[str, Array]) -> dict[str, Array]:
     arrays = [as_tensor(inputs[spec.name], spec).numpy() for spec in plan.input_specs]
     return dict(zip((spec.name for spec in plan.output_specs), engine(arrays), strict=False))
 
 
-def _write(plan: Plan, given: Sequence[Array], threads: int, folder: Path, *, shared: bool) -> None:
+def _write(plan: EagerPlan, given: Sequence[Array], threads: int, folder: Path, *, shared: bool) -> None:
     """Writes what is quantized: the graph, and the arrays of each call, of which one of `plan.batched` has one row."""
     source = _source(plan, threads, shared=shared)
     try:
@@ -174,7 +174,7 @@ def _write(plan: Plan, given: Sequence[Array], threads: int, folder: Path, *, sh
 
 
 def _passing(
-    plan: Plan, graphs: GraphFiles, compare: Compare, names: Iterable[str]
+    plan: EagerPlan, graphs: GraphFiles, compare: Compare, names: Iterable[str]
 ) -> tuple[dict[str, tuple[Tuned, float]], dict[str, Exception]]:
     """The engines that `compare` accepts, with their differences, and why the others were dropped."""
     fit: dict[str, tuple[Tuned, float]] = {}
@@ -192,7 +192,7 @@ def _passing(
     return fit, reasons
 
 
-def _fastest(plan: Plan, given: Sequence[Array], engines: Mapping[str, Engine]) -> list[Choice]:
+def _fastest(plan: EagerPlan, given: Sequence[Array], engines: Mapping[str, Engine]) -> list[Choice]:
     """For each row count the fastest engine, and the milliseconds of all of them."""
     found: list[Choice] = []
     fastest = 0.0

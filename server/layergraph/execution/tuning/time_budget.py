@@ -42,12 +42,12 @@ class Allowance:
             time.sleep(CHECK_SECONDS)
         self._until += time.monotonic() - began
 
-    def require(self, seconds: float, kept: float = 0.0) -> None:
+    def require(self, seconds: float, reserved: float = 0.0) -> None:
         """Waits until the machine isn't busy.
 
-        Raises NoTimeError if a step of `seconds` would leave less than `kept` seconds for later steps.
+        Raises NoTimeError if a step of `seconds` would leave less than `reserved` seconds for later steps.
         """
         self.wait()
-        left = max(self.left - kept, 0.0)
+        left = max(self.left - reserved, 0.0)
         if not left or seconds > left:
             raise NoTimeError(f"no time left: {left:.1f} s remain, expected to take {seconds:.1f} s")

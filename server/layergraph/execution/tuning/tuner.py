@@ -14,23 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from layergraph.execution.eager_plan import EagerPlan
 from layergraph.execution.engines.exported_graph import Engine, ExportedGraph, UnfitError, exported_graph
 from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES, LATE_ENGINES
 from layergraph.execution.samples import Sampler
 from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
 from layergraph.execution.tuning.edge_cases import unusual_rows
-from layergraph.execution.tuning.kept import keep
+from layergraph.execution.tuning.engine_folder import write_engines
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.tuning.time_budget import Allowance, NoTimeError
 from layergraph.execution.tuning.timing import lower_quartiles
 from layergraph.execution.tuning.variants import ONE_THREAD, SPLIT_ROWS, Variants, has_file, parts
-
-if TYPE_CHECKING:
-    from layergraph.execution.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ _MOST_OF_THE_TIME = 0.05
 #: Maximum time of eager torch for all compared rows, as a fraction of the total; at least two row counts are compared.
 _COMPARING = 0.15
 #: Fraction of the time that is reserved for timing, and not spent on building engines.
-_KEPT_FOR_TIMING = 0.25
+_RESERVED_FOR_TIMING = 0.25
 #: Total rows that are computed while a graph is traced, and for unusual inputs.
 _RECORDED_ROWS = 15
 #: Minimum number of calls that timing takes.
@@ -57,7 +55,7 @@ _LEAST_CALLS = 3
 
 
 def tune(
-    plan: Plan,
+    plan: EagerPlan,
     *,
     engines: Sequence[str] = DEFAULT_ENGINES,
     rows: Sequence[int] = ROWS,
@@ -85,14 +83,14 @@ def tune(
     stopped   called between steps; once it returns True, no more engines are built or timed
     busy      called before each step, which waits until it returns False; waiting doesn't count as time
     trying    called with the name of each engine before it is built, in case that it crashes
-    folder    where the chosen engines are written (see `kept`), unless tuning was stopped, or eager torch was chosen
-              for lack of time to build others
+    folder    where the chosen engines are written (see `engine_folder`), unless tuning was stopped, or eager torch was
+              chosen for lack of time to build others
     """
     unknown = [name for name in engines if name not in ENGINES and name != EAGER]
     if unknown:
         raise ValueError(f"unknown engine '{unknown[0]}', expected one of {', '.join((EAGER, *ENGINES))}")
     allowance = Allowance(math.inf if pin else seconds, stopped, busy)
-    kept = 0.0 if pin or known else seconds * _KEPT_FOR_TIMING
+    reserved = 0.0 if pin or known else seconds * _RESERVED_FOR_TIMING
     if known:
         engines = list(dict.fromkeys(choice.engine for choice in known))
     engines = [name for name in engines if name != EAGER]
@@ -103,7 +101,7 @@ def tune(
     except Exception as reason:
         # Layers may raise anything for rows or lengths that don't fit; the model is then served by eager torch.
         return Tuning((), dict.fromkeys(engines, _short(reason)), late=isinstance(reason, NoTimeError))
-    builder = _Builder(bench, variants, allowance, kept, trying)
+    builder = _Builder(bench, variants, allowance, reserved, trying)
     try:
         if known:
             builder.build(engines)
@@ -123,7 +121,7 @@ def tune(
             choices = bench.choices(list(builder.fit.values()), 1.0 if folder is None else _WORTH_BUILDING)
         hurried = builder.late and all(choice.tuned is None for choice in choices)
         if folder is not None and choices and not hurried and not stopped():
-            keep(folder, choices, variants, *bench.example)
+            write_engines(folder, choices, variants, *bench.example)
     finally:
         variants.release()
     return Tuning(tuple(choices), builder.dropped, late=builder.late)
@@ -133,13 +131,13 @@ class _Builder:
     """Builds and checks engines while time is left."""
 
     def __init__(
-        self, bench: _Bench, variants: Variants, allowance: Allowance, kept: float, trying: Callable[[str], None]
+        self, bench: _Bench, variants: Variants, allowance: Allowance, reserved: float, trying: Callable[[str], None]
     ) -> None:
-        """`kept` are the seconds that must be left; for `trying` see `tune`."""
+        """`reserved` are the seconds that must be left; for `trying` see `tune`."""
         self._bench = bench
         self._variants = variants
         self._allowance = allowance
-        self._kept = kept
+        self._reserved = reserved
         self._trying = trying
         #: The engines whose outputs equal eager torch's, and for each of the others the reason.
         self.fit: dict[str, Tuned] = {}
@@ -168,7 +166,7 @@ class _Builder:
     def _build(self, name: str) -> None:
         self._trying(name)
         try:
-            self._allowance.require(self._bench.expected_seconds(name), self._kept)
+            self._allowance.require(self._bench.expected_seconds(name), self._reserved)
             tuned = self._bench.built(name, partial(self._variants.make, name))
             self.fit[name] = replace(tuned, finite=not self._variants.keeps_not_finite(name))
         except Exception as reason:
@@ -181,7 +179,9 @@ class _Builder:
 class _Bench:
     """A plan's random inputs and the outputs of eager torch. Raises NoTimeError if computing them takes too long."""
 
-    def __init__(self, plan: Plan, rows: Sequence[int], seconds: float, allowance: Allowance, *, shared: bool) -> None:
+    def __init__(
+        self, plan: EagerPlan, rows: Sequence[int], seconds: float, allowance: Allowance, *, shared: bool
+    ) -> None:
         self._plan = plan
         self._shared = shared
         self._allowance = allowance

@@ -74,7 +74,7 @@ class ProjectedAttention(ShapedLayer):
     dropout: float = option(fraction, default=0.0, kw_only=True)
     use_bias: bool = option(boolean, default=True, kw_only=True)
     sliding_window: int | None = option(optional(positive_int), default=None, kw_only=True)
-    flash_attention: Any = option(optional(boolean), default=None, kw_only=True)
+    flash_attention: Any = option(optional(boolean), default=None, kw_only=True, saved=False)
     kernel_initializer: Any = option(initializer, default="glorot_uniform", kw_only=True)
     bias_initializer: Any = option(initializer, default="zeros", kw_only=True)
     kernel_regularizer: Any = option(regularizer, default=None, kw_only=True)
@@ -84,7 +84,7 @@ class ProjectedAttention(ShapedLayer):
     use_gate: bool = option(boolean, default=False, kw_only=True)
     seed: Any = option(anything, default=None, kw_only=True)
     dtype: Any = option(any_dtype_policy, default=None, kw_only=True)
-    mask_rule: str = option(one_of("keras3", "keras2", "robust"), default="keras3", kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2", "robust"), default="keras3", kw_only=True, saved=False)
 
     supports_masking = True
     storage = StorageLayout(null_regularizer=True)
@@ -250,8 +250,6 @@ class ProjectedAttention(ShapedLayer):
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""
         config = super().get_config()
-        for rule in ("mask_rule", "input_rule", "flash_attention"):
-            config.pop(rule, None)
         policies = {f"{self.name}/{inner.name}": inner.dtype_policy for inner in self.sublayers.values()}
         parts = tuple((path, policy) for path, policy in policies.items() if policy.quantization is not None)
         return {**config, "dtype": replace(self.dtype_policy, parts=parts or self.dtype_policy.parts).serialized()}
@@ -280,7 +278,7 @@ class MultiHeadAttention(ProjectedAttention):
     output_shape: Any = option(optional(lengths), default=None)
     attention_axes: Any = option(optional(_axes), default=None)
 
-    input_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    input_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     group_prefix = ""
 

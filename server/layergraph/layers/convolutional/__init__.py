@@ -1,1 +1,1 @@
-"""Convolutional layers."""
+"""Convolutional layers. Read `convolution` first; the others are its variations."""

@@ -1,1 +1,1 @@
-"""Core layers."""
+"""Core layers. Read `basic` first; `einsum` has EinsumDense, `python_function` Lambda."""

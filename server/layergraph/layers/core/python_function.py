@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from layergraph.config.options import brief
+from layergraph.config.options import short_repr
 from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
 
@@ -28,7 +28,7 @@ class Lambda(Layer):
     ) -> None:
         super().__init__(**kwargs)
         if not callable(function):
-            raise ConfigError(f"Lambda: function is {brief(function)}, expected a function of tensors")
+            raise ConfigError(f"Lambda: function is {short_repr(function)}, expected a function of tensors")
         self.function = function
         self.mask = mask
         self.arguments = dict(arguments or {})

@@ -1,1 +1,1 @@
-"""Normalization layers."""
+"""Normalization layers. Read `weights` (scale and shift), then `statistics` (of a row), then `batch` (of a batch)."""

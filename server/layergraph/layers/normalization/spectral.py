@@ -15,13 +15,13 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
 from layergraph.functional.weights import Weights
 from layergraph.initializers import TruncatedNormal
-from layergraph.layers.wrappers import _layer, _Wrapper
+from layergraph.layers.inner_layers import Holder, any_layer
 
 #: 1 / Keras's backend.epsilon(): maximum factor by which a vector is scaled to unit length.
 MAX_FACTOR = 1e7
 
 
-class SpectralNormalization(_Wrapper):
+class SpectralNormalization(Holder):
     """Divides the kernel of `layer` by its largest singular value before each training step.
 
     The value is estimated by `power_iterations` steps of the power method, starting from `vector_u`, (1, outputs), of
@@ -31,9 +31,9 @@ class SpectralNormalization(_Wrapper):
                 layer's own with `keras2`. Set from the file's version
     """
 
-    layer: Layer = option(_layer)
+    layer: Layer = option(any_layer)
     power_iterations: int = option(positive_int, default=1)
-    cast_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    cast_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
         """Registers the layer as a sublayer."""
@@ -77,10 +77,6 @@ class SpectralNormalization(_Wrapper):
         y, _ = self.layer.execute(context, w["layer"], (x,), {}, None, want_masks=False)
         result: torch.Tensor = y.to(x.dtype) if self.cast_rule == "keras3" else y
         return result
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        return {key: value for key, value in super().get_config().items() if key != "cast_rule"}
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """The mask of the layer's output; Keras 3 loses it where it casts the output."""

@@ -20,8 +20,8 @@ from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
+from layergraph.layers.interpolation import resize
 from layergraph.layers.preprocessing.images import ImageLayer, middle_of_resized, smart_resize
-from layergraph.layers.preprocessing.interpolation import resize
 
 FILL_MODES = ("reflect", "wrap", "constant", "nearest")
 
@@ -133,7 +133,7 @@ class RandomCrop(RandomImageLayer):
 
     height: int = option(positive_int)
     width: int = option(positive_int)
-    image_rule: str = option(one_of("keras3", "keras2", "shorter_side"), default="keras3", kw_only=True)
+    image_rule: str = option(one_of("keras3", "keras2", "shorter_side"), default="keras3", kw_only=True, saved=False)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Returns the cropped images, in inference according to `image_rule`."""
@@ -150,12 +150,6 @@ class RandomCrop(RandomImageLayer):
             return resize(x, (self.height, self.width), "bilinear")
         top, left = (int(torch.randint(0, room + 1, (), generator=context.generator)) for room in free)
         return x[:, :, top : top + self.height, left : left + self.width]
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        config = super().get_config()
-        del config["image_rule"]
-        return config
 
 
 class RandomGrayscale(Unseeded):

@@ -12,7 +12,6 @@ import torch
 from layergraph.config.options import (
     Expected,
     boolean,
-    brief,
     integer,
     list_of,
     nonnegative_int,
@@ -21,6 +20,7 @@ from layergraph.config.options import (
     option,
     optional,
     positive_int,
+    short_repr,
     unicode_text,
 )
 from layergraph.errors import ConfigError, DataError, ElementError, GraphError
@@ -111,7 +111,7 @@ class CategoryEncoding(_Categories):
 
     num_tokens: int = option(positive_int)
     output_mode: str = option(output_mode("multi_hot", "count", "one_hot"), default="multi_hot")
-    sparse: bool = option(dense_only, default=False)
+    sparse: bool = option(dense_only, default=False, saved=False)
 
     def forward(
         self, context: CallContext, w: Weights, inputs: torch.Tensor, count_weights: torch.Tensor | None = None
@@ -129,12 +129,6 @@ class CategoryEncoding(_Categories):
         weights = None if count_weights is None else count_weights.to(self.output_dtype())
         return encoded(categories, self.output_mode, self.num_tokens, self.output_dtype(), weights)
 
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        config = super().get_config()
-        del config["sparse"]
-        return config
-
 
 class Discretization(_Categories):
     """Maps each value to the index of its bin (keras.layers.Discretization).
@@ -151,7 +145,7 @@ class Discretization(_Categories):
     epsilon: float = option(number, default=0.01)
     output_mode: str = option(output_mode(*MODES), default="int")
     sparse: bool = option(dense_only, default=False)
-    bin_rule: str = option(one_of("keras3", "lower", "lower_stored"), default="keras3", kw_only=True)
+    bin_rule: str = option(one_of("keras3", "lower", "lower_stored"), default="keras3", kw_only=True, saved=False)
 
     regularizes_activity = False
     #: Keras 3 has its values in the config.
@@ -229,7 +223,7 @@ class Discretization(_Categories):
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config; `trainable` is left out, since Keras's constructor doesn't accept it."""
         config = super().get_config()
-        del config["trainable"], config["bin_rule"]
+        del config["trainable"]
         if self.bin_rule == "lower_stored" and self.own_weights:
             config |= {"bin_boundaries": self.own_weights[0].numpy()[:-1].tolist(), "num_bins": None}
         return config
@@ -289,7 +283,8 @@ class Hashing(_Categories):
             return integer(int(self.mask_value))
         except (ValueError, Expected):
             raise ConfigError(
-                f"Hashing: option 'mask_value' is {brief(self.mask_value)}, expected an integer for inputs of numbers"
+                f"Hashing: option 'mask_value' is {short_repr(self.mask_value)}, "
+                "expected an integer for inputs of numbers"
             ) from None
 
     def _places(self, inputs: Any, hashed: Strings, mask: bytes | int | None) -> torch.Tensor:

@@ -25,8 +25,8 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Ones, Zeros, constant_value
+from layergraph.layers.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.normalization.weights import axis_length
-from layergraph.layers.preprocessing.interpolation import INTERPOLATIONS, resize
 from layergraph.layers.spatial import data_format
 
 
@@ -132,7 +132,7 @@ class Resizing(ImageLayer):
     fill_mode: str = option(one_of("constant"), default="constant")
     fill_value: float = option(number, default=0.0)
     antialias: bool = option(boolean, default=False)
-    image_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True)
+    image_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
         """Raises ConfigError if images are to be both cropped and padded."""
@@ -167,12 +167,6 @@ class Resizing(ImageLayer):
         top, left = int((high - height) / 2), int((wide - width) / 2)
         # Equal padding on both sides: if the difference is odd, Keras pads one step less.
         return functional.pad(x, (left, left, top, top), value=self.fill_value)
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        config = super().get_config()
-        del config["image_rule"]
-        return config
 
 
 class CenterCrop(ImageLayer):

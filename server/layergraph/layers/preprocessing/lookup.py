@@ -12,7 +12,6 @@ from layergraph.config.options import (
     Expected,
     anything,
     boolean,
-    brief,
     is_unicode,
     list_of,
     nonnegative_int,
@@ -21,6 +20,7 @@ from layergraph.config.options import (
     option,
     optional,
     positive_int,
+    short_repr,
     text,
 )
 from layergraph.errors import ConfigError, DataError, ElementError, GraphError
@@ -72,7 +72,7 @@ class Lookup(Layer):
     oov_method: str = option(one_of("floormod", "farmhash"), default="floormod", kw_only=True)
     salt: Any = option(salt, default=None, kw_only=True)
     vocabulary_size: int | None = option(optional(positive_int), default=None, kw_only=True)
-    has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True)
+    has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True, saved=False)
 
     autocast = False
     storage = StorageLayout(named=True, assets=("vocabulary.txt",), in_keras3_h5=False)
@@ -98,7 +98,7 @@ class Lookup(Layer):
 
     def _wrong(self, name: str, expected: str) -> ConfigError:
         return ConfigError(
-            f"{type(self).__name__}: option '{name}' is {brief(getattr(self, name))}, expected {expected}"
+            f"{type(self).__name__}: option '{name}' is {short_repr(getattr(self, name))}, expected {expected}"
         )
 
     # The vocabulary.
@@ -248,7 +248,7 @@ class Lookup(Layer):
     def no_place(self, value: Any) -> ElementError:
         """Returns the error for a value without an index."""
         return ElementError(
-            f"layer '{self.name}' ({type(self).__name__}): got {brief(value)}, expected a term of the vocabulary, "
+            f"layer '{self.name}' ({type(self).__name__}): got {short_repr(value)}, expected a term of the vocabulary, "
             "because num_oov_indices is 0"
         )
 
@@ -257,12 +257,6 @@ class Lookup(Layer):
         if name == "idf_weights" and self.idf_weights is None and self.own_weights and self.vocabulary is not None:
             return self.own_weights[0].numpy()[: len(self.vocabulary)].tolist()
         return super().option_value(name)
-
-    def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
-        config = super().get_config()
-        del config["has_input_vocabulary"]
-        return config
 
 
 class StringLookup(Lookup):
@@ -279,7 +273,7 @@ class StringLookup(Lookup):
         if isinstance(value, bytes):
             value = value.decode("utf-8", "replace")
         if not isinstance(value, str) or not is_unicode(value):
-            raise ConfigError(f"{type(self).__name__}: option 'vocabulary' holds {brief(value)}, expected text")
+            raise ConfigError(f"{type(self).__name__}: option 'vocabulary' holds {short_repr(value)}, expected text")
         return value
 
     def index(self, known: list[Any], start: int) -> None:
@@ -339,7 +333,9 @@ class IntegerLookup(Lookup):
         if isinstance(value, np.integer):
             value = int(value)
         if type(value) is not int or not -(2**63) <= value < 2**63:
-            raise ConfigError(f"{type(self).__name__}: option 'vocabulary' holds {brief(value)}, expected integers")
+            raise ConfigError(
+                f"{type(self).__name__}: option 'vocabulary' holds {short_repr(value)}, expected integers"
+            )
         return value
 
     def term_of_line(self, line: str) -> Term:
@@ -347,7 +343,9 @@ class IntegerLookup(Lookup):
         try:
             return self.term(int(line[:32]))
         except ValueError:
-            raise ConfigError(f"{type(self).__name__}: its vocabulary holds {brief(line)}, expected integers") from None
+            raise ConfigError(
+                f"{type(self).__name__}: its vocabulary holds {short_repr(line)}, expected integers"
+            ) from None
 
     def index(self, known: list[Any], start: int) -> None:
         """Builds the index of the terms."""

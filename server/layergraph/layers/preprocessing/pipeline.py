@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
-from layergraph.config.options import Expected, option
+from layergraph.config.options import option
 from layergraph.functional import scopes
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.input import Input
@@ -14,32 +13,13 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.nest import map_structure
 from layergraph.functional.tensor import Tensor
 from layergraph.functional.weights import Weights
-
-
-def _layers(value: Any) -> tuple[Layer, ...]:
-    """Validator: layers, or Keras's serialised forms of layers."""
-    if not isinstance(value, (list, tuple)):
-        raise Expected("a list of layers")
-    return tuple(_layer(item) for item in value)
-
-
-def _layer(value: Any) -> Layer:
-    if isinstance(value, Layer):
-        return value
-    if isinstance(value, Mapping) and isinstance(value.get("config"), Mapping):
-        # Imported here, as the table contains this layer, too.
-        from layergraph.layers.table import LAYERS
-
-        known = LAYERS.get(value.get("class_name", ""))
-        if known is not None:
-            return known.from_config(value["config"])
-    raise Expected("a list of layers")
+from layergraph.layers.inner_layers import layer_list
 
 
 class Pipeline(Layer):
     """Applies `layers` one after another (keras.layers.Pipeline)."""
 
-    layers: tuple[Layer, ...] = option(_layers)
+    layers: tuple[Layer, ...] = option(layer_list)
 
     supports_masking = True
     regularizes_activity = False

@@ -71,7 +71,7 @@ class TextVectorization(Layer):
     ragged: bool = option(_dense, default=False)
     encoding: str = option(text, default="utf-8")
     vocabulary_size: int | None = option(optional(positive_int), default=None, kw_only=True)
-    has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True)
+    has_input_vocabulary: Any = option(optional(boolean), default=None, kw_only=True, saved=False)
 
     autocast = False
     storage = StorageLayout(named=True, assets=("vocabulary.txt",), in_keras3_h5=False)
@@ -178,7 +178,6 @@ class TextVectorization(Layer):
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""
         config = super().get_config()
-        del config["has_input_vocabulary"]
         looked_up = self.lookup.get_config()
         return {**config, **{key: looked_up[key] for key in ("vocabulary", "idf_weights", "vocabulary_size")}}
 

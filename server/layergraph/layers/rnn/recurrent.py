@@ -17,8 +17,8 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.nest import Structure, flatten
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.weights import Weights
-from layergraph.layers.rnn.called import CalledCell, build_cell, is_custom_cell
 from layergraph.layers.rnn.cells import Cell, GruCell, LstmCell, SimpleCell, States, Watch
+from layergraph.layers.rnn.custom_cells import CalledCell, build_cell, is_custom_cell
 from layergraph.layers.rnn.kernels import Scanned
 from layergraph.plugins import custom_layers
 
@@ -27,9 +27,6 @@ AnyCell: TypeAlias = Cell | CalledCell
 
 #: The watch of each cell, or None.
 Watches: TypeAlias = Sequence[Watch | None]
-
-#: Options that don't affect results, or are set from the file's version; Keras doesn't save them.
-_UNSAVED = ("use_cudnn", "implementation", "mask_rule")
 
 
 class Recurrent(Layer):
@@ -54,10 +51,10 @@ class Recurrent(Layer):
     stateful: bool = option(boolean, default=False, kw_only=True)
     unroll: bool = option(boolean, default=False, kw_only=True)
     zero_output_for_mask: bool = option(boolean, default=False, kw_only=True)
-    use_cudnn: Any = option(anything, default="auto", kw_only=True)
-    implementation: Any = option(anything, default=2, kw_only=True)
+    use_cudnn: Any = option(anything, default="auto", kw_only=True, saved=False)
+    implementation: Any = option(anything, default=2, kw_only=True, saved=False)
     time_major: bool = option(boolean, default=False, kw_only=True)
-    mask_rule: str = option(one_of("keras3", "keras2", "start"), default="keras3", kw_only=True)
+    mask_rule: str = option(one_of("keras3", "keras2", "start"), default="keras3", kw_only=True, saved=False)
 
     supports_masking = True
     storage = StorageLayout(null_regularizer=True)
@@ -168,7 +165,7 @@ class Recurrent(Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Keras 3's config."""
-        config = {key: value for key, value in super().get_config().items() if key not in _UNSAVED}
+        config = super().get_config()
         # Keras 3 lacks the option, so it rejects a model that it would compute wrongly.
         return config if self.time_major else {key: value for key, value in config.items() if key != "time_major"}
 

@@ -15,12 +15,10 @@ from layergraph.config.options import (
     positive_int,
     text,
 )
+from layergraph.config.spec import MAX_LAYERS
 from layergraph.errors import ConfigError
 from layergraph.functional.dtypes import DTypePolicy, dtype_policy
 from layergraph.functional.nest import Structure
-
-#: Maximum number of layers that one hyperparameter may ask for.
-MAX_LAYERS = 1000
 
 #: Structures of symbolic tensors: the inputs and the outputs.
 Ends: TypeAlias = "tuple[Structure, Structure]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from layergraph.config.options import Expected, boolean, list_of, nonnegative, option, positive_int
+from layergraph.config.spec import MAX_LAYERS
 from layergraph.functional.tensor import Tensor
 from layergraph.layers import (
     Activation,
@@ -16,7 +17,7 @@ from layergraph.layers import (
     MaxPooling2D,
     SeparableConv2D,
 )
-from layergraph.models.hub.architecture import MAX_LAYERS, Architecture, Ends, layers_per_stack, per_stack, same_length
+from layergraph.models.hub.architecture import Architecture, Ends, layers_per_stack, per_stack, same_length
 from layergraph.models.hub.images import image_input, image_shape
 
 

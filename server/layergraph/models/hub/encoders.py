@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from layergraph.config.options import fraction, option, positive_int
+from layergraph.config.spec import MAX_LAYERS
 from layergraph.errors import ConfigError
 from layergraph.functional.input import Input
 from layergraph.functional.tensor import Tensor
@@ -13,7 +14,7 @@ from layergraph.layers import Add, Dense, Dropout, Embedding, LayerNormalization
 from layergraph.layers import ReversibleEmbedding as TokenEmbedding
 from layergraph.layers.activation_functions import gelu_approximate
 from layergraph.layers.hub import FNetEncoder, PositionEmbedding, TokenAndPositionEmbedding, TransformerEncoder
-from layergraph.models.hub.architecture import MAX_LAYERS, Architecture, Ends, layer_count
+from layergraph.models.hub.architecture import Architecture, Ends, layer_count
 
 
 def small_values() -> Initializer:

@@ -15,7 +15,7 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.exporting import has_any
 from layergraph.functional.weights import Weights
-from layergraph.layers.preprocessing.interpolation import resize
+from layergraph.layers.interpolation import resize
 from layergraph.layers.spatial import same_padding
 from layergraph.ops.image_filters import SSIM
 from layergraph.ops.images import hsv_to_rgb, rgb_to_hsv

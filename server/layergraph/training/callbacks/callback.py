@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from layergraph.errors import ConfigError
-
-if TYPE_CHECKING:
-    from layergraph.training.trainer import Trainer
+from layergraph.training.compiled_model import CompiledModel
 
 Logs = Mapping[str, Any]
 Hook: TypeAlias = Callable[..., Any]
@@ -24,12 +22,12 @@ class Callback:
     running means of the epoch, which are read from the device on access and valid only during the call.
     """
 
-    model: Trainer
+    model: CompiledModel
 
     def __init__(self) -> None:
         self.params: dict[str, Any] = {}
 
-    def set_model(self, model: Trainer) -> None:
+    def set_model(self, model: CompiledModel) -> None:
         """Called once before a run."""
         self.model = model
 
@@ -152,7 +150,7 @@ class History(Callback):
 class Callbacks:
     """Several callbacks, called in order. Hooks of batches are called only on callbacks that override them."""
 
-    def __init__(self, callbacks: Iterable[Callback], model: Trainer, params: dict[str, Any]) -> None:
+    def __init__(self, callbacks: Iterable[Callback], model: CompiledModel, params: dict[str, Any]) -> None:
         self.all = list(callbacks)
         #: The params of all callbacks, one shared dict.
         self.params = params

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.config.options import resolve
+from layergraph.training.callbacks.averaging import SwapEMAWeights
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.callbacks.monitors import (
     EarlyStopping,
@@ -14,8 +15,7 @@ from layergraph.training.callbacks.monitors import (
     ReduceLROnPlateau,
     TerminateOnNaN,
 )
-from layergraph.training.optimizers.averaging import SwapEMAWeights
-from layergraph.training.recording import (
+from layergraph.training.callbacks.recording import (
     BackupAndRestore,
     CSVLogger,
     FileCallback,

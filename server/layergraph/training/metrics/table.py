@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from layergraph.config.names import snake_case
-from layergraph.config.options import brief, resolve, serialized
+from layergraph.config.options import resolve, serialized, short_repr
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError, unknown_name
 from layergraph.training import losses
@@ -234,7 +234,7 @@ def _function_name(value: Mapping[str, Any]) -> Any:
 def _of_function(name: Any, config: Mapping[str, Any]) -> Metric:
     """The mean of a function of keras.metrics or keras.losses."""
     if not isinstance(name, str):
-        raise ConfigError(f"metric MeanMetricWrapper: fn is {brief(name)}, expected the name of a function")
+        raise ConfigError(f"metric MeanMetricWrapper: fn is {short_repr(name)}, expected the name of a function")
     # cosine_similarity exists once, in keras.losses, with the sign of the loss.
     if name in losses.ALIASES and (name not in ALIASES or name == "cosine_similarity"):
         return MeanMetricWrapper(name, **config)

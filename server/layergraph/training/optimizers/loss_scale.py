@@ -13,6 +13,7 @@ from layergraph.config.options import Expected, option, positive_int, serialized
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError
 from layergraph.training.optimizers.base_optimizer import BaseOptimizer
+from layergraph.training.optimizers.formulas import formula
 from layergraph.training.optimizers.optimizer import Optimizer
 from layergraph.training.optimizers.schedules import Schedule
 from layergraph.training.optimizers.state import Tensor, Trainable, Variable
@@ -34,16 +35,6 @@ _IDLE = {
 _OWN = 4
 
 
-def _inner(value: Any) -> Optimizer:
-    if isinstance(value, (str, Mapping)):
-        from layergraph.training.optimizers.table import optimizer
-
-        value = optimizer(value)
-    if not isinstance(value, Optimizer):
-        raise Expected("an optimizer other than LossScaleOptimizer")
-    return value
-
-
 class LossScaleOptimizer(BaseOptimizer):
     """Scales the loss by a factor adapted to the gradients (keras.optimizers.LossScaleOptimizer).
 
@@ -51,7 +42,7 @@ class LossScaleOptimizer(BaseOptimizer):
     steps double it. Each step synchronises with the device to check the gradients.
     """
 
-    inner_optimizer: Optimizer = option(_inner)
+    inner_optimizer: Optimizer = option(formula)
     initial_scale: float = option(number, default=2.0**15)
     dynamic_growth_steps: int = option(positive_int, default=2000)
 
@@ -186,7 +177,7 @@ class LossScaleOptimizer(BaseOptimizer):
 def fixed_scale(config: Mapping[str, Any]) -> Optimizer:
     """The inner optimizer with a fixed scale, for Keras 2's config with `dynamic` false. Raises ConfigError."""
     try:
-        made = _inner(config.get("inner_optimizer"))
+        made = formula(config.get("inner_optimizer"))
         made.loss_scale_factor = number(config.get("initial_scale"))
     except Expected as wanted:
         raise ConfigError(f"LossScaleOptimizer: expected {wanted} in a config without dynamic scale") from None

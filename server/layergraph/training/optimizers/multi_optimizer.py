@@ -15,22 +15,13 @@ from layergraph.config.options import Configurable, Expected, option, optional, 
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError, DataError
 from layergraph.training.optimizers.base_optimizer import BaseOptimizer, keras_form
+from layergraph.training.optimizers.formulas import formula
 from layergraph.training.optimizers.optimizer import Optimizer
 from layergraph.training.optimizers.state import Tensor, Trainable, Variable
 from layergraph.training.options import MOST_PATTERNS, number, text
 
 #: Number of own variables: the iteration, and an unused learning rate.
 _OWN = 2
-
-
-def _inner(value: Any) -> Optimizer:
-    if isinstance(value, (str, Mapping)):
-        from layergraph.training.optimizers.table import optimizer
-
-        value = optimizer(value)
-    if not isinstance(value, Optimizer):
-        raise Expected("an optimizer other than LossScaleOptimizer and MultiOptimizer")
-    return value
 
 
 def _by_pattern(value: Any) -> dict[str, Optimizer]:
@@ -43,7 +34,7 @@ def _by_pattern(value: Any) -> dict[str, Optimizer]:
             re.compile(text(pattern))
         except (re.error, Expected):
             raise Expected("optimizers by regular expression") from None
-    return {pattern: _inner(item) for pattern, item in value.items()}
+    return {pattern: formula(item) for pattern, item in value.items()}
 
 
 class OptimizerMap(Configurable):
@@ -53,7 +44,7 @@ class OptimizerMap(Configurable):
     several match.
     """
 
-    default_optimizer: Optimizer = option(_inner)
+    default_optimizer: Optimizer = option(formula)
     optimizer_map: dict[str, Optimizer] = option(lambda value: _by_pattern(value or {}), default=None)
 
     def __getitem__(self, path: str) -> Optimizer:

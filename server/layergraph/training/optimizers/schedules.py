@@ -15,11 +15,11 @@ from layergraph.config.options import (
     Expected,
     Validator,
     boolean,
-    brief,
     option,
     optional,
     resolve,
     serialized,
+    short_repr,
 )
 from layergraph.errors import ConfigError
 from layergraph.training.options import list_of, nonnegative, number, text
@@ -202,7 +202,7 @@ def learning_rate(value: Any) -> float | Schedule:
     if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
         return nonnegative(value)
     if not isinstance(value, (Schedule, Mapping)):
-        raise Expected(f"a number or a schedule ({', '.join(sorted(SCHEDULES))}), not {brief(value)}")
+        raise Expected(f"a number or a schedule ({', '.join(sorted(SCHEDULES))}), not {short_repr(value)}")
     return resolve("schedule", value, SCHEDULES)
 
 

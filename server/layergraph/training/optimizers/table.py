@@ -5,55 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from layergraph.config.options import resolve
 from layergraph.training.optimizers.base_optimizer import BaseOptimizer
-from layergraph.training.optimizers.elementwise import (
-    SGD,
-    Adadelta,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Ftrl,
-    Lion,
-    Nadam,
-    RMSprop,
-    ScheduleFreeAdamW,
-)
+from layergraph.training.optimizers.formulas import FORMULAS, aliases, resolved
 from layergraph.training.optimizers.legacy import LEGACY, NOT_LEGACY
 from layergraph.training.optimizers.loss_scale import LossScaleOptimizer, fixed_scale
 from layergraph.training.optimizers.multi_optimizer import MultiOptimizer
-from layergraph.training.optimizers.normed import Adafactor, Lamb, Muon
 from layergraph.training.optimizers.optimizer import is_legacy
 
 OPTIMIZERS: Mapping[str, type[BaseOptimizer]] = {
-    known.__name__: known
-    for known in (
-        SGD,
-        RMSprop,
-        Adam,
-        AdamW,
-        Adamax,
-        Nadam,
-        Adagrad,
-        Adadelta,
-        Adafactor,
-        Lion,
-        Lamb,
-        Ftrl,
-        Muon,
-        ScheduleFreeAdamW,
-        LossScaleOptimizer,
-        MultiOptimizer,
-    )
+    **FORMULAS,
+    "LossScaleOptimizer": LossScaleOptimizer,
+    "MultiOptimizer": MultiOptimizer,
 }
-
-#: Keras accepts names in lower case; Keras 2.15 writes "Custom>Adam" into H5 files.
-ALIASES: Mapping[str, str] = {
-    **{name.lower(): name for name in OPTIMIZERS},
-    **{f"Custom>{name}": name for name in OPTIMIZERS},
-    "LossScaleOptimizerV3": "LossScaleOptimizer",
-}
+ALIASES: Mapping[str, str] = {**aliases(OPTIMIZERS), "LossScaleOptimizerV3": "LossScaleOptimizer"}
 
 
 def optimizer(value: Any, *, legacy: bool = False) -> BaseOptimizer:
@@ -62,16 +26,14 @@ def optimizer(value: Any, *, legacy: bool = False) -> BaseOptimizer:
     Configs of Keras 2's legacy optimizers give optimizers with the legacy formulas; with `legacy`, names and configs
     without options of the newer ones do so, too. Raises ConfigError for unknown names.
     """
-    if isinstance(value, str) and value.lower() in ALIASES:
-        value = ALIASES[value.lower()]
+    if isinstance(value, str):
+        value = ALIASES.get(value.lower(), value)
     if legacy:
         value = _legacy_form(value)
     config = value.get("config") if isinstance(value, Mapping) else None
-    if isinstance(config, Mapping) and is_legacy(config):
-        return resolve("optimizer", value, {**OPTIMIZERS, **LEGACY}, ALIASES)
-    if isinstance(config, Mapping) and config.get("dynamic") is False:
+    if isinstance(config, Mapping) and config.get("dynamic") is False and not is_legacy(config):
         return fixed_scale(config)
-    return resolve("optimizer", value, OPTIMIZERS, ALIASES)
+    return resolved(value, OPTIMIZERS, ALIASES)
 
 
 def _legacy_form(value: Any) -> Any:

@@ -58,7 +58,7 @@ class MetadataService:
                 )
 
         def answer(version: LoadedVersion) -> None:
-            call.about(version.name, version.version)
+            call.set_metric_labels(version.name, version.version)
             response = GetModelMetadataResponse(model_spec=model_spec(version.name, version.version))
             response.metadata[SIGNATURES].Pack(_signatures(version))
             call.reply(response.SerializeToString)

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 from layerserve import tensors
 
+from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import InvalidRequestError, UnknownInputError, safe_text
 from layerserve_server.extensions.tensorflow_serving import rest_body
 from layerserve_server.extensions.tensorflow_serving.contract import VALUE
@@ -20,7 +21,6 @@ from layerserve_server.extensions.tensorflow_serving.rest_body import InputSpec,
 from layerserve_server.extensions.tensorflow_serving.signatures import DEFAULT_KEY, Names, own_inputs, signature
 from layerserve_server.extensions.tensorflow_serving.tensors import RAW_FIELDS, TensorFlowTensor
 from layerserve_server.inference.runner import Array
-from layerserve_server.pieces import PIECE_ELEMENTS
 from layerserve_server.protocols.tensorflow.tensor_pb2 import TensorProto
 from layerserve_server.protocols.tensorflow_serving.model_pb2 import ModelSpec
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest, PredictResponse
@@ -164,7 +164,7 @@ def _in_rows(count: int, arrays: dict[str, Array]) -> Iterator[bytes]:
 
 
 def _objects(count: int, arrays: dict[str, Array]) -> Iterator[bytes]:
-    step = PIECE_ELEMENTS * count // max(1, sum(array.size for array in arrays.values()))
+    step = CHUNK_ELEMENTS * count // max(1, sum(array.size for array in arrays.values()))
     yield b"["
     for start in range(0, count, max(1, step)):
         if start:

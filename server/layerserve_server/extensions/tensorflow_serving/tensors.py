@@ -16,9 +16,9 @@ import numpy as np
 from layerserve import errors as codec_errors
 from layerserve import tensors
 
+from layerserve_server.chunking import CHUNK_ELEMENTS, as_array
 from layerserve_server.errors import InvalidTensorError, safe_text
 from layerserve_server.inference.runner import Array
-from layerserve_server.pieces import PIECE_ELEMENTS, as_array
 from layerserve_server.protocols.tensorflow.tensor_pb2 import DataType, TensorProto, TensorShapeProto
 
 #: Maximum size of an array whose message has fewer elements than the array, in bytes: its sender pays for few.
@@ -208,8 +208,8 @@ def parts_of(array: Array) -> Iterator[bytes]:
         values = values.view(np.float32)
     elif kind == "complex128":
         values = values.view(np.float64)
-    for start in range(0, len(values), PIECE_ELEMENTS):
-        elements = values[start : start + PIECE_ELEMENTS].tolist()
+    for start in range(0, len(values), CHUNK_ELEMENTS):
+        elements = values[start : start + CHUNK_ELEMENTS].tolist()
         if kind == "string":
             elements = [text.encode() if isinstance(text, str) else text for text in elements]
         # Repeated fields may be written in several parts.

@@ -11,9 +11,9 @@ from layerserve import errors as codec_errors
 from layerserve import tensors
 from layerserve.wire import tag, varint
 
+from layerserve_server.chunking import as_array
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
 from layerserve_server.inference.runner import Array
-from layerserve_server.pieces import as_array
 from layerserve_server.protocols.inference.inference_pb2 import (
     InferParameter,
     ModelInferRequest,

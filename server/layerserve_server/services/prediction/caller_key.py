@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from layerserve_server.transport.call import Call
-from layerserve_server.transport.peers import host_of
+from layerserve_server.transport.client_address import host_of
 
 #: Metadata with which a caller gives its key, such as the id of a user whom it serves.
 KEY: Final = "layerserve-key"

@@ -10,9 +10,9 @@ import numpy as np
 from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve.wire import WIRE_TYPES, TensorWriter
 
+from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
-from layerserve_server.pieces import PIECE_BYTES
 from layerserve_server.services.prediction import predict_protocol
 
 
@@ -50,13 +50,13 @@ class Encoder:
 
 def joined(parts: Sequence[Any]) -> bytes:
     """Returns parts as `b"".join` does: bytes, views of bytes, and contiguous arrays."""
-    if sum(part.nbytes if isinstance(part, (np.ndarray, memoryview)) else len(part) for part in parts) <= PIECE_BYTES:
+    if sum(part.nbytes if isinstance(part, (np.ndarray, memoryview)) else len(part) for part in parts) <= CHUNK_BYTES:
         return b"".join(parts)
     stream = io.BytesIO()
     for part in parts:
         view = part.reshape(-1).view(np.uint8).data if isinstance(part, np.ndarray) else memoryview(part)
-        for start in range(0, len(view), PIECE_BYTES):
-            stream.write(view[start : start + PIECE_BYTES])
+        for start in range(0, len(view), CHUNK_BYTES):
+            stream.write(view[start : start + CHUNK_BYTES])
     return stream.getvalue()
 
 

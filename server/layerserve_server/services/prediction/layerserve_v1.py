@@ -11,7 +11,6 @@ from layerserve.wire import tag, varint
 
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.message_size import is_long
 from layerserve_server.services.messages import choice, decode, parse
 from layerserve_server.services.prediction.encoder import Encoder
 from layerserve_server.services.prediction.predict_protocol import (
@@ -21,6 +20,7 @@ from layerserve_server.services.prediction.predict_protocol import (
     Span,
 )
 from layerserve_server.services.prediction.wire_format import UNREAD, fields
+from layerserve_server.transport.perimeter.message_size import is_long
 from layerserve_server.transport.status import Failure
 
 _Request = prediction_pb2.PredictRequest

@@ -14,7 +14,7 @@ from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.message_size import is_long
+from layerserve_server.transport.perimeter.message_size import is_long
 
 #: Names of inputs are the model's own only.
 NO_NAMES: Mapping[str, str] = MappingProxyType({})

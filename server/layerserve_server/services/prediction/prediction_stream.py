@@ -248,7 +248,7 @@ class StreamedCall:
         self.model = self.version = ""
         self.arrived = time.monotonic()
         self.gone: Callable[[], None] = _nothing
-        #: Work passed to `may_block`, to be run in a pool thread.
+        #: Work passed to `in_pool`, to be run in a pool thread.
         self.blocking: Callable[[], None] | None = None
         #: Whether such work has been looked for.
         self.begun = False
@@ -293,17 +293,17 @@ class StreamedCall:
     def _wire(self, error: Exception) -> Failure:
         return failure(error, self.method, sent_id(self.metadata), "" if self.trace is None else self.trace.trace_id)
 
-    def about(self, model: str, version: int) -> None:
+    def set_metric_labels(self, model: str, version: int) -> None:
         self.model, self.version = model, str(version)
-        self._stream.about(model, version, whole=False)
+        self._stream.set_metric_labels(model, version, whole=False)
 
-    def afterwards(self, work: Callable[[], None]) -> None:
+    def after_batch(self, work: Callable[[], None]) -> None:
         work()
 
-    def gather(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
+    def coalesce(self, work: Callable[[Sequence[Any]], None], item: object) -> None:
         raise NotImplementedError  # handlers of unary methods gather their calls
 
-    def may_block(self, work: Callable[[], None]) -> None:
+    def in_pool(self, work: Callable[[], None]) -> None:
         if self.begun:
             self._answers.try_later(self, work)
         else:

@@ -36,7 +36,7 @@ class Predictor:
         self._leases = repository.leases
         #: See the arrays and results of some requests.
         self.observers: list[RequestObserver] = []
-        #: A single bound method object: `Call.gather` groups calls by it.
+        #: A single bound method object: `Call.coalesce` groups calls by it.
         self._answer = self._answer_templates
 
     def handler(self, protocol: PredictProtocol) -> Handler:
@@ -54,7 +54,7 @@ class Predictor:
                 chosen = self._chosen(call, template.choice)
                 self._begin(call, TemplatedRequest(template, call.request), chosen, watches, here=True)
             else:
-                call.gather(self._answer, (call, template))
+                call.coalesce(self._answer, (call, template))
 
         return handle
 
@@ -98,7 +98,7 @@ class Predictor:
             return
         version = held.version
         try:
-            call.about(version.name, version.version)
+            call.set_metric_labels(version.name, version.version)
             endpoint = endpoint_of(version, request.requested)
             admitted = request.admit(endpoint.decoder)
             if admitted is None:
@@ -114,7 +114,7 @@ class Predictor:
             held.end()
             raise
         if here:
-            call.afterwards(queue.run_if_quick)
+            call.after_batch(queue.run_if_quick)
         else:
             queue.run_in_background()
 
@@ -132,7 +132,7 @@ class Predictor:
                 templates.learn(call.request, request)
 
         if protocol.is_long(call.request):
-            call.may_block(read)
+            call.in_pool(read)
         else:
             read()
 
@@ -167,7 +167,7 @@ class Predictor:
                 if layouts is None:
                     return False
                 for call in calls:
-                    call.about(version.name, version.version)
+                    call.set_metric_labels(version.name, version.version)
                 return version.queue.run_together(CoalescedCalls(calls, template, layouts, endpoint))
         except ServerError:
             # An invalid choice of version or outputs is reported to each call separately.

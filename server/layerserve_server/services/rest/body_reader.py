@@ -17,19 +17,20 @@ from layerserve_server import errors
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, UnavailableError
 from layerserve_server.forking.fork_server import ForkServer
 from layerserve_server.services.rest.body_talk import MAX_LINE
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.limits import (
+    JSON_BYTES_PER_SECOND,
+    JSON_MEMORY_BYTES,
+    JSON_MEMORY_FACTOR,
+    JSON_SECONDS,
+    LONG_JSON_BYTES,
+    Limits,
+)
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 #: Module of the process's program.
 PROGRAM = "layerserve_server.services.rest.body_program"
-#: Size above which a JSON text is read by another process, in bytes: shorter ones take a few milliseconds.
-LONG_BYTES = 256 * 1024
 #: Time without a body after which the process ends, in seconds.
 IDLE_SECONDS = 300.0
-#: Memory that a child may take, in bytes, and in bytes per byte of its text: numbers take up to twenty.
-MEMORY_BYTES, MEMORY_FACTOR = 64 << 20, 20
-#: Maximum time for reading, in seconds; and, for large bodies, the minimum throughput in bytes per second.
-SECONDS, BYTES_PER_SECOND = 10.0, 1_000_000
 #: Errors that a child reports, by the names of their classes.
 ERRORS: Mapping[str, type[InvalidRequestError]] = {"invalid": InvalidRequestError, "tensor": InvalidTensorError}
 
@@ -49,7 +50,7 @@ class BodyReader:
 
     def is_long(self, size: int) -> bool:
         """Whether a JSON text of `size` bytes is read by another process."""
-        return size > LONG_BYTES
+        return size > LONG_JSON_BYTES
 
     @contextmanager
     def reading(self, body: bytes, reader: str, **options: object) -> Iterator[Reading]:
@@ -57,8 +58,8 @@ class BodyReader:
 
         Raises InvalidRequestError, TooLargeError and UnavailableError.
         """
-        seconds = SECONDS + len(body) / BYTES_PER_SECOND
-        memory = MEMORY_BYTES + MEMORY_FACTOR * len(body)
+        seconds = JSON_SECONDS + len(body) / JSON_BYTES_PER_SECOND
+        memory = JSON_MEMORY_BYTES + JSON_MEMORY_FACTOR * len(body)
         self._memory.take(memory)
         try:
             with self._server.connection(seconds) as channel:
@@ -112,8 +113,7 @@ class Reading:
     def message(self) -> bytes:
         """Returns the message after a line with its size. Raises TooLargeError, and as `line`."""
         size = int(self.line()["message"])
-        if size > self._limits.max_message_bytes:
-            raise self._limits.too_large(size)
+        self._limits.check_size(size)
         message = bytearray(size)
         message[: len(self._buffer)] = self._buffer
         view, at = memoryview(message), len(self._buffer)

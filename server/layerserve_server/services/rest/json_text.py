@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import InvalidRequestError, safe_text
-from layerserve_server.pieces import PIECE_ELEMENTS
 
 #: Words that JSON doesn't have, but Python's and TensorFlow Serving's parsers do.
 WORDS = (b"NaN", b"Infinity")
@@ -137,10 +137,10 @@ def written(pieces: Iterable[bytes]) -> bytes:
 
 def array_pieces(array: npt.NDArray[Any]) -> Iterator[bytes]:
     """Yields the text of `dumps_array` in pieces."""
-    if array.size <= PIECE_ELEMENTS or not array.ndim:
+    if array.size <= CHUNK_ELEMENTS or not array.ndim:
         yield _dumps_piece(array)
         return
-    step = max(1, PIECE_ELEMENTS * len(array) // array.size)
+    step = max(1, CHUNK_ELEMENTS * len(array) // array.size)
     yield b"["
     for start in range(0, len(array), step):
         if start:

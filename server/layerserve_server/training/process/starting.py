@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layergraph.training.checkpoint import read_whole
-from layergraph.training.continuing import finished_model, restore_model
+from layergraph.training.restored_model import finished_model, restore_model
 
 from layerserve_server.training.continuation import STATE, differences
 from layerserve_server.training.request import RunRequest

@@ -14,8 +14,8 @@ from layergraph.archive.finding import find_model
 from layergraph.errors import LayerGraphError
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.checkpoint import read_whole
-from layergraph.training.continuing import restore_model
 from layergraph.training.frozen_cache import FrozenCache
+from layergraph.training.restored_model import restore_model
 
 from layerserve_server.errors import NotFiniteError, NotTrainableError, ServerError
 from layerserve_server.inference.runner import load_plugins

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.gate import Pairs
+from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.errors import (
     CallCancelledError,
     ForbiddenError,
@@ -24,26 +25,26 @@ from layerserve_server.errors import (
     UnknownMethodError,
     safe_text,
 )
-from layerserve_server.pieces import PIECE_BYTES
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.compression import is_compressed
-from layerserve_server.transport.event_batch import COUNTED_BYTES, EventBatches, deadline_in
+from layerserve_server.transport.event_batch import EventBatches, deadline_in
 from layerserve_server.transport.http.call import TIMEOUT, HttpCall, timeout_of
-from layerserve_server.transport.http.connection import JOINED_BYTES, KEY, HttpConnection
+from layerserve_server.transport.http.connection import KEY, HttpConnection
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Plain, WouldBlockError
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.http.statuses import error_reply, failure_reply
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.compression import is_compressed
+from layerserve_server.transport.perimeter.limits import (
+    COUNTED_BYTES,
+    PROMPT_BYTES,
+    REPLYING_THREADS,
+    TRANSLATING_THREADS,
+    Limits,
+)
 from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import GONE, Failure, failure
 
 logger = logging.getLogger(__name__)
 
-#: Bodies and reply messages above this size are translated in a pool thread, to not delay other requests, in bytes.
-LONG_BYTES = 64 * 1024
-#: Number of those threads, for requests and for replies: few, since each may occupy a core.
-TRANSLATING_THREADS = 4
-REPLYING_THREADS = 2
 #: Codings of bodies that are decompressed, and all that aren't refused.
 COMPRESSING = ("gzip", "x-gzip", "deflate")
 CODINGS = ("", "identity", *COMPRESSING)
@@ -178,9 +179,7 @@ class HttpApp:
             if coding not in CODINGS:
                 raise InvalidRequestError(f"content-encoding: got '{safe_text(coding, 80)}', expected gzip or deflate")
             # httptools refuses what isn't a number of 64 bits, but not thousands of zeros before it.
-            declared = headers.get("content-length", "").lstrip("0")
-            if declared and int(declared) > self._limits.max_message_bytes:
-                raise self._limits.too_large(int(declared))
+            self._limits.check_size(int(headers.get("content-length", "").lstrip("0") or 0))
             call.request = await self._body(call, receive)
             if coding in COMPRESSING and call.request and not is_compressed(call.request):
                 raise InvalidRequestError(f"content-encoding: got '{coding}' and a body that isn't gzip or zlib data")
@@ -210,8 +209,7 @@ class HttpApp:
                     raise CallCancelledError(GONE)
                 pieces.append(message["body"])
                 size += len(pieces[-1])
-                if size > self._limits.max_message_bytes:
-                    raise self._limits.too_large(size)
+                self._limits.check_size(size)
                 if size - held >= COUNTED_BYTES:
                     self._batches.memory.take(size - held)
                     held = size
@@ -249,13 +247,13 @@ class _Exchange:
     def handle(self, call: Any) -> None:
         """Translates the request, and passes the message to the method's handler."""
         app = self._app
-        if len(call.request) > LONG_BYTES:
+        if len(call.request) > PROMPT_BYTES:
             app._translating.submit(call.attempt, partial(self._translate, may_block=True))
             return
         try:
             self._translate(may_block=False)
         except WouldBlockError:
-            call.may_block(partial(self._translate, may_block=True))
+            call.in_pool(partial(self._translate, may_block=True))
 
     def _translate(self, *, may_block: bool) -> None:
         call, method = self._call, self._route.method
@@ -266,7 +264,7 @@ class _Exchange:
             raise InvalidRequestError(
                 "the body: got a string with half of a surrogate pair, expected Unicode"
             ) from None
-        self._app._limits.check_size(message)
+        self._app._limits.check_size(len(message))
         if len(message) >= COUNTED_BYTES:
             call.hold(len(message))
         call.request = message
@@ -285,7 +283,7 @@ class _Exchange:
             return failure_reply(outcome)
         assert translate is not None
         try:
-            if len(outcome) <= LONG_BYTES and not self._route.slow_replies:
+            if len(outcome) <= PROMPT_BYTES and not self._route.slow_replies:
                 return translate(outcome)
             reply = await loop.run_in_executor(self._app._replying, translate, outcome)
             self._call.hold(len(reply.body))
@@ -336,9 +334,9 @@ async def _send(scope: MutableMapping[str, Any], send: Send, reply: HttpReply, *
     if unread or connection.last:
         headers.append((b"connection", b"close"))
     start = {"type": "http.response.start", "status": reply.status, "headers": headers}
-    if len(reply.body) > JOINED_BYTES:
+    if len(reply.body) > PROMPT_BYTES:
         await send(start)
-        await _send_pieces(connection, send, memoryview(reply.body))
+        await _send_chunks(connection, send, memoryview(reply.body))
         return
     writes = connection.writes
     writes.join()
@@ -349,9 +347,9 @@ async def _send(scope: MutableMapping[str, Any], send: Send, reply: HttpReply, *
         writes.flush()
 
 
-async def _send_pieces(connection: HttpConnection, send: Send, body: memoryview) -> None:
-    """Sends a long body in pieces, each when the client has read most of those before: asyncio copies what waits."""
+async def _send_chunks(connection: HttpConnection, send: Send, body: memoryview) -> None:
+    """Sends a long body in chunks, each when the client has read most of those before: asyncio copies what waits."""
     with connection.patience(len(body)):
-        for at in range(0, len(body), PIECE_BYTES):
-            more = at + PIECE_BYTES < len(body)
-            await send({"type": "http.response.body", "body": body[at : at + PIECE_BYTES], "more_body": more})
+        for at in range(0, len(body), CHUNK_BYTES):
+            more = at + CHUNK_BYTES < len(body)
+            await send({"type": "http.response.body", "body": body[at : at + CHUNK_BYTES], "more_body": more})

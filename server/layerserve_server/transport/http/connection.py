@@ -13,20 +13,12 @@ from typing import Any, Protocol
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from layerserve_server.transport.client_address import counted_by
 from layerserve_server.transport.event_batch import BatchedCall
 from layerserve_server.transport.http.exchange import HttpReply
 from layerserve_server.transport.http.statuses import error_reply
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.peers import counted_by
+from layerserve_server.transport.perimeter.limits import HTTP_PIPELINED, HTTP_REQUESTS, METADATA_BYTES, Limits
 
-#: Maximum size of a request's line and headers together, in bytes, as of a call's metadata in grpcio.
-MAX_HEADER_BYTES = 16 * 1024
-#: Maximum number of requests on a connection, so that load balancers rebalance, and of those sent before the replies
-#: to earlier ones.
-MAX_REQUESTS = 100_000
-MAX_PIPELINED = 16
-#: Maximum size of a body that is written at once with its head, in bytes.
-JOINED_BYTES = 64 * 1024
 #: Key of a connection in the scope of its requests.
 KEY = "layerserve.connection"
 PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
@@ -249,7 +241,7 @@ class HttpConnection(HttpToolsProtocol):
             self._framing_bytes = 0
         elif not self._refused:
             self._framing_bytes += len(data)
-            if self._framing_bytes > MAX_HEADER_BYTES:
+            if self._framing_bytes > METADATA_BYTES:
                 self._refuse_headers()
 
     def on_message_begin(self) -> None:
@@ -265,7 +257,7 @@ class HttpConnection(HttpToolsProtocol):
         self._in_headers = False
         self._stop_timer()
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > MAX_HEADER_BYTES or len(self.pipeline) >= MAX_PIPELINED:
+        if size > METADATA_BYTES or len(self.pipeline) >= HTTP_PIPELINED:
             self._refuse_headers()
             return
         if self._refused:
@@ -323,7 +315,7 @@ class HttpConnection(HttpToolsProtocol):
         """Whether the connection closes after the reply to its current request."""
         age = self.pool.limits.max_connection_age_seconds
         old = age > 0 and self.loop.time() - self._opened >= age
-        return self.pool.closing or old or self._requests >= MAX_REQUESTS
+        return self.pool.closing or old or self._requests >= HTTP_REQUESTS
 
     def send_400_response(self, msg: str) -> None:
         """Answers bytes that aren't HTTP, and closes the connection."""
@@ -363,7 +355,7 @@ class HttpConnection(HttpToolsProtocol):
         self._close_with(error_reply(f"the headers weren't complete after {seconds:g} seconds", 408, "idle"))
 
     def _refuse_headers(self) -> None:
-        text = f"got more than {MAX_HEADER_BYTES} bytes of headers, or {MAX_PIPELINED} requests ahead, the maximum"
+        text = f"got more than {METADATA_BYTES} bytes of headers, or {HTTP_PIPELINED} requests ahead, the maximum"
         self._close_with(error_reply(text, 431, "too_large"))
 
     def _close_with(self, reply: HttpReply) -> None:

@@ -8,18 +8,16 @@ from asyncio import sslproto
 from collections.abc import Callable
 from typing import Any
 
+from layerserve_server.transport.client_address import counted_by
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
-from layerserve_server.transport.peers import counted_by
-
-#: Size of the buffer that asyncio has for each connection with TLS, in bytes; its own choice is 256 KiB.
-BUFFER_BYTES = 32 * 1024
+from layerserve_server.transport.perimeter.limits import TLS_BUFFER_BYTES
 
 
 def limit_buffers() -> None:
     """Makes asyncio's buffers for TLS smaller, in the whole process."""
     # Python 3.10 has no such buffer.
     if hasattr(sslproto.SSLProtocol, "max_size"):
-        sslproto.SSLProtocol.max_size = BUFFER_BYTES
+        sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES
 
 
 class Handshake(asyncio.Protocol):

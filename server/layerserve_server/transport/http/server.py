@@ -18,7 +18,6 @@ from layerserve_server.access.gate import Gate
 from layerserve_server.ports import address
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates, RenewedContext
-from layerserve_server.transport.ending import Ending, wait_for
 from layerserve_server.transport.event_batch import EventBatches
 from layerserve_server.transport.http.app import HttpApp
 from layerserve_server.transport.http.call import HttpCall, HttpObserver
@@ -26,8 +25,9 @@ from layerserve_server.transport.http.connection import HttpConnection, HttpConn
 from layerserve_server.transport.http.exchange import HttpRoute, Plain
 from layerserve_server.transport.http.handshake import Handshake, limit_buffers
 from layerserve_server.transport.http.hosts import Hosts
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.limits import Limits
+from layerserve_server.transport.perimeter.memory import MemoryBudget
+from layerserve_server.transport.shutdown import Shutdown, wait_for
 
 #: Listen backlog.
 BACKLOG = 1024
@@ -74,7 +74,7 @@ class HttpServer:
         """
         self._socket = listening(host, port)
         self.port = int(self._socket.getsockname()[1])
-        self._ending = Ending()
+        self._shutdown = Shutdown()
         self._stopped = stopped
         self._limits = limits
         self._tls = None if certificates is None else RenewedContext.of(certificates)
@@ -103,12 +103,12 @@ class HttpServer:
 
     def stop(self, grace: float) -> None:
         """Refuses further requests with 503, and waits up to `grace` seconds for open ones (see GrpcioServer.stop)."""
-        self._ending.run(grace, self._end)
+        self._shutdown.run(grace, self._end)
 
     def _end(self) -> None:
         self._batches.stopping = True
         self.drain()
-        self._ending.wait(lambda: not self._batches.open)
+        self._shutdown.wait(lambda: not self._batches.open)
         self._batches.close()
         self._app.close()
         if self._thread.is_alive():

@@ -62,7 +62,7 @@ def test_heads_are_limited(monkeypatch):
 def test_elements_in_several_pieces_are_one_tensor(monkeypatch, kind):
     results = KINDS[kind]
     whole = expected(results)
-    monkeypatch.setattr(tensors, "PIECE_ELEMENTS", 5)
+    monkeypatch.setattr(tensors, "CHUNK_ELEMENTS", 5)
     reply = PredictResponse.FromString(made(results).fill(results, ""))
     assert reply == whole
     for name, array in results.items():
@@ -71,5 +71,5 @@ def test_elements_in_several_pieces_are_one_tensor(monkeypatch, kind):
 
 
 def test_no_more_elements_are_written_at_once_than_a_piece():
-    longest = max(map(len, tensors.parts_of(np.ones(10 * tensors.PIECE_ELEMENTS, np.int32))))
-    assert longest < 2 * tensors.PIECE_ELEMENTS
+    longest = max(map(len, tensors.parts_of(np.ones(10 * tensors.CHUNK_ELEMENTS, np.int32))))
+    assert longest < 2 * tensors.CHUNK_ELEMENTS

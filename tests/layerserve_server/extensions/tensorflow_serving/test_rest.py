@@ -180,8 +180,8 @@ def test_objects_in_several_pieces_are_the_same(monkeypatch, count):
     whole = _reply(partial(_in_rows, count), ["wide", "one", "word", "half"], message).body
     columns = _reply(_in_columns, ["wide", "one", "word", "half"], message).body
     for piece in (1, 5, 20):
-        monkeypatch.setattr(rest_predict, "PIECE_ELEMENTS", piece)
-        monkeypatch.setattr(json_text, "PIECE_ELEMENTS", piece)
+        monkeypatch.setattr(rest_predict, "CHUNK_ELEMENTS", piece)
+        monkeypatch.setattr(json_text, "CHUNK_ELEMENTS", piece)
         for written, body in (
             (_reply(partial(_in_rows, count), ["wide", "one", "word", "half"], message), whole),
             (_reply(_in_columns, ["wide", "one", "word", "half"], message), columns),

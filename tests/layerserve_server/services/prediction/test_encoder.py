@@ -43,7 +43,7 @@ def test_any_arrays(values, id):
 )
 def test_parts_joined_in_pieces(parts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoder, "PIECE_BYTES", 5)
+        patch.setattr(encoder, "CHUNK_BYTES", 5)
         assert joined(parts) == b"".join(parts)
         assert joined([memoryview(part) for part in parts if isinstance(part, bytes)]) == b"".join(
             part for part in parts if isinstance(part, bytes)

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import TooLargeError
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.pieces import PIECE_ELEMENTS
 from layerserve_server.services.rest import body_reader
 from layerserve_server.services.rest.json_text import array_pieces, dumps_array, loads
 from layerserve_server.wiring import limits
@@ -26,7 +26,7 @@ X = np.arange(2 * ROWS, dtype=np.float32).reshape(ROWS, 2) / 8
 def long(serve):
     """A server that has no more rows in a batch than a request here has."""
     app, call = serve(max_batch_rows=ROWS)
-    assert len(json.dumps(X.tolist())) > body_reader.LONG_BYTES
+    assert len(json.dumps(X.tolist())) > body_reader.LONG_JSON_BYTES
     return app, call
 
 
@@ -108,8 +108,8 @@ def test_long_bodies_get_the_errors_of_short_ones(long, wait_until):
 
 def test_a_body_that_takes_too_much_memory_is_refused(long, monkeypatch, wait_until):
     app, call = long
-    monkeypatch.setattr(body_reader, "MEMORY_BYTES", 1 << 20)
-    monkeypatch.setattr(body_reader, "MEMORY_FACTOR", 2)
+    monkeypatch.setattr(body_reader, "JSON_MEMORY_BYTES", 1 << 20)
+    monkeypatch.setattr(body_reader, "JSON_MEMORY_FACTOR", 2)
     reply = call("POST", PREDICT, b'{"instances":[' + b'{"a":1},' * 1_000_000 + b"{}]}")
     assert reply.status == 400
     assert "too much memory to read; send the tensors in binary" in reply.json["error"]
@@ -118,8 +118,8 @@ def test_a_body_that_takes_too_much_memory_is_refused(long, monkeypatch, wait_un
 
 def test_a_body_that_takes_too_long_is_refused(long, monkeypatch):
     _, call = long
-    monkeypatch.setattr(body_reader, "SECONDS", 0.0)
-    monkeypatch.setattr(body_reader, "BYTES_PER_SECOND", 1e9)
+    monkeypatch.setattr(body_reader, "JSON_SECONDS", 0.0)
+    monkeypatch.setattr(body_reader, "JSON_BYTES_PER_SECOND", 1e9)
     monkeypatch.setattr(body_reader.ForkServer, "connection", lengthened(body_reader.ForkServer.connection))
     reply = call("POST", PREDICT, b'{"instances":[' + b'{"a":1},' * 1_000_000 + b"{}]}")
     assert reply.status == 400
@@ -144,7 +144,7 @@ def test_a_process_that_was_killed_is_started_again(long):
 
 
 @pytest.mark.parametrize(
-    "shape", [(3 * PIECE_ELEMENTS,), (1, 1, 2 * PIECE_ELEMENTS + 5), (PIECE_ELEMENTS, 3), (3, PIECE_ELEMENTS, 2)]
+    "shape", [(3 * CHUNK_ELEMENTS,), (1, 1, 2 * CHUNK_ELEMENTS + 5), (CHUNK_ELEMENTS, 3), (3, CHUNK_ELEMENTS, 2)]
 )
 def test_large_arrays_are_written_in_pieces(shape):
     array = np.random.default_rng(0).random(shape, np.float32)
@@ -153,11 +153,11 @@ def test_large_arrays_are_written_in_pieces(shape):
 
 
 def test_no_piece_is_long():
-    for shape in ((1, 1, 10 * PIECE_ELEMENTS), (3, PIECE_ELEMENTS, 2), (20 * PIECE_ELEMENTS,)):
-        assert max(map(len, array_pieces(np.ones(shape, np.float32)))) < 5 * PIECE_ELEMENTS
+    for shape in ((1, 1, 10 * CHUNK_ELEMENTS), (3, CHUNK_ELEMENTS, 2), (20 * CHUNK_ELEMENTS,)):
+        assert max(map(len, array_pieces(np.ones(shape, np.float32)))) < 5 * CHUNK_ELEMENTS
 
 
 def test_texts_are_written_in_pieces_too():
-    texts = np.array(["a", "\u00e4"] * PIECE_ELEMENTS, dtype=object).reshape(2, -1)
+    texts = np.array(["a", "\u00e4"] * CHUNK_ELEMENTS, dtype=object).reshape(2, -1)
     assert loads(dumps_array(texts)) == texts.tolist()
     assert len(list(array_pieces(texts))) > 2

@@ -14,11 +14,11 @@ import grpc
 import pytest
 from http_calls import Http, exchange
 from http_paths import http_routes
-from layerserve_server.pieces import PIECE_BYTES
-from layerserve_server.transport import limits
+from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.transport.http import connection as http_connection
 from layerserve_server.transport.http.connection import JoinedWrites
 from layerserve_server.transport.http.server import listening
+from layerserve_server.transport.perimeter import limits
 from layerserve_server.wiring import RIGHTS
 from tokens import write_tokens
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -283,7 +283,7 @@ def test_a_long_reply_is_passed_on_as_it_is_read(serve, wait_until):
         received = bytearray(client.recv(400))
         (one,) = [one for one in app._http._connections._open if not one.idle]
         # Of asyncio, which copies what waits.
-        assert one.transport.get_write_buffer_size() <= 2 * PIECE_BYTES
+        assert one.transport.get_write_buffer_size() <= 2 * CHUNK_BYTES
         client.settimeout(10)
         size = int(re.search(rb"\ncontent-length: (\d+)", received)[1])
         head_size = received.index(b"\r\n\r\n") + 4

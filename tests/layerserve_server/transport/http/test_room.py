@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from layerserve_server.transport.http.connection import HttpConnections
-from layerserve_server.transport.limits import Limits
+from some_limits import some_limits
 
 
 class Connection:
@@ -19,7 +19,7 @@ class Connection:
 def make():
     def connections(**limits):
         some = {"max_message_bytes": 1, "rpc_threads": 1, "max_streams": 1, "max_calls": 8}
-        return HttpConnections(Limits(**some, **limits))
+        return HttpConnections(some_limits(**some, **limits))
 
     return connections
 

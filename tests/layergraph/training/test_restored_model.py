@@ -10,8 +10,8 @@ import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import DataError
 from layergraph.training.checkpoint import Checkpoints, read_whole
-from layergraph.training.continuing import finished_model, restore_model, trained_places
 from layergraph.training.freezing import freeze, unfreeze
+from layergraph.training.restored_model import finished_model, restore_model, trained_places
 
 RNG = np.random.default_rng(4)
 X = RNG.standard_normal((24, 4)).astype("float32")

@@ -1,4 +1,4 @@
-"""Calls that list all models, runs, nodes or the like: a long list takes tens of milliseconds of Python's lock."""
+"""Calls that list all models, runs, nodes or the like: they are answered one at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from layerserve_server.transport.call import Call, Handler
-from layerserve_server.transport.peers import connection_of
+from layerserve_server.transport.client_address import connection_of
+from layerserve_server.transport.perimeter.limits import LIST_THREADS
 
 
 class ListCall(Call, Protocol):
@@ -19,7 +20,7 @@ class ListCall(Call, Protocol):
         """Runs a handler for this call and equal ones: once if it answers now."""
 
 
-class Lists:
+class ListCallQueue:
     """Makes one list at a time, since several threads would keep Python's lock from the receiving thread.
 
     Connections take turns, so that one with many calls delays only itself. Equal calls of the same caller that are
@@ -27,7 +28,7 @@ class Lists:
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "lists")
+        self._pool = ThreadPoolExecutor(LIST_THREADS, "lists")
         self._lock = threading.Lock()
         #: Calls that wait, by method, caller and request.
         self._calls: dict[Hashable, list[ListCall]] = {}

@@ -8,8 +8,8 @@ import layergraph
 import numpy as np
 import pytest
 from clocks import replace_time
-from layergraph.training import progress
-from layergraph.training.progress import Progress
+from layergraph.training.callbacks import progress
+from layergraph.training.callbacks.progress import Progress
 
 
 @pytest.mark.parametrize(("steps", "done", "shown"), [(None, 0, 0), (None, 3, 3), (4, 2, 4)])

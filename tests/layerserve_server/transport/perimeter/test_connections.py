@@ -15,16 +15,16 @@ import pytest
 from clocks import replace_time
 from echo_servers import ECHO
 from layerserve_server import system_memory
-from layerserve_server.transport import connections, memory
-from layerserve_server.transport.connections import CHECK_SECONDS, Connection, Connections, Traffic, level
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.memory import MemoryBudget, default_limit
-from layerserve_server.transport.peers import counted_by, endpoint, host_of
+from layerserve_server.transport.client_address import counted_by, endpoint, host_of
+from layerserve_server.transport.perimeter import connections, memory
+from layerserve_server.transport.perimeter.connections import CHECK_SECONDS, Connection, Connections, Traffic, level
+from layerserve_server.transport.perimeter.memory import MemoryBudget, default_limit
+from some_limits import some_limits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="connections are watched on Linux only")
 
 HELLO = connections.HANDSHAKE_BYTES
-LIMITS = Limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=4, max_calls=8, max_buffered_bytes=8 << 20)
+LIMITS = some_limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=4, max_calls=8, max_buffered_bytes=8 << 20)
 
 
 @pytest.mark.parametrize("said", [b"", b"PRI * HTTP/2.0\r\n"])

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from layerserve_server.transport.connections import FREE_DESCRIPTORS, Connections
-from layerserve_server.transport.limits import Limits
+from layerserve_server.transport.perimeter.connections import FREE_DESCRIPTORS, Connections
+from some_limits import some_limits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="connections are watched on Linux only")
-LIMITS = Limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=4, max_calls=8, max_buffered_bytes=8 << 20)
+LIMITS = some_limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=4, max_calls=8, max_buffered_bytes=8 << 20)
 
 
 @pytest.fixture

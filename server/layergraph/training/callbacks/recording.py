@@ -19,12 +19,12 @@ from layergraph.config.options import (
     Configurable,
     Expected,
     boolean,
-    brief,
     nonnegative_int,
     one_of,
     option,
     optional,
     positive_int,
+    short_repr,
 )
 from layergraph.errors import ConfigError
 from layergraph.training.callbacks.callback import Callback, Logs
@@ -80,12 +80,14 @@ def _check_pattern(what: str, pattern: str) -> None:
     try:
         fields = [(field, form or "") for _, field, form, _ in string.Formatter().parse(pattern) if field is not None]
     except ValueError as wrong:
-        raise ConfigError(f"{what} is {brief(pattern)}: {wrong}") from None
+        raise ConfigError(f"{what} is {short_repr(pattern)}: {wrong}") from None
     for field, form in fields:
         if not field.isidentifier():
-            raise ConfigError(f"{what} names {brief(field)}, expected the name of a log")
+            raise ConfigError(f"{what} names {short_repr(field)}, expected the name of a log")
         if not _FORMAT.fullmatch(form):
-            raise ConfigError(f"{what} has the format {brief(form)}, expected one such as '.2f', of at most 99 digits")
+            raise ConfigError(
+                f"{what} has the format {short_repr(form)}, expected one such as '.2f', of at most 99 digits"
+            )
 
 
 class ModelCheckpoint(Monitor, FileCallback):

@@ -27,7 +27,7 @@ def json_file(file: FileWindow, path: Path, limits: LoadLimits) -> dict[str, Any
     return json_object(file.read_at(0, file.length), path, path.name, limits)
 
 
-def open_joined(
+def open_json_and_weights(
     config: dict[str, Any], file: FileWindow, path: Path, weights: Path, limits: LoadLimits, resources: ExitStack
 ) -> ModelArchive:
     """Joins the architecture in `file`, parsed as `config`, and weights in any format, by the name of their file.

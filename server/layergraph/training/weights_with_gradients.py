@@ -9,7 +9,7 @@ from layergraph.functional.weight import Weight
 from layergraph.training.compile import Compiled
 
 
-def reached_weights(model: Functional, compiled: Compiled) -> list[Weight]:
+def weights_with_gradients(model: Functional, compiled: Compiled) -> list[Weight]:
     """The trainable weights, in the model's order, without those that only outputs without a loss depend on."""
     graph = model.graph
     outputs = flatten(graph.outputs)

@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from layerserve_server.system_memory import memory_of
-from layerserve_server.transport.limits import Limits
-from layerserve_server.transport.peers import counted_by, endpoint, endpoint_of
+from layerserve_server.transport.client_address import counted_by, endpoint, endpoint_of
+from layerserve_server.transport.perimeter.limits import CALL_BYTES, CROWDED_SHARE, RELIEF_SHARE, Limits
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +31,6 @@ CHECK_SECONDS = 0.1
 MIN_CHECK_SECONDS, MIN_CHECK_RATIO = 0.02, 10.0
 #: Fraction of the memory budget: if replies since the last check exceed it, the next check runs at once.
 UNCHECKED_SHARE = 0.125
-#: Fraction of the memory budget above which the connections with the most buffered bytes are relieved or closed: before
-#: it is used up, so that the requests of others aren't refused for them.
-RELIEF_SHARE = 0.75
-#: Fraction of `max_connections` above which connections of the addresses with the most are closed.
-CROWDED_SHARE = 0.875
-#: Maximum bytes of a call on the wire besides its message: both transports limit its metadata.
-CALL_BYTES = 80 * 1024
 #: Memory per received byte of an incomplete message: the libraries read into buffers that they hardly fill.
 UNFINISHED_WEIGHT = 2.0
 #: Half-life of the count of incomplete bytes, in seconds: their calls may have been cancelled.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from layergraph.config.options import brief
+from layergraph.config.options import short_repr
 from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
@@ -75,7 +75,7 @@ class CalledCell:
         if not sizes or not all(isinstance(size, int) for size in sizes):
             raise GraphError(
                 f"layer '{self._layer.name}' ({type(self._layer).__name__}): state_size is "
-                f"{brief(self._layer.state_size)}, expected an integer or a list of integers"
+                f"{short_repr(self._layer.state_size)}, expected an integer or a list of integers"
             )
         return tuple(sizes)
 

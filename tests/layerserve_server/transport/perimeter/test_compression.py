@@ -11,15 +11,17 @@ import pytest
 from echo_servers import ECHO
 from google.protobuf.descriptor import FieldDescriptor
 from layerserve.v1 import models_pb2, prediction_pb2, training_pb2
+from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.errors import BusyError, InvalidRequestError, TooLargeError
-from layerserve_server.transport import compression, event_batch
-from layerserve_server.transport.compression import PIECE_BYTES, SHORT_BYTES, decompressed, decompressed_if_short
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport import event_batch
+from layerserve_server.transport.perimeter import compression
+from layerserve_server.transport.perimeter.compression import PROMPT_BYTES, decompressed, decompressed_if_short
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 KINDS = [grpc.Compression.Gzip, grpc.Compression.Deflate]
 WRITERS = {"gzip": gzip.compress, "deflate": zlib.compress}
-LIMIT = 4 * PIECE_BYTES
-LENGTHS = [0, 1, SHORT_BYTES - 1, SHORT_BYTES, SHORT_BYTES + 1, PIECE_BYTES, 2 * PIECE_BYTES, LIMIT]
+LIMIT = 4 * CHUNK_BYTES
+LENGTHS = [0, 1, PROMPT_BYTES - 1, PROMPT_BYTES, PROMPT_BYTES + 1, CHUNK_BYTES, 2 * CHUNK_BYTES, LIMIT]
 
 
 class Noted(MemoryBudget):
@@ -103,7 +105,7 @@ def test_messages_of_all_lengths_come_out_whole(writer, length):
         assert compression.is_compressed(message)
         assert decompressed(message, LIMIT, memory) == sent
         short = decompressed_if_short(message)
-        assert short == sent if len(sent) < SHORT_BYTES else short in (None, sent)
+        assert short == sent if len(sent) < PROMPT_BYTES else short in (None, sent)
     assert memory.held == 0
 
 
@@ -112,14 +114,14 @@ def test_no_more_is_decompressed_than_may_come(writer):
     memory = Noted(1 << 30)
     with pytest.raises(TooLargeError):
         decompressed(WRITERS[writer](bytes(100 << 20)), LIMIT, memory)
-    assert (memory.held, memory.most) == (0, LIMIT + PIECE_BYTES)
+    assert (memory.held, memory.most) == (0, LIMIT + CHUNK_BYTES)
 
 
 def test_what_is_decompressed_counts_against_the_memory_for_all_callers():
-    memory = Noted(2 * PIECE_BYTES)
+    memory = Noted(2 * CHUNK_BYTES)
     with pytest.raises(BusyError):
         decompressed(gzip.compress(bytes(LIMIT)), LIMIT, memory)
-    assert (memory.held, memory.most) == (0, 2 * PIECE_BYTES)
+    assert (memory.held, memory.most) == (0, 2 * CHUNK_BYTES)
 
 
 @pytest.mark.parametrize("length", [1000, 200_000])
@@ -130,7 +132,7 @@ def test_damaged_messages_are_refused(length, harm):
     memory = MemoryBudget(1 << 30)
     with pytest.raises(InvalidRequestError):
         decompressed(message, LIMIT, memory)
-    if harm != "cut" and length < SHORT_BYTES:  # where its end is missing can't be seen at once
+    if harm != "cut" and length < PROMPT_BYTES:  # where its end is missing can't be seen at once
         with pytest.raises(InvalidRequestError):
             decompressed_if_short(message)
     assert memory.held == 0

@@ -10,7 +10,7 @@ from collections.abc import Callable
 CHECK_SECONDS = 0.01
 
 
-class Ending:
+class Shutdown:
     """Runs the steps of a shutdown once. Later calls wait for them and may shorten the grace period."""
 
     def __init__(self) -> None:

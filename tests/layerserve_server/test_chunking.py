@@ -1,15 +1,15 @@
-"""Elements in pieces are those that NumPy reads at once."""
+"""Elements in chunks are those that NumPy reads at once."""
 
 import numpy as np
 import pytest
-from layerserve_server import pieces
-from layerserve_server.pieces import as_array
+from layerserve_server import chunking
+from layerserve_server.chunking import as_array
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 10])
 @pytest.mark.parametrize("dtype", [np.float32, np.int8, np.bool_])
 def test_all_elements_are_read(monkeypatch, count, dtype):
-    monkeypatch.setattr(pieces, "PIECE_ELEMENTS", 3)
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 3)
     values = [index % 2 for index in range(count)]
     array = as_array(values, dtype)
     np.testing.assert_array_equal(array, np.array(values, dtype))
@@ -17,13 +17,13 @@ def test_all_elements_are_read(monkeypatch, count, dtype):
 
 
 def test_no_element_is_wrapped(monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_ELEMENTS", 3)
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 3)
     with pytest.raises(OverflowError):
         as_array([1, 2, 3, 300], np.int8)
 
 
 def test_no_more_is_read_at_once_than_a_piece(monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_ELEMENTS", 3)
+    monkeypatch.setattr(chunking, "CHUNK_ELEMENTS", 3)
 
     class Values(list):
         def __getitem__(self, at):

@@ -14,8 +14,8 @@ from layergraph import layers
 from layergraph.execution.engines import graph_files
 from layergraph.execution.engines.exported_graph import UnfitError
 from layergraph.execution.engines.table import ENGINES
-from layergraph.execution.tuning import kept, tuner, variants
-from layergraph.execution.tuning.kept import EXAMPLE, FILES, NOTE, noted
+from layergraph.execution.tuning import engine_folder, tuner, variants
+from layergraph.execution.tuning.engine_folder import EXAMPLE, FILES, NOTE, noted_choices
 from layergraph.execution.tuning.time_budget import NoTimeError
 
 ROWS = np.random.default_rng(0).standard_normal((5, 6)).astype("float32")
@@ -71,7 +71,7 @@ def test_an_engine_is_opened_from_its_file(tmp_path: Path, fastest: dict[str, fl
     assert [choice.engine for choice in first.choices] == [engine, engine]
     assert {path.name for path in tmp_path.iterdir()} <= set(FILES)
     plan = model().plan()
-    again = plan.open_kept(tmp_path, 2, shared=True)
+    again = plan.open_engines(tmp_path, 2, shared=True)
     assert [(c.rows, c.engine, c.milliseconds) for c in again.choices] == [
         (c.rows, c.engine, c.milliseconds) for c in first.choices
     ]
@@ -89,7 +89,7 @@ def test_single_threaded_calls_of_openvino_are_computed_at_the_same_time(
     """With one stream the parts of a batch would wait for one another."""
     needs("openvino")
     fastest[engine] = 0.1
-    for found in (tuned(tmp_path, ("openvino",)), model().plan().open_kept(tmp_path, 2, shared=True)):
+    for found in (tuned(tmp_path, ("openvino",)), model().plan().open_engines(tmp_path, 2, shared=True)):
         compiled = found.choices[1].tuned.run._compiled
         assert str(compiled.get_property("NUM_STREAMS")) == streams
         assert str(compiled.get_property("INFERENCE_NUM_THREADS")) == "2"
@@ -105,7 +105,7 @@ def test_rows_are_split_between_single_threads(
     fastest |= {split: 0.1, "onnxruntime-1thread": 0.2}
     tuned(tmp_path, ("onnxruntime",))
     plan = model().plan()
-    found = plan.open_kept(tmp_path, 2, shared=True)
+    found = plan.open_engines(tmp_path, 2, shared=True)
     assert [choice.engine for choice in found.choices] == ["onnxruntime-1thread", split]
     # One file for both.
     assert {path.name for path in tmp_path.iterdir()} == {"onnxruntime", NOTE, EXAMPLE}
@@ -122,7 +122,7 @@ def test_nothing_is_traced_exported_or_computed_by_torch_again(
     for place in ("engines.exported_graph.trace", "engines.onnx.export.to_onnx", "plan.Plan.run_eagerly"):
         monkeypatch.setattr(f"layergraph.execution.{place}", lambda *_, **__: 1 / 0)
     answer_of = model().plan()
-    answer_of.open_kept(tmp_path, 2, shared=True)
+    answer_of.open_engines(tmp_path, 2, shared=True)
     np.testing.assert_allclose(answer(answer_of), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -131,7 +131,7 @@ def test_eager_torch_may_be_the_choice(tmp_path: Path, fastest: dict[str, float]
     fastest["eager"] = 0.1
     tuned(tmp_path, ("onnxruntime",))
     assert {path.name for path in tmp_path.iterdir()} == {NOTE, EXAMPLE}
-    found = model().plan().open_kept(tmp_path, 2, shared=True)
+    found = model().plan().open_engines(tmp_path, 2, shared=True)
     assert [(choice.engine, choice.tuned) for choice in found.choices] == [("eager", None)] * 2
 
 
@@ -139,10 +139,13 @@ def test_an_engine_without_a_file_is_noted_only(tmp_path: Path, fastest: dict[st
     fastest["torchscript"] = 0.1
     first = tuned(tmp_path, ("torchscript",))
     assert {path.name for path in tmp_path.iterdir()} == {NOTE, EXAMPLE}
-    assert [(choice.rows, choice.engine) for choice in noted(tmp_path)] == [(1, "torchscript"), (8, "torchscript")]
+    assert [(choice.rows, choice.engine) for choice in noted_choices(tmp_path)] == [
+        (1, "torchscript"),
+        (8, "torchscript"),
+    ]
     with pytest.raises(UnfitError, match="engine 'torchscript' can't be kept"):
-        model().plan().open_kept(tmp_path, 2, shared=True)
-    again = model().plan().tune(known=noted(tmp_path), threads=2, shared=True)
+        model().plan().open_engines(tmp_path, 2, shared=True)
+    again = model().plan().tune(known=noted_choices(tmp_path), threads=2, shared=True)
     assert [choice.engine for choice in again.choices] == [choice.engine for choice in first.choices]
 
 
@@ -162,7 +165,7 @@ def test_an_engine_without_a_file_must_be_much_faster(
 def test_a_pinned_engine_is_kept_too(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     tuned(tmp_path, ("onnxruntime",), pin=True)
-    (choice,) = model().plan().open_kept(tmp_path, 2, shared=True).choices
+    (choice,) = model().plan().open_engines(tmp_path, 2, shared=True).choices
     assert (choice.rows, choice.engine) == (1, "onnxruntime")
 
 
@@ -193,9 +196,9 @@ def test_an_engine_of_other_weights_is_refused(tmp_path: Path, fastest: dict[str
     tuned(tmp_path, ("onnxruntime",))
     plan = model(0.25).plan()
     with pytest.raises(UnfitError, match=r"engine 'eager' differs by .* from the outputs when it was kept"):
-        plan.open_kept(tmp_path, 2, shared=True, compare=True)
+        plan.open_engines(tmp_path, 2, shared=True, compare=True)
     assert plan.engines == ()
-    model().plan().open_kept(tmp_path, 2, shared=True, compare=True)
+    model().plan().open_engines(tmp_path, 2, shared=True, compare=True)
 
 
 def test_an_engine_that_computes_something_else_is_refused(
@@ -210,9 +213,9 @@ def test_an_engine_that_computes_something_else_is_refused(
         engine = usual(files, file)
         return lambda arrays: [array + 1e-3 for array in engine(arrays)]
 
-    monkeypatch.setattr(kept, "OPENED", {"onnxruntime": other})
+    monkeypatch.setattr(engine_folder, "OPENED", {"onnxruntime": other})
     with pytest.raises(UnfitError, match="engine 'onnxruntime' differs by"):
-        model().plan().open_kept(tmp_path, 2, shared=True)
+        model().plan().open_engines(tmp_path, 2, shared=True)
 
 
 @pytest.mark.parametrize("damage", ["no note", "no example", "no graph", "a cut graph", "choices", "entries"])
@@ -232,15 +235,15 @@ def test_what_is_damaged_is_refused(tmp_path: Path, fastest: dict[str, float], d
     }[damage]()
     plan = model().plan()
     with pytest.raises(UnfitError):
-        plan.open_kept(tmp_path, 2, shared=True)
+        plan.open_engines(tmp_path, 2, shared=True)
     assert plan.engines == ()
 
 
 @pytest.mark.parametrize("text", ["", "[", "[1]", "{}", '{"choices": [{"rows": 1}]}', '{"choices": 1}'])
 def test_a_damaged_note_has_no_choices(tmp_path: Path, text: str) -> None:
-    assert noted(tmp_path) == ()
+    assert noted_choices(tmp_path) == ()
     (tmp_path / NOTE).write_text(text)
-    assert noted(tmp_path) == ()
+    assert noted_choices(tmp_path) == ()
 
 
 def test_files_have_the_names_of_engines() -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
-from layergraph.training.optimizers.averaging import SwapEMAWeights
+from layergraph.training.callbacks.averaging import SwapEMAWeights
 
 RNG = np.random.default_rng(3)
 X = RNG.standard_normal((24, 5)).astype("float32")

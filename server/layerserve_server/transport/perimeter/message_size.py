@@ -7,17 +7,14 @@ from functools import cache
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from layerserve_server.errors import InvalidRequestError
+from layerserve_server.transport.perimeter.limits import (
+    ELEMENTS,
+    LONG_BYTES,
+    LONG_ELEMENTS,
+    NESTED_ELEMENTS,
+    PROMPT_BYTES,
+)
 
-#: Maximum number of elements of a message, unless its method allows more: fields, of which nested messages count four
-#: times, and packed integers, of which as many count as one as take 64 bytes. Fields take up to 8 MiB, and as much
-#: again as objects here; integers take up to 16 MiB.
-MAX_ELEMENTS = 1 << 18
-NESTED_ELEMENTS = 4
-#: Maximum size of messages that aren't checked, in bytes.
-UNCHECKED_BYTES = 1 << 16
-#: Messages above this size, or with more elements, are parsed in a pool thread, to not delay other calls.
-LONG_BYTES = 1 << 20
-LONG_ELEMENTS = 1 << 12
 #: How many packed integers count as one, by the types whose numbers take more memory than in the message.
 _PACKED = {
     FieldDescriptor.TYPE_INT32: 16,
@@ -32,7 +29,7 @@ _PACKED = {
 VARINT_BYTES = 10
 
 
-def check_elements(message: bytes, descriptor: Descriptor, most: int = MAX_ELEMENTS) -> None:
+def check_elements(message: bytes, descriptor: Descriptor, most: int = ELEMENTS) -> None:
     """Raises InvalidRequestError if a message has more than `most` elements."""
     if _has_more(message, descriptor, most):
         raise InvalidRequestError(
@@ -47,7 +44,7 @@ def is_long(message: bytes, descriptor: Descriptor) -> bool:
 
 def _has_more(message: bytes, descriptor: Descriptor, left: int) -> bool:
     """Whether a message has more than `left` elements. Of what isn't valid, any number is counted."""
-    if len(message) <= UNCHECKED_BYTES:
+    if len(message) <= PROMPT_BYTES:
         return False
     spans = [(descriptor, 0, len(message))]
     while spans:

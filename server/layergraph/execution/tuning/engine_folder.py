@@ -14,19 +14,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from layergraph.execution.eager_plan import EagerPlan
 from layergraph.execution.engines.exported_graph import Array, Engine, UnfitError
 from layergraph.execution.engines.graph_files import OPENED, GraphFiles
 from layergraph.execution.engines.table import EAGER
 from layergraph.execution.tuning.agreement import TOLERANCE, difference
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning, choices_from_json, choices_to_json
 from layergraph.execution.tuning.variants import SINGLE_THREADED, UNMERGED, Variants, of_single, parts
-
-if TYPE_CHECKING:
-    from layergraph.execution.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ class _Entry:
     assertions: int
 
 
-def keep(
+def write_engines(
     folder: Path, choices: Sequence[Choice], variants: Variants, inputs: Sequence[Array], outputs: Sequence[Array]
 ) -> None:
     """Writes the engines of `choices`; `outputs` are eager torch's for `inputs`.
@@ -70,16 +68,16 @@ def keep(
     (folder / NOTE).write_text(json.dumps(note))
 
 
-def noted(folder: Path) -> tuple[Choice, ...]:
-    """Returns the choices of `keep`, without their engines; none if the note is damaged."""
+def noted_choices(folder: Path) -> tuple[Choice, ...]:
+    """Returns the choices of `write_engines`, without their engines; none if the note is damaged."""
     try:
         return choices_from_json(json.loads((folder / NOTE).read_bytes())["choices"])
     except (OSError, ValueError, LookupError, TypeError):
         return ()
 
 
-def opened(folder: Path, plan: Plan, threads: int, *, shared: bool, compare: bool) -> Tuning:
-    """Returns the engines that `keep` has written for such a plan, with this number of threads.
+def open_engines(folder: Path, plan: EagerPlan, threads: int, *, shared: bool, compare: bool) -> Tuning:
+    """Returns the engines that `write_engines` has written for such a plan, with this number of threads.
 
     With `compare`, eager torch's outputs for the example are compared with those that were written. Raises UnfitError
     if outputs differ, or if files are missing or damaged.
@@ -93,7 +91,7 @@ def opened(folder: Path, plan: Plan, threads: int, *, shared: bool, compare: boo
         raise UnfitError(f"what is kept can't be opened: {reason}") from reason
 
 
-def _all_opened(folder: Path, plan: Plan, threads: int, *, shared: bool, compare: bool) -> Tuning:
+def _all_opened(folder: Path, plan: EagerPlan, threads: int, *, shared: bool, compare: bool) -> Tuning:
     note = json.loads((folder / NOTE).read_bytes())
     choices = choices_from_json(note["choices"])
     if not choices:

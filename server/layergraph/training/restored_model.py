@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from layergraph.errors import DataError
 from layergraph.functional.functional import Functional
 from layergraph.functional.weight import Weight
-
-if TYPE_CHECKING:
-    from layergraph.training.trainer import Trainer
+from layergraph.training.compiled_model import CompiledModel
 
 #: Maximum number of weights that a text names.
 MAX_NAMED = 10
@@ -24,7 +22,7 @@ def trained_places(model: Functional) -> list[int]:
     return [places[id(weight)] for weight in model.trainable_weights]
 
 
-def restore_model(model: Trainer, state: Mapping[str, Any], *, keep_rate: bool = False) -> list[str]:
+def restore_model(model: CompiledModel, state: Mapping[str, Any], *, keep_rate: bool = False) -> list[str]:
     """Gives a compiled model the weights and the optimizer's state of a checkpoint, as far as its optimizer has it.
 
     With `keep_rate` the learning rate stays the model's own. Returns a text for each part of the optimizer's state that
@@ -42,7 +40,7 @@ def restore_model(model: Trainer, state: Mapping[str, Any], *, keep_rate: bool =
     if before != kept:
         optimizer.build(model.trainable_weights)
         return [f"the state of the optimizer starts anew: the checkpoint has that of {before}, this run has {kept}"]
-    trained = [weights[place] for place in state.get("trained", trained_places(model))]
+    trained = [weights[place] for place in state["trained"]]
     optimizer.build(trained)
     if not _same_form(optimizer.state(), state["optimizer"]):
         optimizer.build(model.trainable_weights)
@@ -56,7 +54,7 @@ def restore_model(model: Trainer, state: Mapping[str, Any], *, keep_rate: bool =
     return _differences(trained, model.trainable_weights)
 
 
-def finished_model(model: Trainer, state: Mapping[str, Any]) -> None:
+def finished_model(model: CompiledModel, state: Mapping[str, Any]) -> None:
     """Gives a compiled model what a run that ends at a checkpoint has at its end: with averaged weights, if any."""
     if not restore_model(model, state) and model.optimizer is not None:
         model.optimizer.finalize()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import zlib
 
+from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.errors import InvalidRequestError, MessageTooLargeError
-from layerserve_server.transport.memory import MemoryBudget
+from layerserve_server.transport.perimeter.limits import PROMPT_BYTES
+from layerserve_server.transport.perimeter.memory import MemoryBudget
 
 #: grpcio option that leaves messages compressed.
 OPTION = ("grpc.per_message_decompression", 0)
@@ -20,11 +22,6 @@ DEFLATE = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 COMPRESSED = (GZIP, *DEFLATE)
 #: zlib's window bits that accept both formats.
 _EITHER = 32 + zlib.MAX_WBITS
-#: Size of the pieces in which a message is decompressed, in bytes.
-PIECE_BYTES = 1 << 20
-#: Maximum decompressed size of a message that the receiving thread decompresses itself, in bytes. Larger ones would
-#: delay other calls.
-SHORT_BYTES = 64 * 1024
 
 
 def is_compressed(message: bytes) -> bool:
@@ -33,12 +30,12 @@ def is_compressed(message: bytes) -> bool:
 
 
 def decompressed_if_short(message: bytes) -> bytes | None:
-    """Returns the decompressed message, or None if it is longer than SHORT_BYTES.
+    """Returns the decompressed message, or None if it is longer than PROMPT_BYTES.
 
     Raises InvalidRequestError if the message isn't valid gzip or zlib data.
     """
     inflation = zlib.decompressobj(_EITHER)
-    short = _inflate(inflation, message, SHORT_BYTES)
+    short = _inflate(inflation, message, PROMPT_BYTES)
     return short if inflation.eof else None
 
 
@@ -49,22 +46,22 @@ def decompressed(message: bytes, limit: int, memory: MemoryBudget) -> bytes:
     data, and BusyError if `memory` has no room for it.
     """
     inflation = zlib.decompressobj(_EITHER)
-    pieces: list[bytes] = []
+    chunks: list[bytes] = []
     size = taken = 0
     try:
         while not inflation.eof:
-            memory.take(PIECE_BYTES)
-            taken += PIECE_BYTES
-            pieces.append(_inflate(inflation, inflation.unconsumed_tail if pieces else message, PIECE_BYTES))
-            size += len(pieces[-1])
+            memory.take(CHUNK_BYTES)
+            taken += CHUNK_BYTES
+            chunks.append(_inflate(inflation, inflation.unconsumed_tail if chunks else message, CHUNK_BYTES))
+            size += len(chunks[-1])
             if size > limit:
                 raise MessageTooLargeError(
                     f"the message has more than {limit} bytes after decompression, expected at most that "
                     "(setting 'max_message_bytes'); send fewer rows at a time"
                 )
-            if not pieces[-1] and not inflation.eof:
+            if not chunks[-1] and not inflation.eof:
                 raise InvalidRequestError("the message can't be decompressed: it is truncated")
-        return b"".join(pieces)
+        return b"".join(chunks)
     finally:
         memory.give(taken)
 
