@@ -13,13 +13,14 @@ from layergraph.models.hub.table import HUB_MODELS
 from layergraph.ops.table import OPERATIONS
 from layerserve_server.access.rights import ALTERNATIVES, RIGHTS
 from layerserve_server.environment import PREFIX
-from layerserve_server.extensions.installed import Settings
+from layerserve_server.extensions.installed import EXTENSIONS, Settings
+from layerserve_server.extensions.installed import model_settings as all_model_settings
 from layerserve_server.flags import is_basic, sections
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.observability.store_metrics import LABELS as STORE_LABELS
 from layerserve_server.observability.store_metrics import StoreMetrics
-from layerserve_server.repository.model_settings import SETTINGS_FILE, ModelSettings
+from layerserve_server.repository.model_settings import SETTINGS_FILE
 from layerserve_server.settings_reader import toml_value
 from layerserve_server.wiring import RIGHTS as NEEDED
 
@@ -119,7 +120,7 @@ def model_settings() -> str:
     )
     rows = [
         (f"`{name}`", "" if field.default is None else f"`{_toml(field.default)}`", field.description or "")
-        for name, field in ModelSettings.model_fields.items()
+        for name, field in all_model_settings().model_fields.items()
     ]
     return page("Settings of a model", about, table(("setting", "default", "meaning"), rows))
 
@@ -142,6 +143,9 @@ def metrics() -> str:
     register_build_info(found.registry, "")
     ProcessMetrics(found.registry, list)
     StoreMetrics(found.registry)
+    for one in EXTENSIONS:
+        if one.metrics is not None:
+            one.metrics(found.families)
     labels = {**found.labels, **STORE_LABELS, "layerserve_build": ("version",)}
     rows = [
         (f"`{family.name}`", family.type, ", ".join(labels.get(family.name, ())), family.documentation)

@@ -141,9 +141,10 @@ def _drain(app: App, signals: Signals) -> signal.Signals | None:
 
 def _invalid_files(settings: Settings) -> list[str]:
     # Imports torch, as `started` does.
+    from layerserve_server.extensions.installed import model_settings
     from layerserve_server.repository.model_settings import invalid_files
 
-    return invalid_files(Path(settings.path))
+    return invalid_files(Path(settings.path), model_settings())
 
 
 def _refuse(reason: str, rewriter: Rewriter | None) -> int:

@@ -20,14 +20,13 @@ from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.extensions.extension import Part, Process, Web
-from layerserve_server.extensions.installed import EXTENSIONS
+from layerserve_server.extensions.installed import EXTENSIONS, model_settings
 from layerserve_server.importing.importer import Importer
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.observability.metrics import Metrics
-from layerserve_server.observability.sample_files import SampleFiles
 from layerserve_server.observability.store_metrics import StoreMetrics
 from layerserve_server.observability.telemetry import telemetry_of
 from layerserve_server.quantization.kept import KeptGraphs
@@ -46,8 +45,6 @@ from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.version_reader import Load, VersionReader
 from layerserve_server.services.prediction.predictor import Predictor
-from layerserve_server.services.prediction.samples import RequestSamples
-from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
@@ -128,6 +125,7 @@ class Inference:
                 max_bytes=settings.max_model_bytes // settings.workers,
                 polls=settings.model_control == "poll",
                 loads=settings.loads,
+                defaults=model_settings()(),
                 queue_limits=partial(queue_limits, settings),
             ),
             remembered=RememberedCallers(settings.state_folder / "callers", writes=not worker),
@@ -137,14 +135,7 @@ class Inference:
         )
         self.repository.catalogue.suggests = self.gate.trusted is not None
         self.metrics.watch_loaded(self.repository.memory.loaded_bytes)
-        self._shadows = Shadows(self.repository, self.metrics)
-        self.samples = RequestSamples(
-            self.repository.catalogue,
-            lambda record: sample_share(settings, record.name, record.in_force),
-            partial(make_sample_files, settings, self.metrics),
-        )
         self.predictor = Predictor(self.repository)
-        self.predictor.observers += [self._shadows, self.samples]
 
     def parts(self) -> list[Part]:
         """Returns what each protocol and extension adds to every process."""
@@ -197,8 +188,6 @@ class Inference:
         self._note_use(0.0)
         if self.mirror is not None:
             self.mirror.stop()
-        self._shadows.close()
-        self.samples.close()
         self.repository.close()
 
     def watch(self) -> None:
@@ -339,17 +328,6 @@ def make_mirror(settings: Settings, metrics: Metrics) -> tuple[Mirror, StoreWrit
         max_bytes=settings.cache_bytes,
     )
     return mirror, StoreWriter(settings.address, store, cache, mirror)
-
-
-def make_sample_files(settings: Settings, metrics: Metrics) -> SampleFiles:
-    """Returns what writes rows and answers of requests into the state folder."""
-    folder = settings.state_folder / "samples"
-    return SampleFiles(folder, settings.sample_max_bytes, partial(metrics.telemetry_dropped, "samples"))
-
-
-def sample_share(settings: Settings, name: str, model: ModelSettings) -> float:
-    """Returns the share of requests that are kept, for a model with these settings."""
-    return settings.sample_share(name) if model.sample_share is None else model.sample_share
 
 
 def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None = None) -> Gate:

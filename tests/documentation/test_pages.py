@@ -23,7 +23,7 @@ from layerserve import Client
 from layerserve.cli import main
 from layerserve_server.access.tokens_file import parse_tokens
 from layerserve_server.app import App
-from layerserve_server.extensions.installed import Settings
+from layerserve_server.extensions.installed import Settings, model_settings
 from layerserve_server.repository.model_settings import parse_settings
 
 if sys.version_info >= (3, 11):
@@ -236,7 +236,11 @@ def run_block(block: Block, names: dict[str, object], place: Place, shell: Shell
         tomllib.loads(block.text)
     elif block.language == "toml":
         is_tokens = re.search(r"^\[+(tokens|certificates|jwt)\]", block.text, re.MULTILINE)
-        _ = parse_tokens(block.text, block.place) if is_tokens else parse_settings(block.text.encode(), block.place)
+        _ = (
+            parse_tokens(block.text, block.place)
+            if is_tokens
+            else parse_settings(block.text.encode(), block.place, model_settings())
+        )
     elif block.language in EXAMPLES:
         file = ROOT / "examples" / EXAMPLES[block.language]
         assert block.text == file.read_text("utf-8"), f"{block.place}: differs from {file}"

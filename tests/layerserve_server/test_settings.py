@@ -277,9 +277,3 @@ def test_the_native_transport_has_no_tls(tmp_path):
 def test_the_native_transport_has_no_age_of_connections(tmp_path):
     with pytest.raises(SettingsError, match="max_connection_age_seconds: got 60 with transport 'native', expected 0"):
         read_settings([str(tmp_path), "--transport", "native", "--max-connection-age-seconds", "60"])
-
-
-def test_the_first_pattern_that_fits_gives_the_share_of_requests_that_are_kept():
-    settings = read_settings(["--sample-models", "text-a=0, text-*=0.25 ,*=1"])
-    assert [settings.sample_share(name) for name in ("text-a", "text-b", "mnist")] == [0, 0.25, 1]
-    assert read_settings(["--sample-models", "text=1"]).sample_share("other") == 0

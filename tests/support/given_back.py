@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "services.datasets": {"DatasetService": lambda one: {}},
     "services.idempotency": {"IdempotencyKeys": lambda one: {"calls that begin a run by a key": len(one._held)}},
     "services.online": {"OnlineTrainingService": lambda one: {"streams of sessions": len(one._streams)}},
-    "services.prediction.shadow": {
+    "extensions.mirroring.shadow": {
         "Shadows": lambda one: {"bytes of requests for shadows": 0 if one._closed else one._bytes}
     },
     "training.conversion": {"Converter": lambda one: {}},
@@ -164,6 +165,8 @@ class Ledger:
         for module, name in SERVERS.items():
             patch.setattr(f"{PACKAGE}.{module}.{name}.__init__", self._around(module, name, self._server_made))
         for module, names in PARTS.items():
+            if module.startswith("extensions.") and find_spec(f"{PACKAGE}.{module.rpartition('.')[0]}") is None:
+                continue
             for name, counts in names.items():
                 made = functools.partial(self._part_made, counts)
                 patch.setattr(f"{PACKAGE}.{module}.{name}.__init__", self._around(module, name, made))

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
     from layerserve_server.access.rights import Right
     from layerserve_server.datasets.store import DatasetStore
+    from layerserve_server.observability.families import Families
     from layerserve_server.observability.metrics import Metrics
     from layerserve_server.probes import MetricPage
     from layerserve_server.repository.management import Manager
+    from layerserve_server.repository.model_settings import ModelSettings
     from layerserve_server.repository.repository import Repository
     from layerserve_server.repository.uploads import Uploads
     from layerserve_server.services.open_work import OpenWork
@@ -140,6 +142,10 @@ class Extension:
     name: str
     #: The server's settings with its own: flags, variables and keys of the settings file. They begin a section.
     settings: type[Settings] | None = None
+    #: Returns the settings of a model with its own: keys of a model's settings file. Imported later than the rest.
+    model_settings: Callable[[], type[ModelSettings]] | None = None
+    #: Makes its metrics of every process, for their documentation.
+    metrics: Callable[[Families], None] | None = None
     #: Rights by full method name and by path of `Part.metric_pages`. Methods in proto/ have theirs there.
     rights: Mapping[str, Right] = field(default_factory=dict)
     #: Modules that read long bodies in another process (see `BodyReader`).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TypeVar
 
@@ -13,8 +14,6 @@ from layerserve_server.observability.histograms import HistogramFamily
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: Powers of two, the usual batch sizes.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-#: From the rounding of 32 bits to other answers.
-DIFFERENCES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0)
 #: Loading reads files from kilobytes to gigabytes.
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -46,24 +45,18 @@ class Families:
         return self._kept(HistogramFamily(self._named(name, labels), text, labels, buckets, self._registry), labels)
 
     def remove_version(self, model: str, version: str) -> None:
-        """Removes the time series of a version from the families whose labels are the model and the version alone."""
+        """Removes the time series of a version from the families whose labels begin with the model and the version."""
         for family, names in self._of_models:
             if names == VERSION:
                 with suppress(KeyError):  # has no such series
                     family.remove(model, version)
+            elif names[:2] == VERSION:
+                _remove(family, names, {"model": model, "version": version})
 
     def remove_model(self, model: str) -> None:
         """Removes all time series of a model."""
         for family, names in self._of_models:
-            found = {
-                tuple(sample.labels[name] for name in names)
-                for metric in family.collect()
-                for sample in metric.samples
-                if sample.labels["model"] == model
-            }
-            for labels in found:
-                with suppress(KeyError):  # removed meanwhile, with a version
-                    family.remove(*labels)
+            _remove(family, names, {"model": model})
 
     def _named(self, name: str, labels: tuple[str, ...]) -> str:
         self.labels[f"layerserve_{name}"] = labels
@@ -73,6 +66,19 @@ class Families:
         if "model" in labels:
             self._of_models.append((family, labels))
         return family
+
+
+def _remove(family: Counter | Gauge | HistogramFamily, names: tuple[str, ...], of: Mapping[str, str]) -> None:
+    """Removes the time series with these labels, among others."""
+    found = {
+        tuple(sample.labels[name] for name in names)
+        for metric in family.collect()
+        for sample in metric.samples
+        if of.items() <= sample.labels.items()
+    }
+    for labels in found:
+        with suppress(KeyError):  # removed meanwhile, with a version
+            family.remove(*labels)
 
 
 class CallFamilies:
@@ -142,28 +148,10 @@ class BatchFamilies:
 
 
 class VersionFamilies:
-    """Versions: in memory, loading, and beside others as their shadows."""
+    """Versions: in memory, and loading."""
 
     def __init__(self, families: Families) -> None:
         self.loaded = families.gauge("model_loaded", "1 for each version in memory.", VERSION)
-        self.shadowed = families.counter(
-            "shadow_requests",
-            "Number of requests that were chosen for a shadow version, by outcome: its results are 'equal' within the "
-            "tolerances or 'different', it 'failed', or there was no time or memory ('dropped').",
-            (*VERSION, "outcome"),
-        )
-        self.shadow_absolute = families.histogram(
-            "shadow_absolute_difference",
-            "Largest difference of a request's outputs from the shadow version's.",
-            VERSION,
-            DIFFERENCES,
-        )
-        self.shadow_relative = families.histogram(
-            "shadow_relative_difference",
-            "Largest difference of a request's outputs from the shadow version's, relative to the largest value.",
-            VERSION,
-            DIFFERENCES,
-        )
         self.loads = families.counter("model_loads", "Number of versions that were loaded.", ("model",))
         self.load_failures = families.counter(
             "model_load_failures", "Number of versions that failed to load.", ("model",)

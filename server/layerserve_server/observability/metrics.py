@@ -44,7 +44,8 @@ class Metrics:
         self._open: dict[str, Gauge] = {}
         #: Labels of the series of streamed requests: method, model, version and status.
         self._streamed_labels: set[tuple[str, str, str, str]] = set()
-        families = self._families = Families(self.registry)
+        #: Makes further metrics, whose series go with their version or model.
+        families = self.families = Families(self.registry)
         #: Label names by metric name, for the documentation.
         self.labels = families.labels
         #: Models that are gone and have series, the oldest first.
@@ -187,17 +188,6 @@ class Metrics:
         self.labels["layerserve_model_versions"] = ("model", "state")
         self.registry.register(CountsCollector("layerserve_model_versions", text, ("model", "state"), states))
 
-    # Shadow versions (see services.prediction.shadow.ShadowObserver).
-
-    def shadowed(self, model: str, version: int, outcome: str) -> None:
-        """Counts a request that was chosen for a shadow version."""
-        self._versions.shadowed.labels(model, str(version), outcome).inc()
-
-    def shadow_differed(self, model: str, version: int, absolute: float, relative: float) -> None:
-        """Counts the largest differences of a request's outputs."""
-        self._versions.shadow_absolute.labels(model, str(version)).observe((absolute,))
-        self._versions.shadow_relative.labels(model, str(version)).observe((relative,))
-
     # Loads (see repository.observer.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
@@ -230,10 +220,7 @@ class Metrics:
         # Calls counted after the removal would create the series again.
         self._flush()
         self._batch_metrics.pop(labels, None)
-        self._families.remove_version(*labels)
-        for outcome in ("equal", "different", "failed", "dropped"):
-            with suppress(KeyError):
-                self._versions.shadowed.remove(*labels, outcome)
+        self.families.remove_version(*labels)
         # Train ends after the run's base version was released: what it counted then is removed with a later version.
         released = [key for key in tuple(self._answered) if key[1] == model and key[2]]
         for key in [key for key in released if key[1:3] not in self._batch_metrics]:
@@ -273,7 +260,7 @@ class Metrics:
             self._answered.pop(answered, None)
         for streamed in [key for key in tuple(self._streamed_labels) if key[1] == model]:
             self._streamed_labels.discard(streamed)
-        self._families.remove_model(model)
+        self.families.remove_model(model)
 
     # Training.
 

@@ -49,6 +49,8 @@ def main() -> None:
     group = ProcessGroup.of(Path(configuration["socket"]).parent, bytes.fromhex(configuration["secret"]))
     inference = Inference(settings, ModelLoader(settings, imports=imports), imports, group, worker=True)
     repository, tuner = inference.repository, inference.tuner
+    # Before models are loaded: extensions say which are.
+    parts = inference.parts()
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open(configuration["catalogue"], configuration["in_force"])
     watcher = Watcher(settings.poll_seconds, inference.watch)
@@ -56,7 +58,7 @@ def main() -> None:
     access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
     access_watcher.start()
     inference.gate.start()
-    predict = routes_of(inference.parts())
+    predict = routes_of(parts)
     shared = SharedPort(Path(configuration["socket"]), owner=False)
     transport = inference.listen(Routes(unary=predict.unary, prompt=predict.prompt), shared)
     transport.start()
@@ -76,6 +78,8 @@ def main() -> None:
     transport.stop(grace)
     if tuner is not None:
         tuner.close()
+    for part in parts:
+        part.stop()
     inference.close()
     if imports is not None:
         imports.close()

@@ -36,6 +36,8 @@ class ModelRecord:
     name: str
     #: Each returns a version that computes requests which don't name it, such as a shadow; None if there is none.
     routes: Sequence[Callable[[ModelRecord], int | None]] = ()
+    #: The settings of a model without any.
+    defaults: ModelSettings = DEFAULTS
     versions: dict[int, Entry] = field(default_factory=dict)
     #: Versions by label: in effect, and in the file.
     labels: dict[str, int] = field(default_factory=dict)
@@ -63,7 +65,7 @@ class ModelRecord:
     @property
     def in_force(self) -> ModelSettings:
         """The settings in force; the defaults if the file has never been valid. A call may have set another policy."""
-        settings, policy = self.settings or DEFAULTS, self.control.policy
+        settings, policy = self.settings or self.defaults, self.control.policy
         return settings if policy is None else policy.over(settings)
 
     @property
@@ -220,7 +222,7 @@ class ModelRecord:
                 raise ModelSettingsError(f"got both {SETTINGS_FILE} and {beside.name}, expected one of the two")
             content, name = other, beside.name
         if content != self._content or self.settings is None or self.problem:
-            self.settings = DEFAULTS if content is None else parse_settings(content, name)
+            self.settings = self.defaults if content is None else parse_settings(content, name, type(self.defaults))
         self._content, self.has_settings_file = content, content is not None
 
     def _read_control(self, folder: Path) -> None:
@@ -231,11 +233,11 @@ class ModelRecord:
 
     def in_force_as_json(self) -> dict[str, Any]:
         """Returns the settings, the labels and what calls have set, as JSON values."""
-        settings = (self.settings or DEFAULTS).model_dump(mode="json", exclude_unset=True)
+        settings = (self.settings or self.defaults).model_dump(mode="json", exclude_unset=True)
         return {"settings": settings, "control": self.control.as_json(), "labels": dict(self.file_labels)}
 
     def set_in_force(self, values: Mapping[str, Any]) -> None:
         """Sets the values of `in_force_as_json`, until the files are valid. Raises ValueError."""
-        self.settings = ModelSettings.model_validate(values["settings"])
+        self.settings = type(self.defaults).model_validate(values["settings"])
         self.control, self.file_labels = Control.of(values["control"]), dict(values["labels"])
         self.unknown = frozenset()

@@ -18,7 +18,7 @@ from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.leases import Leases
 from layerserve_server.repository.loader import Loader
 from layerserve_server.repository.memory_limit import MemoryLimit
-from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.observer import RepositoryObserver
 from layerserve_server.repository.publisher import Publisher
 from layerserve_server.repository.record import ModelRecord
@@ -44,6 +44,8 @@ class RepositoryOptions:
     polls: bool = True
     #: Whether a model is loaded that no call has loaded or unloaded.
     loads: Callable[[str], bool] = lambda name: True
+    #: The settings of a model without any. Those of files have the same type.
+    defaults: ModelSettings = DEFAULTS
     #: Maximum numbers of rows of a batch and of a queue, for a model's settings; None for those of its queue.
     queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None
 
@@ -74,6 +76,8 @@ class Repository:
         """
         self.folder = folder
         self._options = options
+        #: The settings of a model without any.
+        self.defaults = options.defaults
         self._observer = observer
         self._remembered = remembered
         self._used = used
@@ -220,7 +224,7 @@ class Repository:
             self._observer.model_gone(name)
 
     def _new_record(self, name: str) -> ModelRecord:
-        record = ModelRecord(name, self.catalogue.routes)
+        record = ModelRecord(name, self.catalogue.routes, self.defaults)
         if name in self._in_force:
             record.set_in_force(self._in_force[name])
         return record

@@ -47,7 +47,7 @@ class Uploads:
         """
         name, catalogue, publisher = staging.name, self._repository.catalogue, self._repository.publisher
         try:
-            uploaded = staging.settings()
+            uploaded = staging.settings(type(self._repository.defaults))
             settings = uploaded[0] if uploaded else catalogue.settings(name)
             found = staging.found({"created": time.time(), "uploaded_by": who})
             with self._testing:

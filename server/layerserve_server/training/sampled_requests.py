@@ -21,10 +21,13 @@ from layerserve_server.errors import (
     TooLargeError,
     safe_text,
 )
-from layerserve_server.observability.sample_files import ID, OUTPUT, TIME
 
 Array: TypeAlias = npt.NDArray[Any]
 
+#: Keys of a file of samples besides the names of inputs and outputs: the id of each row's request, and its Unix time.
+ID, TIME = "request_id", "request_time"
+#: Before the name of an output that is also the name of an input.
+OUTPUT = "output:"
 #: File of the corrections beside the dataset's: an array for each target, and JSON with what each is for.
 CORRECTIONS, INDEX = "corrections.npz", "index"
 

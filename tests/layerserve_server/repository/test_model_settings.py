@@ -108,16 +108,11 @@ pad_sequences = true
 engine = "onnxruntime"
 precision = "int8"
 compute_threads = 7
-sample_share = 0.5
 keep_loaded = true
 nice = 8
 class_labels = { y = "labels.txt" }
 canary = "5 %"
 canary_label = "next"
-shadow = "next"
-shadow_share = "1 %"
-shadow_rtol = 0.1
-shadow_atol = 0
 
 [signatures.serving_default]
 inputs = { images = "x" }

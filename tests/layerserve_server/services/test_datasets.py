@@ -14,7 +14,7 @@ import pytest
 from layerserve import tensors
 from layerserve.v1 import datasets_pb2 as pb
 from layerserve.v1 import datasets_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
-from layerserve_server.observability.sample_files import Sample, SampleFiles
+from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles
 from layerserve_server.services.open_work import OpenWork
 from tokens import bearer, entry
 

@@ -12,9 +12,9 @@ import pytest
 from layerserve import tensors
 from layerserve.table_files.table import Selection
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
-from layerserve_server.observability import sample_files
-from layerserve_server.observability.sample_files import Sample, SampleFiles, keyed
-from layerserve_server.services.prediction.samples import RequestSamples
+from layerserve_server.extensions.mirroring import sample_files
+from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles, keyed
+from layerserve_server.extensions.mirroring.samples import RequestSamples
 from layerserve_server.training import data_root
 
 
@@ -47,7 +47,8 @@ def finish(monkeypatch, wait_until):
 
     def wait(app, count):
         wait_until(lambda: len(added) >= count)
-        app._inference.samples.close()
+        (samples,) = [one for one in app._inference.predictor.observers if isinstance(one, RequestSamples)]
+        samples.close()
         assert len(added) == count
 
     return wait
@@ -116,7 +117,7 @@ def test_a_share_of_the_requests(put, start, connect, folder, monkeypatch, finis
     put("double")
     app = start(sample_models="double=0.25")
     numbers = iter([0.1, 0.24, 0.25, 0.9])
-    monkeypatch.setattr("layerserve_server.services.prediction.samples.random.random", lambda: next(numbers))
+    monkeypatch.setattr("layerserve_server.extensions.mirroring.samples.random.random", lambda: next(numbers))
     stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
     for number in range(4):
         stub.Predict(request(rows(10 * number, 1)), timeout=30)

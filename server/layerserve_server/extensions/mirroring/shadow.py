@@ -11,11 +11,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from layerserve_server.errors import ServerError
+from layerserve_server.extensions.mirroring.metrics import ShadowMetrics
+from layerserve_server.extensions.mirroring.model_settings import MirroringModelSettings
+from layerserve_server.extensions.mirroring.per_model import PerModel
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.repository.canary import read_share
 from layerserve_server.repository.leases import Choice
@@ -25,7 +28,6 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.prediction import observer
 from layerserve_server.services.prediction.endpoint import endpoint_of
 from layerserve_server.services.prediction.observer import Watch
-from layerserve_server.services.prediction.per_model import PerModel
 from layerserve_server.services.prediction.predict_protocol import RequestedOutputs
 
 logger = logging.getLogger(__name__)
@@ -44,16 +46,6 @@ NICE = 19
 Outcome: TypeAlias = Literal["equal", "different", "failed", "dropped"]
 
 
-class ShadowObserver(Protocol):
-    """Receives the results of comparisons, for metrics."""
-
-    def shadowed(self, model: str, version: int, outcome: Outcome) -> None:
-        """Called for each request that was chosen for a shadow version."""
-
-    def shadow_differed(self, model: str, version: int, absolute: float, relative: float) -> None:
-        """Called with the largest differences of a request's outputs: absolute, and relative to the largest value."""
-
-
 @dataclass(frozen=True, slots=True)
 class Shadow:
     """The version, its share of requests, and how far its results may be from those of the version that answers."""
@@ -67,16 +59,18 @@ class Shadow:
 
 def shadow_version(record: ModelRecord) -> int | None:
     """Returns the version that a model's settings make its shadow; None if there is none."""
-    shadow = record.in_force.shadow
+    settings = record.in_force
+    shadow = settings.shadow if isinstance(settings, MirroringModelSettings) else None
     return record.labels.get(shadow) if isinstance(shadow, str) else shadow
 
 
 def shadow_of(record: ModelRecord) -> Shadow | None:
     """Returns the shadow in force: None if there is none, its version isn't ready, or is the default anyway."""
     settings, version = record.in_force, shadow_version(record)
-    share = read_share(settings.shadow_share)
     entry = None if version is None else record.versions.get(version)
-    if not share or entry is None or not entry.answers or entry.found.version == record.default():
+    if not isinstance(settings, MirroringModelSettings) or not (share := read_share(settings.shadow_share)):
+        return None
+    if entry is None or not entry.answers or entry.found.version == record.default():
         return None
     return Shadow(record.name, entry.found.version, share, settings.shadow_rtol, settings.shadow_atol)
 
@@ -105,7 +99,7 @@ class Shadows:
     It never delays or fails a request: what doesn't fit is dropped.
     """
 
-    def __init__(self, repository: Repository, metrics: ShadowObserver) -> None:
+    def __init__(self, repository: Repository, metrics: ShadowMetrics) -> None:
         self._repository = repository
         self._metrics = metrics
         self._shadows = PerModel(repository.catalogue, shadow_of)

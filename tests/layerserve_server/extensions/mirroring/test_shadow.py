@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve_server.extensions.installed import model_settings
+from layerserve_server.extensions.mirroring import shadow as module
+from layerserve_server.extensions.mirroring.shadow import Answered, Shadow, Shadows
 from layerserve_server.repository.catalogue import Catalogue
 from layerserve_server.repository.model_settings import ModelSettingsError, parse_settings
-from layerserve_server.services.prediction import shadow as module
-from layerserve_server.services.prediction.shadow import Answered, Shadow, Shadows
 
 OUTCOMES = ("equal", "different", "failed", "dropped")
 
@@ -142,7 +143,7 @@ def test_a_version_number_and_a_share(settings, start, connect, monkeypatch, wai
 def test_settings_are_checked():
     for text in ("shadow = 0", 'shadow = "a b"', "shadow = 1.5", 'shadow_share = "x"', "shadow_rtol = -1"):
         with pytest.raises(ModelSettingsError, match="shadow"):
-            parse_settings(text.encode(), "layerserve.toml")
+            parse_settings(text.encode(), "layerserve.toml", model_settings())
 
 
 def test_a_shadow_that_fails_fails_nobody(settings, start, connect, wait_until):
@@ -202,7 +203,7 @@ def test_large_requests_and_old_ones_are_dropped(settings, start, connect, wait_
 def test_a_shadow_that_is_not_there_costs_nothing(settings, start, connect, text):
     settings(text=text)
     app = start()
-    assert app._inference._shadows.watch(("double", None, None)) is None
+    assert shadows_of(app).watch(("double", None, None)) is None
     assert ask(connect(app)).tolist() == [[12, 12]]
     assert counts(app) == {}
 
@@ -210,18 +211,23 @@ def test_a_shadow_that_is_not_there_costs_nothing(settings, start, connect, text
 def test_its_version_stays_loaded_and_its_series_go_with_it(settings, start, connect, wait_until, tmp_path):
     settings(text='shadow = 2\nshadow_share = "100 %"')
     app = start(max_old_versions=0)
-    assert app._inference._shadows._shadows.get("double") == Shadow("double", 2, 1.0, 1e-3, 1e-5)
+    assert shadows_of(app)._shadows.get("double") == Shadow("double", 2, 1.0, 1e-3, 1e-5)
     app.repository.scan()
     ask(connect(app))
     wait_until(lambda: counts(app) == {"equal": 1})
     (tmp_path / "models" / "double" / "layerserve.toml").write_text("default_version = 1")
     (tmp_path / "models" / "double" / "labels.json").unlink()
     app.repository.scan()
-    assert app._inference._shadows.watch(("double", None, None)) is None
+    assert shadows_of(app).watch(("double", None, None)) is None
     wait_until(lambda: counts(app) == {})
 
 
 # Without a server.
+
+
+def shadows_of(app):
+    (found,) = [one for one in app._inference.predictor.observers if isinstance(one, Shadows)]
+    return found
 
 
 class Observer:

@@ -10,17 +10,25 @@ from collections.abc import Callable
 
 import numpy as np
 
+from layerserve_server.extensions.mirroring.model_settings import MirroringModelSettings
+from layerserve_server.extensions.mirroring.per_model import PerModel
+from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles, keyed
+from layerserve_server.extensions.mirroring.settings import MirroringSettings
 from layerserve_server.inference.queue import Arrays
-from layerserve_server.observability.sample_files import Sample, SampleFiles, keyed
 from layerserve_server.repository.catalogue import Catalogue
 from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.prediction.observer import Answered, Watch
-from layerserve_server.services.prediction.per_model import PerModel
 from layerserve_server.services.prediction.predict_protocol import RequestedOutputs
 
 logger = logging.getLogger(__name__)
+
+
+def share_of(settings: MirroringSettings, record: ModelRecord) -> float:
+    """Returns the share of a model's requests that are kept: that of its settings, or else of the server's."""
+    own = record.in_force.sample_share if isinstance(record.in_force, MirroringModelSettings) else None
+    return settings.sample_share(record.name) if own is None else own
 
 
 class RequestSamples:
