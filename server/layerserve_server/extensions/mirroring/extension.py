@@ -27,6 +27,7 @@ def _metrics(families: Families) -> None:
 
 def _serving(process: Process) -> Part:
     from layerserve_server.extensions.mirroring.metrics import ShadowMetrics
+    from layerserve_server.extensions.mirroring.mirror import Mirror
     from layerserve_server.extensions.mirroring.sample_files import SampleFiles
     from layerserve_server.extensions.mirroring.samples import RequestSamples, share_of
     from layerserve_server.extensions.mirroring.shadow import Shadows
@@ -38,8 +39,8 @@ def _serving(process: Process) -> Part:
         return SampleFiles(settings.state_folder / "samples", settings.sample_max_bytes, dropped)
 
     shadows = Shadows(process.repository, ShadowMetrics(metrics.families))
-    samples = RequestSamples(process.repository.catalogue, partial(share_of, settings), make_files)
-    process.predictor.observers += [shadows, samples]
+    samples = RequestSamples(partial(share_of, settings), make_files)
+    process.predictor.observers.append(Mirror(process.repository.catalogue, [shadows, samples]))
 
     def stop() -> None:
         shadows.close()

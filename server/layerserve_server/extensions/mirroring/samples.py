@@ -10,16 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from layerserve_server.extensions.mirroring.mirror import Choose
 from layerserve_server.extensions.mirroring.model_settings import MirroringModelSettings
-from layerserve_server.extensions.mirroring.per_model import PerModel
 from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles, keyed
 from layerserve_server.extensions.mirroring.settings import MirroringSettings
 from layerserve_server.inference.queue import Arrays
-from layerserve_server.repository.catalogue import Catalogue
-from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.prediction.observer import Answered, Watch
+from layerserve_server.services.prediction.observer import Answered
 from layerserve_server.services.prediction.predict_protocol import RequestedOutputs
 
 logger = logging.getLogger(__name__)
@@ -34,19 +32,17 @@ def share_of(settings: MirroringSettings, record: ModelRecord) -> float:
 class RequestSamples:
     """Chooses requests, and has their rows and answers written. It never delays or fails a request. Thread-safe."""
 
-    def __init__(
-        self, catalogue: Catalogue, share: Callable[[ModelRecord], float], make_files: Callable[[], SampleFiles]
-    ) -> None:
+    def __init__(self, share: Callable[[ModelRecord], float], make_files: Callable[[], SampleFiles]) -> None:
         """`share` is the share of a model's requests, and `make_files` is called for the first one that is chosen."""
-        self._shares = PerModel(catalogue, share)
+        self._share = share
         self._make_files = make_files
         self._files: SampleFiles | None = None
         self._lock = threading.Lock()
 
-    def watch(self, choice: Choice) -> Watch | None:
-        """See `RequestObserver`."""
-        share = self._shares.get(choice[0])
-        return self._begin if share and random.random() < share else None
+    def of_model(self, record: ModelRecord) -> Choose | None:
+        """See `Watcher`."""
+        share = self._share(record)
+        return (lambda _: self._begin if random.random() < share else None) if share else None
 
     def _begin(self, requested: RequestedOutputs, inputs: Arrays, id: str) -> Answered:
         # What computes a batch may write to its inputs, unless they are read-only.

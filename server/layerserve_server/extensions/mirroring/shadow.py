@@ -17,8 +17,8 @@ import numpy as np
 
 from layerserve_server.errors import ServerError
 from layerserve_server.extensions.mirroring.metrics import ShadowMetrics
+from layerserve_server.extensions.mirroring.mirror import Choose
 from layerserve_server.extensions.mirroring.model_settings import MirroringModelSettings
-from layerserve_server.extensions.mirroring.per_model import PerModel
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.repository.canary import read_share
 from layerserve_server.repository.leases import Choice
@@ -102,7 +102,6 @@ class Shadows:
     def __init__(self, repository: Repository, metrics: ShadowMetrics) -> None:
         self._repository = repository
         self._metrics = metrics
-        self._shadows = PerModel(repository.catalogue, shadow_of)
         # A shadow is loaded before its requests come.
         repository.catalogue.routes.append(shadow_version)
         self._waiting: deque[Answered] = deque()
@@ -111,11 +110,13 @@ class Shadows:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def watch(self, choice: Choice) -> Watch | None:
-        """See `RequestObserver`. Only requests that name no version are compared."""
-        model, version, label = choice
-        shadow = self._shadows.get(model)
-        if shadow is None or version is not None or label is not None or random.random() >= shadow.share:
+    def of_model(self, record: ModelRecord) -> Choose | None:
+        """See `Watcher`. Only requests that name no version are compared."""
+        shadow = shadow_of(record)
+        return None if shadow is None else partial(self._choose, shadow)
+
+    def _choose(self, shadow: Shadow, choice: Choice) -> Watch | None:
+        if choice[1] is not None or choice[2] is not None or random.random() >= shadow.share:
             return None
         return partial(self._begin, shadow)
 

@@ -47,7 +47,8 @@ def finish(monkeypatch, wait_until):
 
     def wait(app, count):
         wait_until(lambda: len(added) >= count)
-        (samples,) = [one for one in app._inference.predictor.observers if isinstance(one, RequestSamples)]
+        (mirror,) = app._inference.predictor.observers
+        _, samples = mirror._watchers
         samples.close()
         assert len(added) == count
 
@@ -282,7 +283,7 @@ def test_two_first_requests_at_once_have_the_same_files(start, put):
 
     put("double")
     repository = start().repository
-    samples = RequestSamples(repository.catalogue, lambda record: 1.0, make_files)
+    samples = RequestSamples(lambda record: 1.0, make_files)
     with repository.leases.lease("double") as version:
 
         def keep():

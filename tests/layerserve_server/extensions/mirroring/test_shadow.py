@@ -11,7 +11,7 @@ from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve_server.extensions.installed import model_settings
 from layerserve_server.extensions.mirroring import shadow as module
-from layerserve_server.extensions.mirroring.shadow import Answered, Shadow, Shadows
+from layerserve_server.extensions.mirroring.shadow import Answered, Shadow, Shadows, shadow_of
 from layerserve_server.repository.catalogue import Catalogue
 from layerserve_server.repository.model_settings import ModelSettingsError, parse_settings
 
@@ -203,7 +203,7 @@ def test_large_requests_and_old_ones_are_dropped(settings, start, connect, wait_
 def test_a_shadow_that_is_not_there_costs_nothing(settings, start, connect, text):
     settings(text=text)
     app = start()
-    assert shadows_of(app).watch(("double", None, None)) is None
+    assert shadow_in(app) is None
     assert ask(connect(app)).tolist() == [[12, 12]]
     assert counts(app) == {}
 
@@ -211,23 +211,22 @@ def test_a_shadow_that_is_not_there_costs_nothing(settings, start, connect, text
 def test_its_version_stays_loaded_and_its_series_go_with_it(settings, start, connect, wait_until, tmp_path):
     settings(text='shadow = 2\nshadow_share = "100 %"')
     app = start(max_old_versions=0)
-    assert shadows_of(app)._shadows.get("double") == Shadow("double", 2, 1.0, 1e-3, 1e-5)
+    assert shadow_in(app) == Shadow("double", 2, 1.0, 1e-3, 1e-5)
     app.repository.scan()
     ask(connect(app))
     wait_until(lambda: counts(app) == {"equal": 1})
     (tmp_path / "models" / "double" / "layerserve.toml").write_text("default_version = 1")
     (tmp_path / "models" / "double" / "labels.json").unlink()
     app.repository.scan()
-    assert shadows_of(app).watch(("double", None, None)) is None
+    assert shadow_in(app) is None
     wait_until(lambda: counts(app) == {})
 
 
 # Without a server.
 
 
-def shadows_of(app):
-    (found,) = [one for one in app._inference.predictor.observers if isinstance(one, Shadows)]
-    return found
+def shadow_in(app):
+    return shadow_of(app.repository.catalogue.models["double"])
 
 
 class Observer:
