@@ -1,20 +1,27 @@
 """Write those files of the client that are made from others (`make client`), or check that they are fresh.
 
-`client.py`, the blocking client, is `async_client.py` without what only asyncio needs: `await` can be taken out by
-rule, but not put in. What the two do differently is in `channel.py` and `async_channel.py`, both written by hand.
+`client.py`, and `blocking.py` in each folder, are `async_client.py` and `api.py` without what only asyncio needs:
+`await` can be taken out by rule, but not put in. What the two clients do differently is written by hand, in
+`calls/channel.py` and `calls/async_channel.py`.
 
-`options/keywords.py` is what type checkers and editors read: `options/arguments.py` as keyword arguments.
+`async_slices.py` has a typed attribute for each slice.
+
+`training/options/keywords.py` is what type checkers and editors read: `arguments.py` beside it as keyword arguments.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
+
+from layerserve.slice_table import SLICES
 
 PACKAGE = Path(__file__).parent / "layerserve"
 
@@ -23,10 +30,9 @@ RULES = (
     (r"\basync (def|with|for)\b", r"\1"),
     (r"\bawait ", ""),
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
-    (
-        r"\basync_(channel|datasets|management|model_reports|online|run_control|run_checkpoints|run_reports|sweeping)\b",
-        r"\1",
-    ),
+    (r"\blayerserve\.(\w+)\.api\b", r"layerserve.\1.blocking"),
+    (r"\blayerserve\.async_(client|slices)\b", r"layerserve.\1"),
+    (r"\bcalls\.async_channel\b", "calls.channel"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -34,66 +40,87 @@ RULES = (
 )
 
 
-def blocking(text: str) -> str:
-    """Code or a docstring of the asyncio client, as the blocking one has it."""
+def blocking(source: str) -> str:
+    """The blocking twin of a file."""
+    text = (PACKAGE / source).read_text("utf-8")
     for pattern, replacement in RULES:
         text = re.sub(pattern, replacement, text)
-    return text
+    return _header(source) + text
 
 
-def client() -> str:
-    """client.py."""
-    return _header("async_client.py") + blocking((PACKAGE / "async_client.py").read_text("utf-8"))
-
-
-def part(name: str) -> str:
-    """A file with some of the client's methods."""
-    return _header(f"async_{name}") + blocking((PACKAGE / f"async_{name}").read_text("utf-8"))
-
-
-def keywords() -> str:
-    """options/keywords.py."""
-    # With client.py as it was written just before.
-    from layerserve.options.arguments import EVALUATE, ONLINE, TRAIN
-
+def slices() -> str:
+    """async_slices.py."""
+    classes = {name: f"Async{name.title()}" for name in SLICES}
     lines = [
-        _header("arguments.py"),
+        _header("slice_table.py"),
+        '"""The slices as attributes of the asyncio client."""',
+        "from __future__ import annotations",
+        "from typing import TYPE_CHECKING",
+        "from layerserve.models.api import AsyncModelMethods",
+        *(["if TYPE_CHECKING:"] if classes else []),
+        *(f"    from layerserve.{name}.api import {kind}" for name, kind in classes.items()),
+        "class AsyncSlices(AsyncModelMethods):",
+        '    """The slices as attributes. Each is imported when it is first used."""',
+    ]
+    for name, kind in classes.items():
+        tree = ast.parse((PACKAGE / name / "api.py").read_text("utf-8"))
+        text = next(
+            ast.get_docstring(node) for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind
+        )
+        lines += [
+            "    @property",
+            f"    def {name}(self) -> {kind}:",
+            f'        """{(text or "").splitlines()[0]}"""',
+            f"        from layerserve.{name}.api import {kind}",
+            f"        return {kind}(self)",
+        ]
+    return "\n".join(lines)
+
+
+def keywords(source: str, tables: Sequence[str]) -> str:
+    """`keywords.py` beside a module with tables of options."""
+    # With the blocking client as it was written just before.
+    module = import_module(f"layerserve.{source}")
+    lines = [
+        _header(f"{source.replace('.', '/')}.py"),
         '"""The options as keyword arguments: what `Unpack` takes."""',
         "from __future__ import annotations",
         "from collections.abc import Mapping, Sequence",
         "from typing import Any, TypedDict",
-        "from layerserve.options.arguments import Checkpoints, Publish, Resources, Split",
+        "from layerserve.training.options.arguments import Checkpoints, Publish, Resources, Split",
     ]
-    for function, options in (("train", TRAIN), ("evaluate", EVALUATE), ("online", ONLINE)):
-        lines.append(f"class {function.title()}Keywords(TypedDict, total=False):")
-        lines.append(f'    """Options of `{function}`."""')
-        for option in options:
+    for name in tables:
+        lines.append(f"class {name.title()}Keywords(TypedDict, total=False):")
+        lines.append(f'    """Options of `{name}`."""')
+        for option in getattr(module, name.upper()):
             lines += [f"    {option.name}: {option.annotation}", f'    """{option.help}"""']
     return "\n".join(lines)
 
 
-#: The files, by path in the package. The last needs the others.
+#: Folders with a part of the client: slices, and those of the core.
+PARTS = ("calls", "models", "prediction", "training", *SLICES)
+#: The files, by path in the package. Some need those before.
 FILES: dict[str, Callable[[], str]] = {
-    "management.py": partial(part, "management.py"),
-    "datasets.py": partial(part, "datasets.py"),
-    "model_reports.py": partial(part, "model_reports.py"),
-    "online.py": partial(part, "online.py"),
-    "run_checkpoints.py": partial(part, "run_checkpoints.py"),
-    "run_control.py": partial(part, "run_control.py"),
-    "run_reports.py": partial(part, "run_reports.py"),
-    "sweeping.py": partial(part, "sweeping.py"),
-    "client.py": client,
-    "options/keywords.py": keywords,
+    "async_slices.py": slices,
+    "slices.py": partial(blocking, "async_slices.py"),
+    "client.py": partial(blocking, "async_client.py"),
+    **{f"{part}/blocking.py": partial(blocking, f"{part}/api.py") for part in PARTS},
+    "training/options/keywords.py": partial(keywords, "training.options.arguments", ("train", "evaluate")),
+    **{
+        f"{name}/keywords.py": partial(keywords, f"{name}.options", (name,))
+        for name in SLICES
+        if (PACKAGE / name / "options.py").exists()
+    },
 }
 
 
 def _header(source: str) -> str:
-    return f"# Generated from {source} by `make client`. Edit that file instead.\n"
+    return f"# Generated by `make client` from {source}. Edit that file instead.\n"
 
 
 def _formatted(text: str, path: Path) -> str:
     """The text as ruff has it: names that became shorter leave imports out of order and lines that could be joined."""
-    for command in (["check", "--select=I", "--fix-only", "--quiet"], ["format", "--quiet"]):
+    for command in (["check", "--select=I,F401", "--fix-only", "--quiet"], ["format", "--quiet"]):
         ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(path), "-"]
         text = subprocess.run(ruff, input=text, stdout=subprocess.PIPE, text=True, check=True).stdout
     return text

@@ -1,10 +1,7 @@
-from .async_client import AsyncClient, AsyncPreparedCall, AsyncTrainingRun
-from .async_online import AsyncOnlineSession
-from .checkpoints import Checkpoint
-from .client import Client, PreparedCall, TrainingRun
-from .connection import TLS
-from .dataset_array import DatasetArray
-from .dataset_info import DatasetColumn, DatasetInfo
+from .async_client import AsyncClient
+from .calls.connection import TLS
+from .calls.tokens import PlaintextTokenWarning
+from .client import Client
 from .errors import (
     Aborted,
     AlreadyExists,
@@ -48,8 +45,18 @@ from .errors import (
     VersionConflict,
     VersionNotFound,
 )
-from .estimates import EstimatedPublication, EstimatedSeconds, RunEstimate
-from .events import (
+from .models.changes import ModelChange, VersionWarning
+from .models.drawing import ModelGraph
+from .models.info import EngineChoice, ModelInfo
+from .models.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
+from .models.server_info import ServerInfo
+from .models.statistics import ModelStatistics, Statistics
+from .prediction.api import AsyncPreparedCall
+from .prediction.blocking import PreparedCall
+from .prediction.prediction import Prediction
+from .training.api import AsyncTrainingRun
+from .training.blocking import TrainingRun
+from .training.events import (
     CheckpointKept,
     EpochEnd,
     LogLine,
@@ -64,48 +71,32 @@ from .events import (
     StepProgress,
     TrainingEvent,
 )
-from .model_changes import ModelChange, VersionWarning
-from .model_graph import ModelGraph
-from .model_info import EngineChoice, ModelInfo, TensorSpec
-from .model_statistics import ModelStatistics, Statistics
-from .node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
-from .online import OnlineSession
-from .options.arguments import Checkpoints, Publish, Resources, Split
-from .prediction import Prediction
-from .run_files import RunFile
-from .run_info import RunInfo
-from .run_series import RunSeries
-from .sample_losses import SampleLosses
-from .server_file import ServerFile
-from .server_info import ServerInfo
-from .sweeps import Range, SweepInfo, Trial
-from .tokens import PlaintextTokenWarning
+from .training.options.arguments import Checkpoints, Publish, Resources, Split
+from .training.run_files import RunFile
+from .training.run_info import RunInfo
+from .training.sample_losses import SampleLosses
+from .training.series import RunSeries
+from .training.server_file import ServerFile
+from .values.tensor_spec import TensorSpec
 
 __all__ = [
     "TLS",
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
-    "AsyncOnlineSession",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
-    "Checkpoint",
     "CheckpointKept",
     "CheckpointNotFound",
     "Checkpoints",
     "Client",
     "ClientClosed",
     "DataLoss",
-    "DatasetArray",
-    "DatasetColumn",
-    "DatasetInfo",
     "DatasetNotFound",
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
-    "EstimatedPublication",
-    "EstimatedSeconds",
     "FailedPrecondition",
     "Forbidden",
     "Internal",
@@ -129,7 +120,6 @@ __all__ = [
     "NodeTensor",
     "NotCompiled",
     "NotFound",
-    "OnlineSession",
     "OutOfRange",
     "Overloaded",
     "PermissionDenied",
@@ -138,12 +128,10 @@ __all__ = [
     "PreparedCall",
     "Publish",
     "QuotaExceeded",
-    "Range",
     "Resources",
     "RunAccepted",
     "RunCancelled",
     "RunElsewhere",
-    "RunEstimate",
     "RunFailed",
     "RunFile",
     "RunFinished",
@@ -160,7 +148,6 @@ __all__ = [
     "Split",
     "Statistics",
     "StepProgress",
-    "SweepInfo",
     "TakenOver",
     "TensorSpec",
     "TokenExpired",
@@ -169,7 +156,6 @@ __all__ = [
     "TrainingEvent",
     "TrainingFailed",
     "TrainingRun",
-    "Trial",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

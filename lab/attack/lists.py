@@ -13,7 +13,7 @@ from attacks.honest import OWN
 from attacks.messages import LIST_MODELS, MODEL
 from attacks.neighbours import ask_again, call_again
 from attacks.server import Server
-from layerserve import methods
+from layerserve.calls import methods
 from layerserve.v1.models_pb2 import VERSION_STATE_READY, ListModelsResponse
 
 #: Number of models that are added for the time of the check.

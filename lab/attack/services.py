@@ -7,7 +7,7 @@ from collections import Counter
 
 from attacks.check import Check, Scene
 from attacks.messages import MODEL, UPLOAD_DATASET, dataset_declaration, training
-from layerserve import methods
+from layerserve.calls import methods
 from layerserve.v1 import checkpoints_pb2, datasets_pb2, online_pb2, sweeps_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, ModelSpec, Tensor

@@ -15,11 +15,12 @@ from statistics import median
 import grpc
 import numpy as np
 from layerserve import Client
-from layerserve.model_info import TensorSpec, model_spec
-from layerserve.prediction import Signature
-from layerserve.tensors import encode
+from layerserve.models.info import model_spec
+from layerserve.models.signatures import Signature
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
+from layerserve.values.tensor_spec import TensorSpec
+from layerserve.values.tensors import encode
 from loads import PREDICT, predict_load
 from servers import PEERS, first_reply, free_port
 

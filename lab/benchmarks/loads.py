@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from layergraph import Input, Model
 from layergraph.layers import Conv2D, GlobalAveragePooling2D
-from layerserve.tensors import Array, decode, encode
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
-from layerserve.wire import tag, varint
+from layerserve.values.tensors import Array, decode, encode
+from layerserve.values.wire import tag, varint
 from layerserve_server.protocols.inference.inference_pb2 import ModelInferResponse
 
 PREDICT = "/layerserve.v1.PredictionService/Predict"

@@ -18,8 +18,8 @@ from urllib.error import URLError
 
 import grpc
 import numpy as np
-from layerserve.tensors import Array
 from layerserve.v1 import models_pb2, models_pb2_grpc
+from layerserve.values.tensors import Array
 from loads import MODELS, THREADS, Load, infer_load, inputs, json_load, outputs, own_infer_load, predict_load
 
 PEERS = Path(__file__).parent / "peers"

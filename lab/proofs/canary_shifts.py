@@ -25,8 +25,8 @@ from pathlib import Path
 import grpc
 import layergraph
 import numpy as np
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 
 CLIENTS = 8
 SHARES = (0, 1, 5, 20, 50, 100, 50, 5, 0)

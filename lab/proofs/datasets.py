@@ -174,7 +174,7 @@ def upload(proxy: Proxy, server: Server, client: Client, rows: int, y: np.ndarra
     interrupting = threading.Thread(target=interrupt, args=(proxy, server, sending, done, ended))
     interrupting.start()
     began = time.monotonic()
-    dataset = client.upload_dataset(x=Rows(rows), y=y, progress=sending)
+    dataset = client.datasets.upload(x=Rows(rows), y=y, progress=sending)
     ended.set()
     interrupting.join()
     sent, seconds = proxy.sent, time.monotonic() - began
@@ -182,7 +182,7 @@ def upload(proxy: Proxy, server: Server, client: Client, rows: int, y: np.ndarra
     print(f"{dataset.bytes} bytes uploaded in {seconds:.0f} s with {', '.join(done)}; {sent} sent, {more} more")
     assert len(done) == len(CUTS) + len(KILLS), done
     assert more <= len(done) * IN_FLIGHT + OVERHEAD * dataset.bytes, more
-    again = client.upload_dataset(x=Rows(rows), y=y)
+    again = client.datasets.upload(x=Rows(rows), y=y)
     assert again.id == dataset.id
     assert proxy.sent - sent < RUN_BYTES, proxy.sent - sent
     splits = {f"part {number}": 1 / RUNS for number in range(RUNS)}
@@ -199,8 +199,8 @@ def upload(proxy: Proxy, server: Server, client: Client, rows: int, y: np.ndarra
         ).wait()
         print(f"run on {split}: loss {run.history['loss']}, {proxy.sent - before} bytes sent")
         assert proxy.sent - before < RUN_BYTES, proxy.sent - before
-    client.delete_dataset(dataset.id)
-    assert not client.datasets()
+    client.datasets.delete(dataset.id)
+    assert not client.datasets.list()
 
 
 if __name__ == "__main__":

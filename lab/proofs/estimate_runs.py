@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 from guide_runs import COMPILED, SIZES
-from layerserve import Client, ModelInfo, RunEstimate, RunFinished, RunQueued
+from layerserve import Client, ModelInfo, RunFinished, RunQueued
+from layerserve.estimates import RunEstimate
 from layerserve_server.system_memory import memory_of
 from layerserve_server.training.budget import folder_bytes
 from layerserve_server.training.runs.folder import CHILD_LOCK
@@ -133,7 +134,7 @@ def compared(client: Client, models: Path, info: ModelInfo, rows: int) -> tuple[
     compiled = settings_of(name, len(info.outputs))
     x, y = rows_for(info, rows, numbers=compiled.get("loss", [""])[0] == "mse")
     run = {"version": 1, "epochs": 3, "batch_size": 4, "validation_split": 0.25, "publish": "best", **compiled}
-    estimate = client.estimate(name, x, y, **run)
+    estimate = client.estimates.train(name, x, y, **run)
     assert not estimate.problems, estimate.problems
     with Watch(models / ".layerserve" / "runs") as watch:
         times = {type(event): event.time.timestamp() for event in client.train(name, x, y, **run)}

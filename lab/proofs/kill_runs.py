@@ -172,7 +172,7 @@ def finish(server: Server, run_id: str) -> Any:
 
 def kept_by(repository: Path, client: Client, run: Any) -> list[tuple[str, dict[str, float]]]:
     """The checkpoints that a run keeps; there is nothing else beside them."""
-    found = [(one.id, one.logs) for one in client.checkpoints(run.id)]
+    found = [(one.id, one.logs) for one in client.checkpoints.list(run.id)]
     names = {path.name for path in (repository / ".layerserve" / "runs" / run.id / "kept").iterdir()}
     assert names == {f"{id}{suffix}" for id, _ in found for suffix in (".ckpt", ".json")}, names
     return found
@@ -183,7 +183,7 @@ def publish_while_killed(server: Server, name: str, moment: random.Random) -> in
 
     def attempt() -> None:
         with contextlib.suppress(LayerserveError):
-            server.client.publish_checkpoint(name)
+            server.client.checkpoints.publish(name)
 
     calling = threading.Thread(target=attempt)
     calling.start()
@@ -192,7 +192,7 @@ def publish_while_killed(server: Server, name: str, moment: random.Random) -> in
     calling.join()
     server.start()
     check_repository(server.repository)
-    return server.client.publish_checkpoint(name)
+    return server.client.checkpoints.publish(name)
 
 
 def published_by(repository: Path, run_id: str) -> list[int]:
@@ -263,7 +263,7 @@ def kill_on(folder: Path, kills: int, workers: int, seed: int) -> None:
     unbroken = start(server.client, workers).wait()
     expected = weights(repository, MODEL, unbroken.version)
     kept = kept_by(repository, server.client, unbroken)
-    version = server.client.publish_checkpoint(f"{unbroken.id}/{kept[0][0]}")
+    version = server.client.checkpoints.publish(f"{unbroken.id}/{kept[0][0]}")
     expected_early = weights(repository, MODEL, version)
     for kill in range(1, kills + 1):
         key = f"kill-{kill}"

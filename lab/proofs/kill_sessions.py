@@ -79,7 +79,7 @@ def batch(number: int) -> tuple[Any, Any]:
 
 def train(client: Client, model: str, steps: int, moment: Any = None, **options: Any) -> tuple[str, list[Any]]:
     """A session of so many steps: its id and logs. `moment` is called before each step."""
-    with client.train_online(model, version=1, seed=3, publish_every_steps=EVERY, **options) as session:
+    with client.online.session(model, version=1, seed=3, publish_every_steps=EVERY, **options) as session:
         logs = []
         for number in range(1, steps + 1):
             if moment is not None:

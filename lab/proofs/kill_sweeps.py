@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from attacks.messages import make_repository
 from kill_runs import MODEL, Server, check_repository
-from layerserve import Checkpoints, LayerserveError, Range, ServerFile, SweepInfo
+from layerserve import Checkpoints, LayerserveError, ServerFile
+from layerserve.sweeps import Range, SweepInfo
 from small_runs import SETTINGS, assert_bit_for_bit, dense_data, kill_training, weights
 
 SPACE = {"optimizer.learning_rate": Range(1e-4, 1e-1, log=True), "batch_size": [16, 32, 64], "freeze": [[], ["dense"]]}
@@ -35,14 +36,14 @@ def begin(server: Server, trials: int) -> str:
         "publish": "best",
         "checkpoints": Checkpoints(resume_seconds=0),
     }
-    return server.client.sweep(MODEL, *data, SPACE, trials=trials, parallel=2, search_seed=7, **settings).id
+    return server.client.sweeps.create(MODEL, *data, SPACE, trials=trials, parallel=2, search_seed=7, **settings).id
 
 
 def watched(server: Server, sweep_id: str) -> SweepInfo:
     """The sweep, also while its server has just been started."""
     while True:
         try:
-            return server.client.get_sweep(sweep_id).info()
+            return server.client.sweeps.get(sweep_id).info()
         except LayerserveError as error:
             print(f"  {error}", flush=True)
             time.sleep(0.2)

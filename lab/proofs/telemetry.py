@@ -28,9 +28,9 @@ from typing import Any
 
 import grpc
 import numpy as np
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
+from layerserve.values import tensors
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 CALLS, ROWS = 40, 3

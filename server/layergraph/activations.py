@@ -1,7 +1,6 @@
 """Activation functions by Keras's names (keras.activations), of torch tensors."""
 
 from layergraph.config.options import serialized as serialize
-from layergraph.layers.activation_functions import activation as get
 from layergraph.layers.activation_functions import (
     celu,
     elu,
@@ -33,6 +32,7 @@ from layergraph.layers.activation_functions import (
     tanh,
     tanh_shrink,
 )
+from layergraph.layers.activations import activation as get
 
 deserialize = get
 hard_swish = hard_silu

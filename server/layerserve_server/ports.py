@@ -48,7 +48,7 @@ def serving(host: str, port: int) -> bool | None:
     # Imported here, as a free port needs none of it.
     import grpc
     from layerserve.errors import Unavailable, from_status
-    from layerserve.health import CHECK, HealthCheckRequest, HealthCheckResponse
+    from layerserve.models.health import CHECK, HealthCheckRequest, HealthCheckResponse
 
     where = address(_reachable(host), port)
     try:

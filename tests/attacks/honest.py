@@ -14,11 +14,11 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2
 from layerserve.errors import REASON_KEY
-from layerserve.tensors import decode, encode
 from layerserve.v1.models_pb2 import ListModelsRequest
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve.v1.training_pb2 import ListRunsRequest
+from layerserve.values.tensors import decode, encode
 
 from attacks.server import http_status
 

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 
-from layerserve.tensors import encode
 from layerserve.v1.prediction_pb2 import PredictRequest
 from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, ModelSpec, Tensor
-from layerserve.wire import tag, varint
+from layerserve.values.tensors import encode
+from layerserve.values.wire import tag, varint
 
 from attacks.check import Check, Scene
 from attacks.frames import INITIAL_WINDOW_SIZE, Ended, Wire, message

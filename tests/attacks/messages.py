@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 from layergraph import Input, Model, layers
-from layerserve import methods
-from layerserve.tensors import encode
+from layerserve.calls import methods
 from layerserve.v1 import datasets_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve.v1.graph_pb2 import GetNodeShapesRequest
 from layerserve.v1.models_pb2 import DownloadModelRequest
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictStreamRequest
 from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, ModelSpec
+from layerserve.values.tensors import encode
 from layerserve_zoo.zoo import ZOO
 
 PREDICT = methods.PREDICT.path

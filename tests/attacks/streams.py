@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from itertools import cycle
 
-from layerserve import methods
+from layerserve.calls import methods
 from layerserve.v1 import training_pb2 as pb
 
 from attacks.check import Check, Scene

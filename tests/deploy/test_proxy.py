@@ -17,7 +17,7 @@ import grpc
 import pytest
 from authorities import Authority
 from layerserve import Client, Unauthenticated, Unavailable
-from layerserve.connection import TLS
+from layerserve.calls.connection import TLS
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 from tokens import write_tokens

@@ -87,7 +87,7 @@ def logged(client: Client, run: Any) -> list[str]:
 
 
 def test_a_run_lists_what_it_keeps(client: Client, repository: Path, run: Any) -> None:
-    found = client.checkpoints(run.id)
+    found = client.checkpoints.list(run.id)
     assert [(one.id, one.epoch, one.step) for one in found] == [
         *(("e1", 1, 0), ("e2s1", 2, 1), ("e2", 2, 0), ("e3s2", 3, 2), ("e3", 3, 0))
     ]
@@ -111,19 +111,19 @@ def test_a_checkpoint_is_the_run_that_stopped_there(client: Client, repository: 
     stopped = run if epoch == EPOCHS else client.train("dense", X, Y, epochs=epoch, **OPTIONS).wait()
     before = len(client.models("dense"))
     published: list[int] = []
-    calls = [threading.Thread(target=lambda: published.append(client.publish_checkpoint(name))) for _ in range(2)]
+    calls = [threading.Thread(target=lambda: published.append(client.checkpoints.publish(name))) for _ in range(2)]
     for one in calls:
         one.start()
     for one in calls:
         one.join()
-    assert client.publish_checkpoint(name, label="kept") == published[0] == published[1]
+    assert client.checkpoints.publish(name, label="kept") == published[0] == published[1]
     assert len(client.models("dense")) == before + 1
     info = client.model("dense", label="kept")
     assert (info.version, info.training_run) == (published[0], run.id)
     assert_bit_for_bit(state(repository, published[0]), state(repository, stopped.version))
     served = client.predict("dense", X, version=published[0])
-    np.testing.assert_allclose(client.predict_checkpoint(name, X), served, rtol=1e-6, atol=1e-7)
-    assert next(one.published for one in client.checkpoints(run.id) if one.id == f"e{epoch}") == published[0]
+    np.testing.assert_allclose(client.checkpoints.predict(name, X), served, rtol=1e-6, atol=1e-7)
+    assert next(one.published for one in client.checkpoints.list(run.id) if one.id == f"e{epoch}") == published[0]
 
 
 def test_what_goes_on_with_the_same_data_and_settings_is_the_run_that_trained_that_long(
@@ -193,16 +193,16 @@ def test_what_goes_on_otherwise_says_what_differs_and_what_is_not_kept(
 
 
 def test_a_checkpoint_is_evaluated_and_downloaded(client: Client, tmp_path: Path, run: Any) -> None:
-    version = client.publish_checkpoint(f"{run.id}/e1")
+    version = client.checkpoints.publish(f"{run.id}/e1")
     logs = client.evaluate("dense", X, Y, from_checkpoint=f"{run.id}/e1")
     assert logs == client.evaluate("dense", X, Y, version=version)
-    path = client.download_checkpoint(f"{run.id}/e1", tmp_path)
+    path = client.checkpoints.download(f"{run.id}/e1", tmp_path)
     assert path.name == f"{run.id}-e1.keras"
     served = load_model(client.download("dense", tmp_path / "served.keras", version=version))
     assert_bit_for_bit(load_model(path).get_weights(), served.get_weights())
-    assert client.download_checkpoint(f"{run.id}/e1", tmp_path / "a" / "m.h5", format="keras3_h5").exists()
+    assert client.checkpoints.download(f"{run.id}/e1", tmp_path / "a" / "m.h5", format="keras3_h5").exists()
     # The state: `fit` goes on from it.
-    client.download_checkpoint(f"{run.id}/e1", tmp_path / "own" / NAME, state=True)
+    client.checkpoints.download(f"{run.id}/e1", tmp_path / "own" / NAME, state=True)
     model = ZOO["dense"].make(small=True)
     model.compile(OPTIONS["optimizer"], SETTINGS["loss"], metrics=SETTINGS["metrics"])
     model.fit(
@@ -221,15 +221,15 @@ def weights_of(client: Client, folder: Path, run: Any) -> list[np.ndarray]:
 def test_what_is_wrong_is_refused_by_name(client: Client, repository: Path, run: Any) -> None:
     name = f"{run.id}/e1"
     with pytest.raises(CheckpointNotFound, match="no checkpoint 'e9' is kept; kept are: e1, e2s1, e2, e3s2, e3"):
-        client.predict_checkpoint(f"{run.id}/e9", X)
+        client.checkpoints.predict(f"{run.id}/e9", X)
     with pytest.raises(InvalidTensor, match="got length 3 on axis 1"):
-        client.predict_checkpoint(name, X[:, :3])
+        client.checkpoints.predict(name, X[:, :3])
     with pytest.raises(UnknownOutput, match="unknown tensor 'absent'"):
-        client.predict_checkpoint(name, X, ["absent"])
+        client.checkpoints.predict(name, X, ["absent"])
     with pytest.raises(InvalidArgument, match=r"label: got 'a b'"):
-        client.publish_checkpoint(name, label="a b")
+        client.checkpoints.publish(name, label="a b")
     with pytest.raises(InvalidArgument, match=r"checkpoint: got '.*', expected RUN/CHECKPOINT"):
-        client.publish_checkpoint(run.id)
+        client.checkpoints.publish(run.id)
     with pytest.raises(InvalidArgument, match=f"run {run.id} started from version 1, got version 2; expected none"):
         client.train("dense", X, Y, from_checkpoint=name, version=2)
     with pytest.raises(InvalidArgument, match="from_checkpoint: got 'a/b/c', expected RUN/CHECKPOINT"):
@@ -248,12 +248,12 @@ def test_weights_that_are_not_finite_are_never_published_and_named(client: Clien
     assert (info.state, info.publishable, info.resumable) == ("failed", False, False)
     assert "isn't finite" in info.reason
     with pytest.raises(FailedPrecondition, match=r"weight '\w+/kernel' isn't finite.*; so the model isn't published"):
-        client.publish_checkpoint(f"{run.id}/e1")
+        client.checkpoints.publish(f"{run.id}/e1")
     with pytest.raises(FailedPrecondition, match="no result that could be published: its state is failed: weight"):
         run.publish()
     assert client.model("dense").version == newest
     # To look at, it is there.
-    path = client.download_checkpoint(f"{run.id}/e1", tmp_path)
+    path = client.checkpoints.download(f"{run.id}/e1", tmp_path)
     assert not all(np.isfinite(array).all() for array in load_model(path).get_weights())
 
 
@@ -303,18 +303,18 @@ def test_a_cancelled_run_keeps_its_checkpoints_until_they_are_deleted(client: Cl
     with pytest.raises(TrainingCancelled):
         run.wait()
     folder = folder_of(repository, run.id)
-    kept = client.checkpoints(run.id)
+    kept = client.checkpoints.list(run.id)
     assert 2 <= len(kept) <= 3
     damaged = folder / "kept" / f"{kept[0].id}.ckpt"
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 255
     damaged.write_bytes(content)
     with pytest.raises(FailedPrecondition, match="is no checkpoint, or is damaged"):
-        client.publish_checkpoint(kept[0].name)
+        client.checkpoints.publish(kept[0].name)
     for one in kept:
         assert (folder / "base").is_dir()
-        client.delete_checkpoint(one.name)
-    assert client.checkpoints(run.id) == ()
+        client.checkpoints.delete(one.name)
+    assert client.checkpoints.list(run.id) == ()
     assert not (folder / "base").exists()
     with pytest.raises(CheckpointNotFound):
         client.train("dense", X, Y, from_checkpoint=run.id)

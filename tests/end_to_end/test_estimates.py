@@ -40,7 +40,7 @@ def test_an_estimate_holds(client: Client, repository: Path) -> None:
     x, y = dense_data()
     runs = repository / ".layerserve" / "runs"
     before = {run.id for run in client.runs()}
-    estimate = client.estimate(ESTIMATED, x, y, publish=Publish(best=True, label="new"), **RUN)
+    estimate = client.estimates.train(ESTIMATED, x, y, publish=Publish(best=True, label="new"), **RUN)
     assert not estimate.problems
     assert {run.id for run in client.runs()} == before
     assert not list(runs.glob(".estimate*"))
@@ -95,7 +95,7 @@ def test_what_cannot_work_is_a_problem_in_the_words_of_train(client: Client, set
     given = {**RUN, **settings}
     with pytest.raises(LayerserveError) as refused:
         client.train(ESTIMATED, x, y, **given)
-    assert client.estimate(ESTIMATED, x, y, **given).problems[0] == str(refused.value)
+    assert client.estimates.train(ESTIMATED, x, y, **given).problems[0] == str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_option_out_of_its_range_is_no_error_of_the_server(app: App, settings
 
 def test_shapes_are_enough(client: Client) -> None:
     x, y = TensorSpec("input", (10**9, 64), "float32"), TensorSpec("labels", (10**9, 10), "float32")
-    estimate = client.estimate(ESTIMATED, x, y, **SETTINGS, batch_size=1000)
+    estimate = client.estimates.train(ESTIMATED, x, y, **SETTINGS, batch_size=1000)
     assert estimate.problems
     assert all("bytes" in problem for problem in estimate.problems)
     assert estimate.steps == 10**6
@@ -129,7 +129,7 @@ def test_shapes_are_enough(client: Client) -> None:
 
 def test_an_evaluation_is_estimated(client: Client) -> None:
     x, y = dense_data(70)
-    estimate = client.estimate_evaluation(ESTIMATED, x, y, version=1, loss="mse", batch_size=32)
+    estimate = client.estimates.evaluate(ESTIMATED, x, y, version=1, loss="mse", batch_size=32)
     assert not estimate.problems
     assert (estimate.steps, estimate.rows, estimate.publication) == (3, 70, None)
     assert estimate.seconds is not None

@@ -141,7 +141,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def test_steps_are_those_of_a_loop_in_one_process(client: Client, repository: Path) -> None:
     logs = []
-    with client.train_online("numbers", version=1, publish_every_steps=5, publish=Publish(label="live")) as session:
+    with client.online.session("numbers", version=1, publish_every_steps=5, publish=Publish(label="live")) as session:
         for number in range(1, 13):
             logs.append(session.train_on_batch(*batch(number)))
             if number == 7:
@@ -159,12 +159,15 @@ def test_steps_are_those_of_a_loop_in_one_process(client: Client, repository: Pa
     assert_bit_for_bit(weights(repository, "numbers", early), own_loop(repository, 7)[1])
     info = client.run(session.id).info()
     assert (info.kind, info.state, info.version) == ("online", "finished", session.version)
-    with pytest.raises(FailedPrecondition, match="has ended"), client.train_online("numbers", session=session.id) as s:
+    with (
+        pytest.raises(FailedPrecondition, match="has ended"),
+        client.online.session("numbers", session=session.id) as s,
+    ):
         s.train_on_batch(*batch(1))
 
 
 def test_a_killed_process_goes_on_without_its_client(client: Client, repository: Path) -> None:
-    with client.train_online(
+    with client.online.session(
         "numbers", version=1, publish_every_steps=4, checkpoints=Checkpoints(resume_seconds=0.05)
     ) as session:
         logs = []
@@ -180,7 +183,7 @@ def test_a_killed_process_goes_on_without_its_client(client: Client, repository:
 
 
 def test_a_session_goes_on_when_its_server_is_back(server: Server, client: Client, repository: Path) -> None:
-    with client.train_online("numbers", version=1, publish_every_steps=5) as session:
+    with client.online.session("numbers", version=1, publish_every_steps=5) as session:
         logs = [session.train_on_batch(*batch(number)) for number in range(1, 8)]
         began = time.monotonic()
         server.app.stop(grace=60.0)
@@ -188,7 +191,7 @@ def test_a_session_goes_on_when_its_server_is_back(server: Server, client: Clien
         assert not training_processes(os.getpid()), "the session was interrupted"
         server.start()
         logs += [session.train_on_batch(*batch(number)) for number in range(8, 13)]
-    with client.train_online("numbers", session=session.id) as again:
+    with client.online.session("numbers", session=session.id) as again:
         assert (again.step, again.version) == (12, session.version)
     expected, final = own_loop(repository, 12)
     assert logs == expected
@@ -205,9 +208,9 @@ def test_several_inputs_outputs_text_and_weights(client: Client) -> None:
         "metrics": {"left": ["mae"]},
         "weighted_metrics": {"right": ["accuracy"]},
     }
-    with pytest.raises(NotCompiled), client.train_online("words"):
+    with pytest.raises(NotCompiled), client.online.session("words"):
         pass
-    with client.train_online("words", **options, replay_steps=2, replay_share=0.5) as session:
+    with client.online.session("words", **options, replay_steps=2, replay_share=0.5) as session:
         logs = session.train_on_batch({"word": TEXT, "number": X}, targets, weight)
         assert set(logs) == {"loss", "left_loss", "right_loss", "left_mae", "right_accuracy"}
         session.train_on_batch({"word": TEXT[:5], "number": X[:5]}, {k: v[:5] for k, v in targets.items()})
@@ -223,19 +226,19 @@ def test_what_does_not_fit_is_refused_and_ends_nothing(client: Client) -> None:
         ({"loss": "mst"}, "did you mean"),
         ({"freeze": ["nothing*"]}, "nothing"),
     ):
-        with pytest.raises(InvalidArgument, match=text), client.train_online("numbers", **wrong):
+        with pytest.raises(InvalidArgument, match=text), client.online.session("numbers", **wrong):
             pass
     with pytest.raises(TypeError, match="unexpected keyword argument 'epochs'"):
-        client.train_online("numbers", epochs=2)
+        client.online.session("numbers", epochs=2)
     with pytest.raises(TypeError, match="for a session that exists"):
-        client.train_online("numbers", session="20260101-0000-00000000", seed=1)
-    with pytest.raises(RunNotFound), client.train_online("numbers", session="20260101-0000-00000000"):
+        client.online.session("numbers", session="20260101-0000-00000000", seed=1)
+    with pytest.raises(RunNotFound), client.online.session("numbers", session="20260101-0000-00000000"):
         pass
     run = client.train("numbers", X, Y, epochs=1, publish=False).wait()
-    with pytest.raises(InvalidArgument, match="is no session"), client.train_online("numbers", session=run.id):
+    with pytest.raises(InvalidArgument, match="is no session"), client.online.session("numbers", session=run.id):
         pass
     x, y = batch(1)
-    with client.train_online("numbers", version=1, publish=False) as session:
+    with client.online.session("numbers", version=1, publish=False) as session:
         before = session.predict_on_batch(X)
         for given, error in (
             ((x[:, :2], y), InvalidTensor),
@@ -255,44 +258,44 @@ def test_what_does_not_fit_is_refused_and_ends_nothing(client: Client) -> None:
 
 
 def test_a_second_client_takes_a_session_over(client: Client) -> None:
-    with client.train_online("numbers", publish=False) as first:
+    with client.online.session("numbers", publish=False) as first:
         first.train_on_batch(*batch(1))
-        with client.train_online("numbers", session=first.id) as second:
+        with client.online.session("numbers", session=first.id) as second:
             assert second.step == 1
             second.train_on_batch(*batch(2))
             with pytest.raises(TakenOver):
                 first.train_on_batch(*batch(2))
             second.detach()
-        with client.train_online("numbers", session=first.id) as third:
+        with client.online.session("numbers", session=first.id) as third:
             assert third.step == 2
         with pytest.raises(FailedPrecondition, match="has ended"):
             first.train_on_batch(*batch(3))
 
 
 def test_sessions_are_counted_cancelled_and_left(client: Client) -> None:
-    left = client.train_online("numbers")
+    left = client.online.session("numbers")
     with pytest.raises(InvalidTensor), left:
         left.train_on_batch(X[:4, :2], Y[:4])
-    other = client.train_online("numbers").__enter__()
-    with pytest.raises(Overloaded, match="2 sessions of online training are open"), client.train_online("numbers"):
+    other = client.online.session("numbers").__enter__()
+    with pytest.raises(Overloaded, match="2 sessions of online training are open"), client.online.session("numbers"):
         pass
     client.run(other.id).cancel()
     with pytest.raises(FailedPrecondition, match="was cancelled"):
         other.train_on_batch(*batch(1))
-    with client.train_online("numbers", session=left.id) as again:
+    with client.online.session("numbers", session=left.id) as again:
         assert again.id == left.id
         assert {run.id for run in client.runs("numbers") if run.state == "running"} == {left.id}
 
 
 def test_a_session_is_paused_and_ended_by_calls(client: Client, repository: Path) -> None:
-    with client.train_online("numbers", version=1) as session:
+    with client.online.session("numbers", version=1) as session:
         session.train_on_batch(*batch(1))
         run = client.run(session.id)
         run.pause()
         wait_until(lambda: run.info().state == "paused")
         with pytest.raises(FailedPrecondition, match="was paused; resume it"):
             session.train_on_batch(*batch(2))
-        with client.train_online("numbers", session=session.id) as again:
+        with client.online.session("numbers", session=session.id) as again:
             again.train_on_batch(*batch(2))
             run.stop()
             wait_until(lambda: run.info().state == "finished")
@@ -301,7 +304,7 @@ def test_a_session_is_paused_and_ended_by_calls(client: Client, repository: Path
 
 
 def test_an_idle_session_is_interrupted_and_goes_on(client: Client, server: Server) -> None:
-    with client.train_online("numbers", idle_seconds=0.3, publish=False) as session:
+    with client.online.session("numbers", idle_seconds=0.3, publish=False) as session:
         session.train_on_batch(*batch(1))
         wait_until(lambda: server.app.runs.get(session.id).log.ended)
         run = client.run(session.id).info()
@@ -312,7 +315,7 @@ def test_an_idle_session_is_interrupted_and_goes_on(client: Client, server: Serv
 
 def test_an_asyncio_client_trains_two_sessions_at_once(server: Server, repository: Path) -> None:
     async def train(client: AsyncClient) -> list[dict[str, float]]:
-        async with client.train_online("numbers", version=1, publish=False) as session:
+        async with client.online.session("numbers", version=1, publish=False) as session:
             return [await session.train_on_batch(*batch(number)) for number in range(1, 6)]
 
     async def both() -> list[list[dict[str, float]]]:
@@ -383,7 +386,7 @@ def test_a_client_that_reads_nothing_stops_nothing(server: Server, client: Clien
 
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         call = online_pb2_grpc.OnlineTrainingServiceStub(channel).TrainOnline(requests(), timeout=60)
-        with client.train_online("numbers", publish=False) as other:
+        with client.online.session("numbers", publish=False) as other:
             for number in range(1, 4):
                 other.train_on_batch(*batch(number))
         reading.set()

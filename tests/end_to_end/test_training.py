@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from layerserve import Client, errors
-from layerserve.events import EpochEnd, LogLine, RunStarted
+from layerserve.training.events import EpochEnd, LogLine, RunStarted
 from layerserve_server.app import App
 from layerserve_zoo.zoo import ZOO
 from small_runs import training_processes

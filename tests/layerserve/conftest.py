@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,8 +14,10 @@ import numpy as np
 import pytest
 from blocking import Blocking
 from layerserve import AsyncClient, Client, LayerNode, LayerNodes, NodeTensor, TensorSpec
-from layerserve.methods import Method
+from layerserve.calls.methods import Method
+from layerserve.cli import main
 from layerserve.testing import FakeServer
+from sent_requests import recorded_requests
 
 
 @pytest.fixture
@@ -36,6 +41,15 @@ def answer(server: FakeServer) -> Callable[[Method[Any, Any], Callable[[Any, Any
     return add
 
 
+@pytest.fixture
+def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Call a method in a folder with files: gives the first request of an RPC, as values by the paths of its fields."""
+    for name in ("m.keras", "g.npz", "s.toml", "d.csv"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    return recorded_requests(monkeypatch)
+
+
 @pytest.fixture(params=["blocking", "asyncio"])
 def client(request: pytest.FixtureRequest, server: FakeServer) -> Iterator[Any]:
     """A client of the server: the same test runs with both."""
@@ -48,6 +62,21 @@ def client(request: pytest.FixtureRequest, server: FakeServer) -> Iterator[Any]:
     yield wrapped
     wrapped.close()
     loop.close()
+
+
+@pytest.fixture
+def cli(server, capsys, monkeypatch, tmp_path):
+    """Run a command line in a folder of its own: gives (status, standard output, standard error)."""
+    monkeypatch.setenv("LAYERSERVE_ADDRESS", server.address)
+    monkeypatch.chdir(tmp_path)
+
+    def run(line, stdin=None):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin or ""))
+        status = main(line.split())
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
+
+    return run
 
 
 def add_models(server: FakeServer) -> None:

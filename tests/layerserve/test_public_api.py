@@ -5,121 +5,16 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import layerserve
 import pytest
-from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun
-from layerserve.async_datasets import AsyncDatasets
-from layerserve.async_management import AsyncManagement
-from layerserve.async_run_reports import AsyncRunReports
-from layerserve.async_sweeping import AsyncSweep, AsyncSweeping
-from layerserve.datasets import Datasets
-from layerserve.management import Management
-from layerserve.run_reports import RunReports
-from layerserve.sweeping import Sweep, Sweeping
+from layerserve import AsyncClient, AsyncTrainingRun, Client, TrainingRun, errors
+from layerserve.slice_table import SLICES
 
 FOLDER = Path(layerserve.__file__).parent
-
-PUBLIC = [
-    "TLS",
-    "Aborted",
-    "AlreadyExists",
-    "AsyncClient",
-    "AsyncOnlineSession",
-    "AsyncPreparedCall",
-    "AsyncTrainingRun",
-    "Cancelled",
-    "Checkpoint",
-    "CheckpointKept",
-    "CheckpointNotFound",
-    "Checkpoints",
-    "Client",
-    "ClientClosed",
-    "DataLoss",
-    "DatasetArray",
-    "DatasetColumn",
-    "DatasetInfo",
-    "DatasetNotFound",
-    "DeadlineExceeded",
-    "EngineChoice",
-    "EpochEnd",
-    "EstimatedPublication",
-    "EstimatedSeconds",
-    "FailedPrecondition",
-    "Forbidden",
-    "Internal",
-    "InvalidArgument",
-    "InvalidTensor",
-    "LabelNotFound",
-    "LayerNode",
-    "LayerNodes",
-    "LayerNotFound",
-    "LayerserveError",
-    "LogLine",
-    "MissingInput",
-    "ModelChange",
-    "ModelGraph",
-    "ModelInfo",
-    "ModelMismatch",
-    "ModelNotFound",
-    "ModelNotReady",
-    "ModelStatistics",
-    "NodeShapes",
-    "NodeTensor",
-    "NotCompiled",
-    "NotFound",
-    "OnlineSession",
-    "OutOfRange",
-    "Overloaded",
-    "PermissionDenied",
-    "PlaintextTokenWarning",
-    "Prediction",
-    "PreparedCall",
-    "Publish",
-    "QuotaExceeded",
-    "Range",
-    "Resources",
-    "RunAccepted",
-    "RunCancelled",
-    "RunElsewhere",
-    "RunEstimate",
-    "RunFailed",
-    "RunFile",
-    "RunFinished",
-    "RunInfo",
-    "RunNotFound",
-    "RunPaused",
-    "RunQueued",
-    "RunResumed",
-    "RunSeries",
-    "RunStarted",
-    "SampleLosses",
-    "ServerFile",
-    "ServerInfo",
-    "Split",
-    "Statistics",
-    "StepProgress",
-    "SweepInfo",
-    "TakenOver",
-    "TensorSpec",
-    "TokenExpired",
-    "TooLarge",
-    "TrainingCancelled",
-    "TrainingEvent",
-    "TrainingFailed",
-    "TrainingRun",
-    "Trial",
-    "Unauthenticated",
-    "Unavailable",
-    "Unimplemented",
-    "UnknownError",
-    "UnknownInput",
-    "UnknownOutput",
-    "VersionConflict",
-    "VersionNotFound",
-    "VersionWarning",
-]
 
 HEAVY = [
     "torch",
@@ -135,19 +30,19 @@ HEAVY = [
 ]
 
 
-def test_the_public_names_are_these():
-    assert sorted(layerserve.__all__) == sorted(PUBLIC)
-    assert all(hasattr(layerserve, name) for name in PUBLIC)
-    assert set(PUBLIC) <= set(dir(layerserve))
-    with pytest.raises(AttributeError, match="No layerserve attribute client_"):
-        _ = layerserve.client_
+@pytest.mark.parametrize("package", [layerserve, *(import_module(f"layerserve.{name}") for name in SLICES)])
+def test_public_names_are_found_when_they_are_used(package):
+    """The names are those of `__init__.pyi`, which is read at run time, too."""
+    assert package.__all__
+    assert all(hasattr(package, name) for name in package.__all__)
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match=f"No {package.__name__} attribute client_"):
+        _ = package.client_
 
 
 def test_every_error_is_public():
-    from layerserve import errors
-
     named = {n for n, c in vars(errors).items() if isinstance(c, type) and issubclass(c, errors.LayerserveError)}
-    assert named <= set(PUBLIC)
+    assert named <= set(layerserve.__all__)
 
 
 def imported(statement, names):
@@ -156,7 +51,7 @@ def imported(statement, names):
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 
 
-@pytest.mark.parametrize("module", ["*", "AsyncClient", "testing", "cli", "tensors"])
+@pytest.mark.parametrize("module", ["*", "AsyncClient", "testing", "cli", "values"])
 def test_importing_the_client_imports_nothing_heavy(module):
     assert imported(f"from layerserve import {module}", HEAVY) == []
 
@@ -167,18 +62,24 @@ def test_what_uses_no_client_does_not_import_it(module):
     assert imported("from layerserve import Client", ["grpc", "torch"]) == ["grpc"]
 
 
-@pytest.mark.parametrize(
-    ("blocking", "asynchronous"),
-    [
-        (Client, AsyncClient),
-        (TrainingRun, AsyncTrainingRun),
-        (Management, AsyncManagement),
-        (RunReports, AsyncRunReports),
-        (Datasets, AsyncDatasets),
-        (Sweeping, AsyncSweeping),
-        (Sweep, AsyncSweep),
-    ],
-)
+#: Modules of the asynchronous client, and their blocking twins.
+SOURCES = {FOLDER / "async_client.py": FOLDER / "client.py"} | {
+    path: path.with_name("blocking.py") for path in sorted(FOLDER.glob("*/api.py"))
+}
+
+
+def classes() -> Iterator[tuple[type, type]]:
+    """The classes of both clients."""
+    for source, twin in SOURCES.items():
+        here, there = (
+            import_module(".".join(path.relative_to(FOLDER.parent).with_suffix("").parts)) for path in (twin, source)
+        )
+        for name, kind in inspect.getmembers(there, inspect.isclass):
+            if kind.__module__ == there.__name__:
+                yield getattr(here, name.removeprefix("Async")), kind
+
+
+@pytest.mark.parametrize(("blocking", "asynchronous"), [*classes()])
 def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, asynchronous):
     names = {name for name in vars(blocking) if not name.startswith("_")}
     assert names == {name for name in vars(asynchronous) if not name.startswith("_")}
@@ -189,18 +90,16 @@ def test_both_clients_have_the_same_methods_signatures_and_texts(blocking, async
         assert ours.__doc__ == blocking_text(theirs.__doc__), name
         if name != "__init__":
             assert ours.__doc__, name
-            assert inspect.iscoroutinefunction(theirs) or inspect.isasyncgenfunction(theirs), name
+            # A session connects when its block begins.
+            waits = inspect.iscoroutinefunction(theirs) or inspect.isasyncgenfunction(theirs)
+            assert waits or name == "session", name
     assert hasattr(blocking, "__iter__") == hasattr(asynchronous, "__aiter__") == (blocking is TrainingRun)
 
 
-#: Modules of the asynchronous client, but for its channel.
-TWINS = sorted(path.stem for path in FOLDER.glob("async_*.py") if path.stem != "async_channel")
-
-
-@pytest.mark.parametrize("name", TWINS)
-def test_both_clients_do_the_same(name):
+@pytest.mark.parametrize(("source", "twin"), [*SOURCES.items()], ids=lambda path: path.parent.name)
+def test_both_clients_do_the_same(source, twin):
     """Their methods have the same statements, so that what one of them is tested for holds for the other."""
-    found, blocking = (methods_of((FOLDER / f"{one}.py").read_text()) for one in (name, name.removeprefix("async_")))
+    found, blocking = (methods_of(path.read_text()) for path in (source, twin))
     assert found == blocking
     assert found
 
@@ -215,6 +114,13 @@ def methods_of(source: str) -> dict[str, str]:
         for method in kind.body
         if isinstance(method, ast.FunctionDef)
     }
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_both_clients_have_the_slices(name):
+    with Client("localhost:1") as client:
+        assert type(getattr(client, name)).__module__ == f"layerserve.{name}.blocking"
+    assert type(getattr(AsyncClient("localhost:1"), name)).__module__ == f"layerserve.{name}.api"
 
 
 def test_runs_of_both_clients_say_the_same_of_their_events():

@@ -18,11 +18,11 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from echo_servers import SERVERS, Echo, Observer
+from echo_servers import SERVERS, Echo, Observer, server_of
 from http_calls import Http
 from layergraph.errors import ConfigError, CorruptFileError, DataError, UnknownTensorError
 from layergraph.exporting.signature import Signature
-from layerserve.table_files.table import Selection
+from layerserve.values.table_files.table import Selection
 from layerserve_server.app import App
 from layerserve_server.datasets.dataset import Description
 from layerserve_server.extensions.installed import Settings
@@ -335,7 +335,7 @@ def serve_echo(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture)
     def start(limits: Mapping[str, Any] | None = None, **options: Any) -> Any:
         echo, observer = Echo(), Observer()
         given = {"max_message_bytes": 10_000, "rpc_threads": 4, "max_streams": 4, "max_calls": 100, **(limits or {})}
-        server = request.param(echo.routes(), observer, some_limits(**given), host="127.0.0.1", port=0, **options)
+        server = server_of(request.param, echo.routes(), some_limits(**given), observer, **options)
         server.start()
         channel = grpc.insecure_channel(f"127.0.0.1:{server.port}", options=[("grpc.enable_retries", 0)])
         stops.extend([channel.close, lambda: server.stop(0)])

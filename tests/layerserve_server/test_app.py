@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from clocks import replace_time
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server import commands
 from layerserve_server.app import App
 from layerserve_server.commands import serve, started, welcome

@@ -14,7 +14,6 @@ import grpc
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers, load_model
-from layerserve import tensors
 from layerserve.v1 import (
     graph_pb2,
     graph_pb2_grpc,
@@ -26,6 +25,7 @@ from layerserve.v1 import (
     training_pb2_grpc,
 )
 from layerserve.v1 import training_pb2 as pb
+from layerserve.values import tensors
 from layerserve_server.app import App
 from layerserve_server.commands import inspect
 from layerserve_server.extensions.installed import Settings

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Blocking:
-    """An AsyncClient or AsyncTrainingRun, used as its blocking twin is."""
+    """An AsyncClient, or what it returns or has, used as its blocking twin is."""
 
     def __init__(self, wrapped: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._wrapped = wrapped
@@ -20,7 +20,7 @@ class Blocking:
         if inspect.isasyncgenfunction(value):
             return lambda *args, **kwargs: Blocking(value(*args, **kwargs), self._loop)
         if not inspect.iscoroutinefunction(value):
-            return value
+            return self._blocking(value)
         return lambda *args, **kwargs: self._blocking(self._loop.run_until_complete(value(*args, **kwargs)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

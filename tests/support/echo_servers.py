@@ -7,6 +7,8 @@ from importlib.util import find_spec
 
 import grpc
 import pytest
+from layerserve_server.access.gate import Gate
+from layerserve_server.access.rights import CORE
 from layerserve_server.errors import BusyError, InvalidRequestError
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer
@@ -16,6 +18,13 @@ needs_native = pytest.mark.skipif(find_spec("pygrpc_native") is None, reason="py
 SERVERS = [GrpcioServer, pytest.param(NativeServer, marks=needs_native)]
 
 ECHO = "/test.v1.Echo/"
+
+
+def server_of(kind, routes, limits, observer=None, **options):
+    """A server on the loopback, of whose methods all callers may call each."""
+    rights = {**CORE, **dict.fromkeys([*routes.unary, *routes.streams], "open")}
+    given = {"gate": Gate(rights=rights), "host": "127.0.0.1", "port": 0, **options}
+    return kind(routes, observer or Observer(), limits, **given)
 
 
 class Observer:

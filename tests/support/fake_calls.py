@@ -38,7 +38,7 @@ class CallObserver:
 def event_batches_here(observer: CallObserver, memory: int = 1 << 30, **limits: int) -> EventBatches:
     """Event batches whose calls this thread takes."""
     usual = {"max_message_bytes": 1 << 20, "rpc_threads": 2, "max_streams": 8, "max_calls": 100}
-    batches = EventBatches(observer, some_limits(**{**usual, **limits}), MemoryBudget(memory), Gate.unguarded())
+    batches = EventBatches(observer, some_limits(**{**usual, **limits}), MemoryBudget(memory), Gate())
     batches.bind_to_thread()
     return batches
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from layergraph import load_model
-from layerserve.tensors import Array
+from layerserve.values.tensors import Array
 from layerserve_server.training.process.proc_files import descendants_of
 from layerserve_server.training.runs.folder import CHILD_LOCK
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from layerserve import tensors
 from layerserve.v1 import tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
+from layerserve.values import tensors
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import typer
 
-from layerserve.cli import catalogue, changes, checkpoints, datasets, extensions, options, runs, training
+from layerserve.calls.tokens import PlaintextTokenWarning
+from layerserve.cli import catalogue, changes, extensions, options, runs, training
 from layerserve.cli.codegen import codegen
 from layerserve.cli.graph import graph
 from layerserve.cli.groups import HELP_OPTIONS, Group
 from layerserve.cli.predict import predict
+from layerserve.cli.slice_commands import slice_commands
 from layerserve.cli.status import status
-from layerserve.cli.sweeps import sweep_app
 from layerserve.cli.top import top
 from layerserve.cli.wrong_lines import explain
 from layerserve.errors import LayerserveError
-from layerserve.model_changes import VersionWarning
-from layerserve.tokens import PlaintextTokenWarning
+from layerserve.models.changes import VersionWarning
 
 
 def run(argv: Sequence[str]) -> int:
@@ -81,9 +81,7 @@ PANELS: dict[str, Mapping[str, Callable[..., Any] | typer.Typer | None]] = {
         "train": training.train,
         "evaluate": training.evaluate,
         "run": runs.commands(),
-        "checkpoint": checkpoints.app,
-        "dataset": datasets.commands(),
-        "sweep": sweep_app,
+        **{name: group for added in slice_commands() for name, group in added.groups.items()},
     },
     "Watch": {
         "status": status,

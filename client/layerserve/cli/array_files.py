@@ -12,18 +12,16 @@ from typing import Any
 import numpy as np
 
 from layerserve.cli.output import plain
+from layerserve.cli.slice_commands import source_of
 from layerserve.cli.table_arrays import read_columns
-from layerserve.dataset_array import DatasetArray
 from layerserve.errors import InvalidArgument
-from layerserve.model_info import TensorSpec
-from layerserve.server_file import ServerFile
-from layerserve.table_files.formats import FORMATS
+from layerserve.training.server_file import ServerFile
+from layerserve.values.table_files.formats import FORMATS
+from layerserve.values.tensor_spec import TensorSpec
 
 STDIN = "-"
 #: Prefix of paths below the server's data root.
 SERVER = "server:"
-#: Prefix of the ids of datasets.
-DATASET = "dataset:"
 
 
 def read_arrays(
@@ -83,9 +81,8 @@ def _read(path: str, name: str, specs: Callable[[], Sequence[TensorSpec]] | None
     if path.startswith(SERVER):
         file, _, key = path.removeprefix(SERVER).partition(":")
         return ServerFile(file, key, fill=fill if Path(file).suffix in FORMATS else None)
-    if path.startswith(DATASET):
-        id, _, key = path.removeprefix(DATASET).partition(":")
-        return DatasetArray(id, key, fill=fill)
+    if (source := source_of(path)) is not None:
+        return source.array(path.removeprefix(source.prefix), fill)
     if path == STDIN:
         return _parse(sys.stdin.read(), "standard input")
     file, colon, key = path.rpartition(":")

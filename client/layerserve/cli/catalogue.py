@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.options import Address, Format, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line, print_table
-from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
-from layerserve.model_info import Models
+from layerserve.models.info import Models
 
 
 def models(

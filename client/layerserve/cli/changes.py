@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.options import Address, Json, ModelName, connect
 from layerserve.cli.output import print_json, print_line
 from layerserve.cli.upload_bar import UploadBar
-from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.model_changes import ModelChange
-from layerserve.model_info import Models
-from layerserve.tables import percent_text
+from layerserve.models.changes import ModelChange
+from layerserve.models.info import Models
+from layerserve.values.tables import percent_text
 
 _Number = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number of the version.", show_default=False)]
 _Label = Annotated[str, typer.Argument(metavar="LABEL", help="The label.", show_default=False)]

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.options import Address, Label, ModelName, Version, connect
 from layerserve.cli.output import print_line
 from layerserve.codegen import module_source
-from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
 
 

@@ -32,7 +32,7 @@ def names() -> tuple[str, ...]:
 
 
 def variables() -> set[str] | None:
-    """Returns the environment variables of other packages, by their modules `extensions.installed`; None if none has it.
+    """Returns the variables of other packages, by their modules `extensions.installed`; None if none has one.
 
     Imports these modules, so this is called only if there are variables that the client doesn't have.
     """

@@ -1,4 +1,4 @@
-"""Flags of commands for the options of training, made from the tables in `layerserve.options`."""
+"""Flags of commands for the options of training, made from the tables in `layerserve.training.options`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from layerserve.cli.slice_commands import Mode
 from layerserve.errors import InvalidArgument
-from layerserve.options.arguments import Several, Split
-from layerserve.options.kinds import (
+from layerserve.training.options.arguments import Several, Split
+from layerserve.training.options.kinds import (
     Callbacks,
     ClassWeight,
     Flag,
@@ -35,20 +36,21 @@ from layerserve.options.kinds import (
     Whole,
     Words,
 )
-from layerserve.options.option import Option
-from layerserve.options.signature import expand
+from layerserve.training.options.option import Option
+from layerserve.training.options.signature import expand
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def flags(options: Sequence[Option]) -> Callable[[F], F]:
-    """Decorator that adds flags for these options to a command. It receives them as `**options`, for `read_flags`."""
+def flags(options: Sequence[Option], modes: Sequence[Mode] = ()) -> Callable[[F], F]:
+    """Decorator that adds flags for these options and modes to a command. It receives them as `**options`."""
 
     def shown(command: F) -> F:
         # typer doesn't evaluate a signature's annotations
-        expand(command, map(_parameter, options), before="version", eval_str=True)
+        parameters = [*map(_parameter, options), *map(_mode_parameter, modes)]
+        expand(command, parameters, before="version", eval_str=True)
         return command
 
     return shown
@@ -102,6 +104,13 @@ def _parameter(option: Option) -> inspect.Parameter:
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
         annotation=Annotated[form.type if default is not None else form.type | None, described],
+    )
+
+
+def _mode_parameter(mode: Mode) -> inspect.Parameter:
+    described = typer.Option("--" + mode.name.replace("_", "-"), help=mode.help)
+    return inspect.Parameter(
+        mode.name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, described]
     )
 
 

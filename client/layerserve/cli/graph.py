@@ -12,14 +12,14 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli import extensions
 from layerserve.cli.options import Address, Label, Version, connect
 from layerserve.cli.output import print_line
-from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
-from layerserve.model_graph import ModelGraph, RankDir, checked_format
-from layerserve.model_info import TensorSpec
-from layerserve.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
+from layerserve.models.drawing import ModelGraph, RankDir, checked_format
+from layerserve.models.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
+from layerserve.values.tensor_spec import TensorSpec
 
 #: Suffixes of model files. Names with one of them, or with a slash, are paths.
 SUFFIXES = (".keras", ".h5", ".hdf5", ".pb", ".json")

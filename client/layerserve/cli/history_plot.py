@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from layerserve.cli.output import print_table
-from layerserve.curves import checked_format
-from layerserve.run_series import Best, SeriesByRun
-from layerserve.tables import Table, number_text
+from layerserve.training.curves import checked_format
+from layerserve.training.series import Best, SeriesByRun
+from layerserve.values.tables import Table, number_text
 
 #: Bars from low to high.
 BARS = "▁▂▃▄▅▆▇█"

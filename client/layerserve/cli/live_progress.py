@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
 
-from layerserve.client import TrainingRun
-from layerserve.events import (
+from layerserve import TrainingRun
+from layerserve.training.events import (
     CheckpointKept,
     EpochEnd,
     LogLine,
@@ -22,7 +22,7 @@ from layerserve.events import (
     StepProgress,
     TrainingEvent,
 )
-from layerserve.progress import PlainProgress, format_logs
+from layerserve.training.progress import PlainProgress, format_logs
 
 #: Minimum width of a terminal for a long bar, in columns.
 WIDE = 120

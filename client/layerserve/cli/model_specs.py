@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from layerserve.client import Client
-from layerserve.model_info import ModelInfo, TensorSpec
-from layerserve.node_shapes import NodeShapes
+from layerserve import Client
+from layerserve.models.info import ModelInfo
+from layerserve.models.node_shapes import NodeShapes
+from layerserve.values.tensor_spec import TensorSpec
 
 
 class ModelSpecs:

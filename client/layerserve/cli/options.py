@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
+from layerserve import Client
+from layerserve.calls.connection import TLS
 from layerserve.cli import extensions, variables, version_text
-from layerserve.client import Client
-from layerserve.connection import TLS
 from layerserve.errors import InvalidArgument
 
 Address = Annotated[

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from layerserve.tables import Table
-from layerserve.tensors import Array
+from layerserve.values.tables import Table
+from layerserve.values.tensors import Array
 
 #: Width of tables if the output isn't a terminal, in columns, so that they aren't cut at 80.
 PIPE_WIDTH = 200

@@ -7,14 +7,14 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from layerserve import Client
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.history_plot import check_plot, print_series
 from layerserve.cli.options import Address, Json, connect
 from layerserve.cli.output import print_json, print_line
 from layerserve.cli.whole_ids import run_id
-from layerserve.client import Client
-from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
-from layerserve.run_series import Best
+from layerserve.training.series import Best
 
 By = Literal["epoch", "step"]
 

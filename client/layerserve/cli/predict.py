@@ -9,12 +9,12 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.array_files import STDIN, read_arrays, write_arrays
 from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
 from layerserve.cli.output import print_json, print_line
-from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.tables import shape_text
+from layerserve.values.tables import shape_text
 
 
 def predict(

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.flags import pairs
 from layerserve.cli.options import Address, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line
 from layerserve.cli.whole_ids import find_run
-from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
-from layerserve.run_info import RunInfo
+from layerserve.training.run_info import RunInfo
 
 
 def pause(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.options import Address, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.cli.whole_ids import find_run
-from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.tables import Table
+from layerserve.values.tables import Table
 
 
 def files(

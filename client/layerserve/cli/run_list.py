@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.flags import pairs
 from layerserve.cli.options import Address, Json, RunId, connect
 from layerserve.cli.output import print_json, print_line, print_table
 from layerserve.cli.whole_ids import find_run
-from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.run_info import RunInfo, Runs
-from layerserve.tables import Table
+from layerserve.training.run_info import RunInfo, Runs
+from layerserve.values.tables import Table
 
 
 def list_runs(

@@ -8,12 +8,12 @@ from datetime import datetime, timezone
 
 import typer
 
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.options import Address, Json, connect
 from layerserve.cli.output import print_json, print_line, print_table
-from layerserve.connection import DEFAULT_ADDRESS
-from layerserve.model_info import ModelInfo
-from layerserve.server_info import ServerInfo
-from layerserve.tables import Table, count_text, percent_text, time_text
+from layerserve.models.info import ModelInfo
+from layerserve.models.server_info import ServerInfo
+from layerserve.values.tables import Table, count_text, percent_text, time_text
 
 #: States in which a version needs no line.
 USUAL = ("ready", "available")

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from layerserve.errors import InvalidArgument
-from layerserve.model_info import TensorSpec
-from layerserve.table_files.formats import open_table, reading
-from layerserve.table_files.table import Selection, Table, TableArray
-from layerserve.tensors import NUMPY_DTYPES, Array
+from layerserve.values.table_files.formats import open_table, reading
+from layerserve.values.table_files.table import Selection, Table, TableArray
+from layerserve.values.tensor_spec import TensorSpec
+from layerserve.values.tensors import NUMPY_DTYPES, Array
 
 
 def read_columns(path: str, key: str, name: str, specs: Sequence[TensorSpec], fill: str | None) -> Any:

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.options import Address, Json, connect
 from layerserve.cli.output import print_json, print_table
 from layerserve.cli.top_readings import MODEL_COLUMNS, RUN_COLUMNS, Reader
-from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument
-from layerserve.tables import Table, count_text
+from layerserve.values.tables import Table, count_text
 
 
 def top(

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TypeVar
 
-from layerserve.client import Client
+from layerserve import Client
 from layerserve.errors import DeadlineExceeded, LayerserveError, Unavailable
-from layerserve.model_info import ModelInfo
-from layerserve.model_statistics import ModelStatistics, Statistics, milliseconds_text
-from layerserve.run_info import RunInfo
-from layerserve.tables import number_text, time_text
+from layerserve.models.info import ModelInfo
+from layerserve.models.statistics import ModelStatistics, Statistics, milliseconds_text
+from layerserve.training.run_info import RunInfo
+from layerserve.values.tables import number_text, time_text
 
 T = TypeVar("T")
 

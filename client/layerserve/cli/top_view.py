@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.widgets import DataTable, Footer, Input, Static
 
 from layerserve.cli.top_readings import MODEL_COLUMNS, RUN_COLUMNS, Reader, Reading, Row
-from layerserve.tables import count_text, line_text, visible
+from layerserve.values.tables import count_text, line_text, visible
 
 #: Maximum number of rows of a table: a screen is filled by fewer, and each is drawn again at each reading.
 MAX_ROWS = 100

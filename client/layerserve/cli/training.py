@@ -11,55 +11,25 @@ from typing import Annotated, Any, cast
 import numpy as np
 import typer
 
-from layerserve.cli.array_files import DATASET, read_arrays
+from layerserve import TrainingRun
+from layerserve.calls.connection import DEFAULT_ADDRESS
+from layerserve.cli.array_files import read_arrays
+from layerserve.cli.data_arguments import ARRAYS, Arrays, Data, Fill, SampleWeight, Targets, of_one_file, read_data
 from layerserve.cli.flags import flags, given_flags
 from layerserve.cli.history_plot import check_plot, print_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.model_specs import ModelSpecs
 from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
 from layerserve.cli.output import plain, print_json, print_line, print_table
+from layerserve.cli.slice_commands import all_modes, mode_of
 from layerserve.cli.whole_ids import find_run, with_whole_ids
-from layerserve.client import Client, TrainingRun
-from layerserve.connection import DEFAULT_ADDRESS
 from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
-from layerserve.estimates import RunEstimate
-from layerserve.events import Logs, RunCancelled, TrainingEvent
-from layerserve.options.arguments import EVALUATE, TRAIN
-from layerserve.options.keywords import EvaluateKeywords, TrainKeywords
-from layerserve.sample_losses import SampleLosses
-from layerserve.tables import Table, number_text
+from layerserve.training.events import RunCancelled, TrainingEvent
+from layerserve.training.options.arguments import EVALUATE, TRAIN
+from layerserve.training.options.keywords import EvaluateKeywords, TrainKeywords
+from layerserve.training.sample_losses import SampleLosses
+from layerserve.values.tables import Table, number_text
 
-_ARRAYS = "[NAME=]PATH"
-
-Arrays = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--x",
-        metavar=_ARRAYS,
-        help="Input data: .npy, .npz (all arrays, or PATH:KEY), .json, or columns of a .csv, .tsv or .parquet file "
-        "(those named like the inputs, or PATH:COLUMN,COLUMN); server:PATH[:KEY] is a file of the server, "
-        "dataset:ID:KEY an array of a dataset.",
-    ),
-]
-Targets = Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")]
-SampleWeight = Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Send no data and start nothing; show problems, time, memory and disk space.")
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PATH",
-        help="One file for --x and --y, with an array or a column of the name of each input and output; dataset:ID is "
-        "a dataset with all data, by its ID or the first digits.",
-    ),
-]
-Fill = Annotated[
-    str | None,
-    typer.Option(
-        metavar="VALUE", help="Read in place of missing values of .csv and .parquet files.  [default: refused]"
-    ),
-]
 Losses = Annotated[
     Path | None, typer.Option("--losses", metavar="FILE.npz", help="Save the loss of each row to this file.")
 ]
@@ -70,7 +40,7 @@ Plot = Annotated[
 ]
 
 
-@flags(TRAIN)
+@flags(TRAIN, all_modes())
 def train(
     context: typer.Context,
     model: ModelName,
@@ -78,8 +48,8 @@ def train(
     y: Targets = None,
     data: Data = None,
     sample_weight: SampleWeight = None,
-    validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
-    validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
+    validation_x: Annotated[list[str] | None, typer.Option(metavar=ARRAYS, help="Validation inputs.")] = None,
+    validation_y: Annotated[list[str] | None, typer.Option(metavar=ARRAYS, help="Validation targets.")] = None,
     validation_data: Annotated[
         str | None, typer.Option(metavar="PATH", help="One file for --validation-x and --validation-y.")
     ] = None,
@@ -87,7 +57,6 @@ def train(
     version: Version = None,
     label: Label = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the data is sent; print the run's id.")] = False,
-    dry_run: DryRun = False,
     plot: Plot = None,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
@@ -113,7 +82,8 @@ def train(
     given = given_flags(context, TRAIN, options)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
-        start: Callable[..., TrainingRun | RunEstimate] = client.estimate if dry_run else client.train
+        mode = mode_of(options)
+        start: Callable[..., Any] = client.train if mode is None else mode.start(client, "train")
         run = start(
             model,
             *read_data(client, specs, x, y, fill),
@@ -127,8 +97,8 @@ def train(
             label=label,
             **cast(TrainKeywords, with_whole_ids(client, given)),
         )
-        if isinstance(run, RunEstimate):
-            _show_estimate(run, as_json)
+        if mode is not None:
+            mode.show(run, as_json)
         elif not detach:
             _follow(run, as_json, plot)
         elif as_json:
@@ -137,7 +107,7 @@ def train(
             print_line(run.id)
 
 
-@flags(EVALUATE)
+@flags(EVALUATE, all_modes())
 def evaluate(
     context: typer.Context,
     model: ModelName,
@@ -150,7 +120,6 @@ def evaluate(
     label: Label = None,
     losses: Losses = None,
     worst: Worst = 0,
-    dry_run: DryRun = False,
     address: Address = DEFAULT_ADDRESS,
     as_json: Json = False,
     **options: Any,
@@ -163,9 +132,10 @@ def evaluate(
     x, y = of_one_file(context, x, y, data)
     with connect(context, address) as client:
         specs = ModelSpecs(client, model, version, label)
-        start: Callable[..., Logs | RunEstimate | SampleLosses] = client.evaluate
-        if dry_run:
-            start = client.estimate_evaluation
+        mode = mode_of(options)
+        start: Callable[..., Any] = client.evaluate
+        if mode is not None:
+            start = mode.start(client, "evaluate")
         elif worst or losses is not None:
             start = client.sample_losses
         logs = start(
@@ -176,6 +146,9 @@ def evaluate(
             label=label,
             **cast(EvaluateKeywords, with_whole_ids(client, given_flags(context, EVALUATE, options))),
         )
+    if mode is not None:
+        mode.show(logs, as_json)
+        return
     if isinstance(logs, SampleLosses):
         if losses is not None:
             np.savez(losses, **cast(Any, logs.losses))
@@ -183,9 +156,7 @@ def evaluate(
             _show_worst(logs, worst, as_json)
             return
         logs = logs.logs
-    if isinstance(logs, RunEstimate):
-        _show_estimate(logs, as_json)
-    elif as_json:
+    if as_json:
         print_json(logs)
     else:
         print_table(Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()]))
@@ -200,34 +171,6 @@ def _show_worst(found: SampleLosses, count: int, as_json: bool) -> None:
         return
     cells = [(str(row), *(number_text(float(values[row])) for values in found.losses.values())) for row in rows]
     print_table(Table("Highest losses", ("#Row", *(f"#{name}" for name in found.losses)), cells))
-
-
-def _show_estimate(estimate: RunEstimate, as_json: bool) -> None:
-    """Prints an estimate. Raises InvalidArgument with its first problem, after all of them have been printed."""
-    if as_json:
-        print_json(estimate)
-    else:
-        print_table(estimate.table())
-    if estimate.problems:
-        raise InvalidArgument(estimate.problems[0])
-
-
-def of_one_file(
-    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None
-) -> tuple[list[str], list[str]]:
-    """Returns the arguments for inputs and targets: `data` for those not given."""
-    both = [data] if data else None
-    x, y = x or both, y or both
-    if not x or not y:
-        raise typer.BadParameter("missing data: pass --x and --y, or --data", context)
-    return x, y
-
-
-def read_data(client: Client, specs: ModelSpecs, x: list[str], y: list[str], fill: str | None) -> tuple[Any, Any]:
-    """Returns inputs and targets. A whole dataset is both."""
-    if x == y and x[0].startswith(DATASET) and ":" not in x[0].removeprefix(DATASET):
-        return client.dataset(x[0].removeprefix(DATASET)), None
-    return read_arrays(x, specs.inputs, fill), read_arrays(y, specs.outputs, fill)
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None, done: int = 0) -> None:

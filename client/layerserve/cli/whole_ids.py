@@ -9,9 +9,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from layerserve.client import Client, TrainingRun
+from layerserve import Client, TrainingRun
 from layerserve.errors import InvalidArgument
-from layerserve.sweeping import Sweep
 
 #: Form of a whole id: date, time and random digits, in UTC. It is sent as it is.
 _WHOLE = re.compile(r"\d{8}-\d{4}-[0-9a-f]{8}")
@@ -24,17 +23,12 @@ def run_id(client: Client, given: str) -> str:
 
     An unknown one is returned as it is, for the server to refuse it. Raises InvalidArgument if several runs fit.
     """
-    return _whole("run", given, lambda: (info.id for info in client.runs()))
+    return whole_id("run", given, lambda: (info.id for info in client.runs()))
 
 
 def find_run(client: Client, given: str) -> TrainingRun:
     """Returns the run of an id, or of its first digits. Raises InvalidArgument as `run_id` does."""
     return client.run(run_id(client, given))
-
-
-def find_sweep(client: Client, given: str) -> Sweep:
-    """Returns the sweep of an id, or of its first digits. Raises InvalidArgument as `run_id` does."""
-    return client.get_sweep(_whole("sweep", given, lambda: (info.id for info in client.sweeps())))
 
 
 def checkpoint_name(client: Client, given: str) -> str:
@@ -49,7 +43,8 @@ def with_whole_ids(client: Client, options: dict[str, Any]) -> dict[str, Any]:
     return options if given is None else {**options, "from_checkpoint": checkpoint_name(client, given)}
 
 
-def _whole(noun: str, given: str, known: Callable[[], Iterable[str]]) -> str:
+def whole_id(noun: str, given: str, known: Callable[[], Iterable[str]]) -> str:
+    """Returns the id among `known` that begins with a text. Raises InvalidArgument if several do."""
     if not given or _WHOLE.fullmatch(given):
         return given
     ids = list(known())

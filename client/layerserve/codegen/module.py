@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from layerserve.codegen.identifiers import class_name, in_docstring, literal, variables
 from layerserve.errors import InvalidArgument
-from layerserve.model_info import TensorSpec
-from layerserve.tables import shape_text
+from layerserve.values.tables import shape_text
+from layerserve.values.tensor_spec import TensorSpec
 
 #: Names that the module uses, which none of its classes has.
 _CLASSES = (
@@ -60,7 +60,7 @@ def _head(model: str) -> list[str]:
         "import numpy as np",
         "import numpy.typing as npt",
         "from layerserve import Prediction, TensorSpec",
-        "from layerserve.typed_model import AsyncTypedModel, Contract, TypedModel",
+        "from layerserve.codegen.typed_model import AsyncTypedModel, Contract, TypedModel",
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,30 +18,21 @@ from layerserve.errors import (
     VersionNotFound,
 )
 from layerserve.testing.fake_model import FakeModel
+from layerserve.testing.fake_models import FakeModels
 from layerserve.v1 import management_pb2 as pb
-from layerserve.v1 import management_pb2_grpc, models_pb2
 
 
-class FakeManagement(management_pb2_grpc.ManagementServiceServicer):
+class FakeManagement(FakeModels):
     """The management service of the fake server. A version that is uploaded computes what the newest one does."""
 
-    models: list[FakeModel]
-    #: Content of the files of the last upload, by path.
-    uploaded: dict[str, bytes]
-    #: Shares of callers that get the canary, by model.
-    canaries: dict[str, float]
+    def __init__(self) -> None:
+        super().__init__()
+        #: Content of the files of the last upload, by path.
+        self.uploaded: dict[str, bytes] = {}
 
-    def _answering(self, method: str, request: Any, context: Any) -> AbstractContextManager[None]:
-        raise NotImplementedError
-
-    def _describe(self, model: FakeModel) -> models_pb2.ModelVersion:
-        raise NotImplementedError
-
-    def UploadModel(  # noqa: N802
-        self, requests: Iterator[pb.UploadModelRequest], context: Any
-    ) -> Iterator[pb.UploadModelResponse]:
+    def UploadModel(self, requests: Iterator[pb.UploadModelRequest], context: Any) -> Iterator[pb.UploadModelResponse]:
         spec = next(requests).spec
-        with self._answering("UploadModel", spec, context):
+        with self.answering("UploadModel", spec, context):
             yield pb.UploadModelResponse(accepted=pb.UploadAccepted())
             parts = [bytearray() for _ in spec.files]
             for request in requests:
@@ -69,89 +59,69 @@ class FakeManagement(management_pb2_grpc.ManagementServiceServicer):
             self._move_label(spec.name, spec.label, made)
         return made.version
 
-    def LoadModel(self, request: pb.LoadModelRequest, context: Any) -> pb.LoadModelResponse:  # noqa: N802
-        with self._answering("LoadModel", request, context):
-            for model in self._versions(request.name):
-                if model.state == "unloaded":
-                    model.state = "ready"
-            return pb.LoadModelResponse(change=self._change(request.name))
-        raise AssertionError("an abort raises")
+    def LoadModel(self, request: pb.LoadModelRequest, context: Any) -> pb.LoadModelResponse:
+        for model in self._versions(request.name):
+            if model.state == "unloaded":
+                model.state = "ready"
+        return pb.LoadModelResponse(change=self._change(request.name))
 
-    def UnloadModel(self, request: pb.UnloadModelRequest, context: Any) -> pb.UnloadModelResponse:  # noqa: N802
-        with self._answering("UnloadModel", request, context):
-            for model in self._versions(request.name):
-                model.state = "unloaded"
-            return pb.UnloadModelResponse(change=self._change(request.name))
-        raise AssertionError("an abort raises")
+    def UnloadModel(self, request: pb.UnloadModelRequest, context: Any) -> pb.UnloadModelResponse:
+        for model in self._versions(request.name):
+            model.state = "unloaded"
+        return pb.UnloadModelResponse(change=self._change(request.name))
 
-    def RollBack(self, request: pb.RollBackRequest, context: Any) -> pb.RollBackResponse:  # noqa: N802
-        with self._answering("RollBack", request, context):
-            versions = self._versions(request.name)
-            default = next((one.version for one in versions if self._describe(one).served_by_default), 0)
-            before = [one.version for one in versions if one.version < default and one.state == "ready"]
-            if not request.version and not before:
-                raise ModelNotReady(f"model {request.name!r} has no version to roll back to")
-            version = request.version or max(before)
-            self._pin(request.name, version)
-            self.canaries.pop(request.name, None)
-            return pb.RollBackResponse(version=version, change=self._change(request.name))
-        raise AssertionError("an abort raises")
+    def RollBack(self, request: pb.RollBackRequest, context: Any) -> pb.RollBackResponse:
+        versions = self._versions(request.name)
+        default = next((one.version for one in versions if self.describe(one).served_by_default), 0)
+        before = [one.version for one in versions if one.version < default and one.state == "ready"]
+        if not request.version and not before:
+            raise ModelNotReady(f"model {request.name!r} has no version to roll back to")
+        version = request.version or max(before)
+        self._pin(request.name, version)
+        self.canaries.pop(request.name, None)
+        return pb.RollBackResponse(version=version, change=self._change(request.name))
 
-    def PinVersion(self, request: pb.PinVersionRequest, context: Any) -> pb.PinVersionResponse:  # noqa: N802
-        with self._answering("PinVersion", request, context):
-            self._pin(request.name, request.version)
-            return pb.PinVersionResponse(change=self._change(request.name))
-        raise AssertionError("an abort raises")
+    def PinVersion(self, request: pb.PinVersionRequest, context: Any) -> pb.PinVersionResponse:
+        self._pin(request.name, request.version)
+        return pb.PinVersionResponse(change=self._change(request.name))
 
-    def UnpinVersion(self, request: pb.UnpinVersionRequest, context: Any) -> pb.UnpinVersionResponse:  # noqa: N802
-        with self._answering("UnpinVersion", request, context):
-            for model in self._versions(request.name):
-                model.pinned = False
-            return pb.UnpinVersionResponse(change=self._change(request.name))
-        raise AssertionError("an abort raises")
+    def UnpinVersion(self, request: pb.UnpinVersionRequest, context: Any) -> pb.UnpinVersionResponse:
+        for model in self._versions(request.name):
+            model.pinned = False
+        return pb.UnpinVersionResponse(change=self._change(request.name))
 
-    def SetLabel(self, request: pb.SetLabelRequest, context: Any) -> pb.SetLabelResponse:  # noqa: N802
-        with self._answering("SetLabel", request, context):
-            self._move_label(request.name, request.label, self._version(request.name, request.version))
-            return pb.SetLabelResponse(change=self._change(request.name))
-        raise AssertionError("an abort raises")
+    def SetLabel(self, request: pb.SetLabelRequest, context: Any) -> pb.SetLabelResponse:
+        self._move_label(request.name, request.label, self._version(request.name, request.version))
+        return pb.SetLabelResponse(change=self._change(request.name))
 
-    def RemoveLabel(self, request: pb.RemoveLabelRequest, context: Any) -> pb.RemoveLabelResponse:  # noqa: N802
-        with self._answering("RemoveLabel", request, context):
-            if not any(request.label in model.labels for model in self._versions(request.name)):
-                raise LabelNotFound(f"model {request.name!r} has no label {request.label!r}")
-            self._move_label(request.name, request.label, None)
-            return pb.RemoveLabelResponse(change=self._change(request.name))
-        raise AssertionError("an abort raises")
+    def RemoveLabel(self, request: pb.RemoveLabelRequest, context: Any) -> pb.RemoveLabelResponse:
+        if not any(request.label in model.labels for model in self._versions(request.name)):
+            raise LabelNotFound(f"model {request.name!r} has no label {request.label!r}")
+        self._move_label(request.name, request.label, None)
+        return pb.RemoveLabelResponse(change=self._change(request.name))
 
-    def SetCanary(self, request: pb.SetCanaryRequest, context: Any) -> pb.SetCanaryResponse:  # noqa: N802
-        with self._answering("SetCanary", request, context):
-            canary = [model for model in self._versions(request.name) if "canary" in model.labels]
-            if request.share and not canary:
-                raise FailedPrecondition(f"model {request.name!r} has no label 'canary'")
-            if request.share and self._describe(canary[0]).served_by_default:
-                raise FailedPrecondition(f"model {request.name!r} version {canary[0].version}: it is the default")
-            self.canaries[request.name] = request.share
-            return pb.SetCanaryResponse(change=self._change(request.name), share=request.share)
-        raise AssertionError("an abort raises")
+    def SetCanary(self, request: pb.SetCanaryRequest, context: Any) -> pb.SetCanaryResponse:
+        canary = [model for model in self._versions(request.name) if "canary" in model.labels]
+        if request.share and not canary:
+            raise FailedPrecondition(f"model {request.name!r} has no label 'canary'")
+        if request.share and self.describe(canary[0]).served_by_default:
+            raise FailedPrecondition(f"model {request.name!r} version {canary[0].version}: it is the default")
+        self.canaries[request.name] = request.share
+        return pb.SetCanaryResponse(change=self._change(request.name), share=request.share)
 
-    def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Any) -> pb.DeleteVersionResponse:  # noqa: N802
-        with self._answering("DeleteVersion", request, context):
-            model = self._version(request.name, request.version)
-            if model.labels or (not request.force and (model.pinned or self._describe(model).served_by_default)):
-                raise FailedPrecondition(f"model {model.name!r} version {model.version}: it is in use")
-            self.models.remove(model)
-            return pb.DeleteVersionResponse(change=self._change(request.name))
-        raise AssertionError("an abort raises")
+    def DeleteVersion(self, request: pb.DeleteVersionRequest, context: Any) -> pb.DeleteVersionResponse:
+        model = self._version(request.name, request.version)
+        if model.labels or (not request.force and (model.pinned or self.describe(model).served_by_default)):
+            raise FailedPrecondition(f"model {model.name!r} version {model.version}: it is in use")
+        self.models.remove(model)
+        return pb.DeleteVersionResponse(change=self._change(request.name))
 
-    def DeleteModel(self, request: pb.DeleteModelRequest, context: Any) -> pb.DeleteModelResponse:  # noqa: N802
-        with self._answering("DeleteModel", request, context):
-            versions = self._versions(request.name)
-            if not request.force and any(model.state == "ready" for model in versions):
-                raise FailedPrecondition(f"model {request.name!r}: it is loaded")
-            self.models[:] = [model for model in self.models if model.name != request.name]
-            return pb.DeleteModelResponse()
-        raise AssertionError("an abort raises")
+    def DeleteModel(self, request: pb.DeleteModelRequest, context: Any) -> pb.DeleteModelResponse:
+        versions = self._versions(request.name)
+        if not request.force and any(model.state == "ready" for model in versions):
+            raise FailedPrecondition(f"model {request.name!r}: it is loaded")
+        self.models[:] = [model for model in self.models if model.name != request.name]
+        return pb.DeleteModelResponse()
 
     def _versions(self, name: str) -> list[FakeModel]:
         versions = sorted((one for one in self.models if one.name == name), key=lambda one: -one.version)
@@ -177,7 +147,7 @@ class FakeManagement(management_pb2_grpc.ManagementServiceServicer):
             model.labels = (*others, label) if model is to else others
 
     def _change(self, name: str) -> pb.ModelChange:
-        return pb.ModelChange(versions=map(self._describe, self._versions(name)) if self._has(name) else [])
+        return pb.ModelChange(versions=map(self.describe, self._versions(name)) if self._has(name) else [])
 
     def _has(self, name: str) -> bool:
         return any(model.name == name for model in self.models)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from layerserve.errors import LayerNotFound, MissingInput, ModelNotReady, UnknownInput, UnknownOutput
-from layerserve.model_info import TensorSpec, VersionState
-from layerserve.node_shapes import LayerNode, LayerNodes, NodeTensor
-from layerserve.tensors import Array, decode, dtype_enum, encode, wire_shape
+from layerserve.models.info import VersionState
+from layerserve.models.node_shapes import LayerNode, LayerNodes, NodeTensor
 from layerserve.v1 import graph_pb2, models_pb2, prediction_pb2, tensor_pb2
+from layerserve.values.tensor_spec import TensorSpec
+from layerserve.values.tensors import Array, decode, dtype_enum, encode, wire_shape
 
 Function = Callable[[dict[str, Array]], Mapping[str, Any]]
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from layerserve.errors import DataLoss, InvalidTensor
-from layerserve.tensors import Array, decode_data, dtype_name
 from layerserve.v1 import training_pb2
 from layerserve.v1.tensor_pb2 import ModelSpec
+from layerserve.values.tensors import Array, decode_data, dtype_name
 
 ROLES = {
     training_pb2.DATA_ROLE_X: "x",

@@ -4,9 +4,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-from layerserve.tensors import encode
 from layerserve.v1.prediction_pb2 import PredictResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
+from layerserve.values.tensors import encode
 from numpy import zeros
 
 REPLY = PredictResponse(

@@ -1,4 +1,4 @@
-"""Activation functions by name (keras.activations), and the validator of `activation` options."""
+"""Activation functions by name (keras.activations)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch.nn import functional
-
-from layergraph.config.options import Expected
-from layergraph.errors import unknown_name
-from layergraph.functional.call_context import CallContext
-from layergraph.functional.layer import Layer
-from layergraph.functional.logits import keep_logits
-from layergraph.functional.weights import Weights
-from layergraph.plugins import custom_activations
 
 #: A function of a tensor.
 Function: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -197,7 +189,7 @@ def mish(x: torch.Tensor) -> torch.Tensor:
     return functional.mish(x)
 
 
-_FUNCTIONS: tuple[Function, ...] = (
+FUNCTIONS: tuple[Function, ...] = (
     celu,
     elu,
     exponential,
@@ -232,72 +224,7 @@ _FUNCTIONS: tuple[Function, ...] = (
 
 #: Name -> function. Keras's `threshold` is left out: it requires arguments, so no config can name it.
 ACTIVATIONS: Mapping[str, Function] = {
-    **{function.__name__: function for function in _FUNCTIONS},
+    **{function.__name__: function for function in FUNCTIONS},
     "swish": silu,
     "hard_swish": hard_silu,
 }
-
-#: KerasHub's functions, by the names of its former package, too.
-_HUB_ACTIVATIONS: Mapping[str, Function] = {
-    f"{package}>gelu_approximate": gelu_approximate for package in ("keras_hub", "keras_nlp")
-}
-
-_REMEDY = "a plugin can register one: layergraph.plugins.register_activation"
-
-
-def activation(value: Any) -> Activation:
-    """Validator: a name, a function of the table, an activation layer, or Keras's serialised form of one of them.
-
-    None means `linear`. Serialised layers must be those of `layers/activations.py`.
-    """
-    if value is None:
-        return linear
-    if isinstance(value, Layer):
-        return value
-    if isinstance(value, Mapping) and "class_name" in value:
-        return _deserialized(value)
-    if isinstance(value, str):
-        if value in ACTIVATIONS:
-            return ACTIVATIONS[value]
-        custom = {**_HUB_ACTIVATIONS, **custom_activations()}
-        if value not in custom:
-            text = unknown_name("activation", value, [*ACTIVATIONS, *custom])
-            raise Expected(f"the name of an activation function; {text} ({_REMEDY})")
-        return custom[value]
-    if callable(value) and any(
-        value is known for known in (*_FUNCTIONS, gelu_approximate, *custom_activations().values())
-    ):
-        return value
-    if isinstance(value, Mapping) and isinstance(value.get("value"), list):  # a lambda, as Keras 2.13 to 2.15 write it
-        raise Expected("the name of an activation function: a lambda holds Python code, which is never run")
-    raise Expected("the name of an activation function, or an activation layer")
-
-
-def _deserialized(value: Mapping[str, Any]) -> Activation:
-    # Imported here, as the activation layers import this module.
-    from layergraph.layers.activations import LAYERS
-
-    name, config = value["class_name"], value.get("config")
-    if name in ("function", "builtin_function_or_method") and isinstance(config, str):
-        return activation(config)
-    if name in LAYERS and isinstance(config, Mapping):
-        return LAYERS[name].from_config(config)
-    raise Expected(f"an activation function or layer: {', '.join(sorted(LAYERS))}")
-
-
-def adopt_activation(owner: Layer, chosen: Activation) -> None:
-    """Makes an activation layer a sublayer of `owner`, which then owns its weights. Called in `setup`."""
-    if isinstance(chosen, Layer):
-        owner.sublayers["activation"] = chosen
-
-
-def activate(chosen: Activation, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-    """Computes the activation of `x` in `forward` of a layer that adopted it; `w` holds the owner's weights."""
-    y: torch.Tensor = (
-        chosen.execute(context, w["activation"], (x,), {}, None, want_masks=False)[0]
-        if isinstance(chosen, Layer)
-        else chosen(x)
-    )
-    if context.keeps_logits and (chosen is sigmoid or chosen is softmax):
-        keep_logits(y, x, chosen.__name__, context.keeps_logits)
-    return y

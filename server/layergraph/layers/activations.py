@@ -1,24 +1,99 @@
-"""Activation layers (keras.layers.ReLU and others)."""
+"""Activation layers (keras.layers.ReLU and others), and the validator of `activation` options."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from layergraph.config.options import integer, nonnegative, number, one_of, one_or_list_of, option, optional
+from layergraph.config.options import Expected, integer, nonnegative, number, one_of, one_or_list_of, option, optional
 from layergraph.constraints import constraint
-from layergraph.errors import GraphError
+from layergraph.errors import GraphError, unknown_name
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.logits import keep_logits
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers.activation_functions import (
+    ACTIVATIONS,
+    FUNCTIONS,
+    Function,
+    elu,
+    gelu_approximate,
+    leaky_relu,
+    linear,
+    relu,
+    sigmoid,
+    softmax,
+)
+from layergraph.layers.activation_functions import (
     Activation as ActivationFunction,
 )
-from layergraph.layers.activation_functions import activate, activation, adopt_activation, elu, leaky_relu, relu
+from layergraph.plugins import custom_activations
 from layergraph.regularizers import regularizer
+
+#: KerasHub's functions, by the names of its former package, too.
+_HUB_ACTIVATIONS: Mapping[str, Function] = {
+    f"{package}>gelu_approximate": gelu_approximate for package in ("keras_hub", "keras_nlp")
+}
+
+_REMEDY = "a plugin can register one: layergraph.plugins.register_activation"
+
+
+def activation(value: Any) -> ActivationFunction:
+    """Validator: a name, a function of the table, an activation layer, or Keras's serialised form of one of them.
+
+    None means `linear`. Serialised layers must be those of this module.
+    """
+    if value is None:
+        return linear
+    if isinstance(value, Layer):
+        return value
+    if isinstance(value, Mapping) and "class_name" in value:
+        return _deserialized(value)
+    if isinstance(value, str):
+        if value in ACTIVATIONS:
+            return ACTIVATIONS[value]
+        custom = {**_HUB_ACTIVATIONS, **custom_activations()}
+        if value not in custom:
+            text = unknown_name("activation", value, [*ACTIVATIONS, *custom])
+            raise Expected(f"the name of an activation function; {text} ({_REMEDY})")
+        return custom[value]
+    if callable(value) and any(
+        value is known for known in (*FUNCTIONS, gelu_approximate, *custom_activations().values())
+    ):
+        return value
+    if isinstance(value, Mapping) and isinstance(value.get("value"), list):  # a lambda, as Keras 2.13 to 2.15 write it
+        raise Expected("the name of an activation function: a lambda holds Python code, which is never run")
+    raise Expected("the name of an activation function, or an activation layer")
+
+
+def _deserialized(value: Mapping[str, Any]) -> ActivationFunction:
+    name, config = value["class_name"], value.get("config")
+    if name in ("function", "builtin_function_or_method") and isinstance(config, str):
+        return activation(config)
+    if name in LAYERS and isinstance(config, Mapping):
+        return LAYERS[name].from_config(config)
+    raise Expected(f"an activation function or layer: {', '.join(sorted(LAYERS))}")
+
+
+def adopt_activation(owner: Layer, chosen: ActivationFunction) -> None:
+    """Makes an activation layer a sublayer of `owner`, which then owns its weights. Called in `setup`."""
+    if isinstance(chosen, Layer):
+        owner.sublayers["activation"] = chosen
+
+
+def activate(chosen: ActivationFunction, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
+    """Computes the activation of `x` in `forward` of a layer that adopted it; `w` holds the owner's weights."""
+    y: torch.Tensor = (
+        chosen.execute(context, w["activation"], (x,), {}, None, want_masks=False)[0]
+        if isinstance(chosen, Layer)
+        else chosen(x)
+    )
+    if context.keeps_logits and (chosen is sigmoid or chosen is softmax):
+        keep_logits(y, x, chosen.__name__, context.keeps_logits)
+    return y
 
 
 class Activation(Layer):
@@ -39,7 +114,6 @@ class Activation(Layer):
         super().build_for(args)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the activation of x."""
         return activate(self.activation, context, w, x)
 
 
@@ -53,7 +127,6 @@ class ReLU(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the rectifier."""
         return relu(x, self.negative_slope, self.max_value, self.threshold)
 
 
@@ -71,7 +144,6 @@ class LeakyReLU(Layer):
         super().__init__(*args, **kwargs)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the rectifier."""
         return leaky_relu(x, self.negative_slope)
 
 
@@ -131,7 +203,6 @@ class PReLU(PerElement):
         )
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the rectifier."""
         y: torch.Tensor = torch.relu(x) - w.alpha * torch.relu(-x)
         return y
 
@@ -144,7 +215,6 @@ class ELU(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the exponential linear unit."""
         return elu(x, self.alpha)
 
 
@@ -156,7 +226,6 @@ class ThresholdedReLU(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the thresholded input."""
         # Keras multiplies by the condition, so that minus infinity gives NaN rather than 0.
         return x * (x > self.theta).to(x.dtype)
 

@@ -27,7 +27,6 @@ class LayerScale(Layer):
         self.add_weight("gamma", (self.projection_dim,), Constant(self.init_values))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes x * gamma."""
         scaled: torch.Tensor = x * w.gamma
         return scaled
 

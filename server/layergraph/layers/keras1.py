@@ -14,8 +14,8 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Constant, Ones, Zeros, initializer
-from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
-from layergraph.layers.activations import PerElement
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import PerElement, activate, activation, adopt_activation
 from layergraph.layers.merging import Dot, Masks
 from layergraph.regularizers import regularizer
 
@@ -70,7 +70,6 @@ class MaxoutDense(_Dense):
             self.add_bias(self.nb_feature, self.units)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the maximum over the linear layers."""
         y = torch.einsum("rf,nfu->rnu", x, w.kernel)
         return (y + w.bias if self.use_bias else y).amax(1)
 
@@ -96,7 +95,6 @@ class Highway(_Dense):
             self.add_weight("carry_bias", (features,), Ones())
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the gated sum of activation and input."""
         share = x @ w.carry_kernel
         y = x @ w.kernel
         if self.use_bias:
@@ -131,7 +129,6 @@ class ParametricSoftplus(PerElement):
         self.add_weight("betas", shape, Constant(self.beta_init))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the scaled softplus."""
         # torch's softplus returns x itself above a threshold, by default 20.
         y: torch.Tensor = w.alphas * functional.softplus(w.betas * x, threshold=50)
         return y
@@ -153,7 +150,6 @@ class SReLU(PerElement):
             self.add_weight(name, shape, getattr(self, f"{name}_init"))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the S-shaped rectifier."""
         width = w.t_right.abs()
         above = x - w.t_left
         middle = torch.minimum(torch.relu(above), width)

@@ -161,7 +161,6 @@ class Concatenate(_Merge):
     axis: int = option(integer, default=-1)
 
     def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> torch.Tensor:
-        """Concatenates the inputs."""
         tensors = self.checked(inputs)
         if context.symbolic_dims is not None:
             tensors = [

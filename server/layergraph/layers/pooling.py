@@ -35,7 +35,6 @@ class _Pooling(SpatialLayer):
         self.check_padding(self.padding)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         lengths = self.lengths(x)
         same = self.padding == "same"
         self.check_windows(lengths, [1] * self.rank if same else self.pool_size)

@@ -110,7 +110,6 @@ class _AdaptivePooling(SpatialLayer):
         self.each_axis("output_size")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         self.check_windows(self.lengths(x), [1] * self.rank)
         y = self.pool(self.to_torch(self.floating(x)), self.torch_sizes(self.output_size))
         return self.from_torch(y)

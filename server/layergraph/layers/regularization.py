@@ -192,7 +192,6 @@ class ActivityRegularization(Layer):
         return {key: value for key, value in super().get_config().items() if key != "activity_regularizer"}
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Returns the inputs."""
         return x
 
 
@@ -229,7 +228,6 @@ class AddLoss(Layer):
         return {key: value for key, value in super().get_config().items() if key != "activity_regularizer"}
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Returns the input."""
         return x
 
 
@@ -246,7 +244,6 @@ class AddMetric(Layer):
     is_end = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Returns the input."""
         return x
 
 

@@ -184,7 +184,6 @@ class _ZeroPadding(_BorderLayer):
         self.read_border("padding")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         self.check_rank(x.ndim)
         return self.padded(self.floating(x), self.pairs(self.padding))
 

@@ -33,7 +33,6 @@ class _UpSampling(SpatialLayer):
         self.each_axis("size")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         self.check_rank(x.ndim)
         return self.repeated(self.floating(x))
 
@@ -73,7 +72,6 @@ class UpSampling2D(_UpSampling):
     image_rule: str = option(one_of("keras3", "corner"), default="keras3", kw_only=True, saved=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         if self.interpolation in ("nearest", "area"):
             # With an integer factor, every new pixel lies within one old pixel.
             return super().forward(context, w, x)

@@ -185,7 +185,6 @@ class Cast(Typed):
     keras_module = "keras.src.ops.core"
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x converted."""
         return self.converted(x)
 
 
@@ -215,7 +214,6 @@ class SaturateCast(Typed):
     keras_module = "keras.src.ops.core"
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x converted."""
         wanted = torch_dtype(self.element_type or "float32")
         if wanted is torch.bool:
             return x.clamp(0, 1).to(wanted)
@@ -236,7 +234,6 @@ class View(Typed):
     """The bits of x reinterpreted in another dtype (keras.ops.view)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The same bytes."""
         return x if self.element_type is None else x.contiguous().view(torch_dtype(self.element_type))
 
 
@@ -246,7 +243,6 @@ class ZerosLike(Typed):
     computes_values = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The zeros."""
         return torch.zeros_like(self.converted(x.new_empty(()))).expand(x.shape)
 
 
@@ -260,7 +256,6 @@ class OnesLike(Typed):
     computes_values = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The ones."""
         return torch.ones_like(self.converted(x.new_empty(()))).expand(x.shape)
 
 
@@ -271,7 +266,6 @@ class Clip(Operation):
     x_max: Any = option(anything)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The clipped x."""
         x = x.to(torch.int32) if x.dtype is torch.bool else x
         low, high = (
             torch.as_tensor(bound, device=x.device) if isinstance(bound, (list, tuple, np.ndarray)) else bound
@@ -371,7 +365,6 @@ class Softmax(Operation):
     axis: int | None = option(optional(integer), default=-1)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The softmax of x."""
         if self.axis is None:
             return activations.softmax(x.reshape(-1)).reshape(x.shape)
         y = x.softmax(self.axis)

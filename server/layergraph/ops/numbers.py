@@ -113,7 +113,6 @@ class Round(Operation):
     decimals: int = option(integer, default=0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x rounded."""
         if x.is_floating_point():
             return torch.round(x, decimals=self.decimals)
         return torch.round(x.double(), decimals=self.decimals).to(x.dtype)

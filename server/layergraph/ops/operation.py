@@ -117,7 +117,6 @@ class Unary(Operation):
     function: ClassVar[Callable[[torch.Tensor], torch.Tensor]]
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The function of x."""
         return type(self).function(x)
 
 
@@ -129,7 +128,6 @@ class Binary(Operation):
     function: ClassVar[Callable[[Any, Any], torch.Tensor]]
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """The function of both."""
         return type(self).function(*as_tensors(x1, x2))
 
 

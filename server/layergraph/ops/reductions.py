@@ -38,7 +38,6 @@ class Any(Reduction):
     """Whether any element is true (keras.ops.any)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """Whether any element is true."""
         return torch.any(x.to(torch.bool), self.axes(x), self.keepdims)
 
 
@@ -46,7 +45,6 @@ class All(Reduction):
     """Whether all elements are true (keras.ops.all)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """Whether all elements are true."""
         return torch.all(x.to(torch.bool), self.axes(x), self.keepdims)
 
 
@@ -73,7 +71,6 @@ class Max(Reduction):
     initial: float | None = option(optional(number), default=None)
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The largest element."""
         y = torch.amax(*self.along(x))
         return y if self.initial is None else y.clamp_min(self.initial)
 
@@ -84,7 +81,6 @@ class Min(Reduction):
     initial: float | None = option(optional(number), default=None)
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The smallest element."""
         y = torch.amin(*self.along(x))
         return y if self.initial is None else y.clamp_max(self.initial)
 
@@ -181,7 +177,6 @@ class Normalize(Operation):
     epsilon: t.Any = option(lambda value: 1e-7 if value is None else number(value), default=None)
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The normalised x."""
         axes = [self.axis] if isinstance(self.axis, int) else list(self.axis)
         if self.order == 2:
             x = as_floats(x)

@@ -39,7 +39,6 @@ class FFT(_Spectral):
     axis: int = option(integer, default=-1)
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> list[torch.Tensor]:
-        """Along the last axis."""
         return _pair(torch.fft.fft(_complex(x), dim=self.axis))
 
 

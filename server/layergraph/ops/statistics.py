@@ -37,7 +37,6 @@ class _ByFunction(Reduction):
         return y
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The reduced x."""
         return self.kept(x, type(self).function(self.flattened(x)))
 
 

@@ -94,20 +94,12 @@ class Gate:
         self._credentials: Credentials | None = None
         #: Callers by method and authorization header, so that most calls cost one lookup.
         self._admitted: dict[tuple[str, str | bytes], Caller] = {}
-        self._checks = True
         if tokens is not None:
             self._read(tokens)
 
-    @classmethod
-    def unguarded(cls) -> Gate:
-        """Returns a gate without a table of rights, for servers of services that aren't in it."""
-        gate = cls()
-        gate._checks = False
-        return gate
-
     def require_rights(self, methods: Iterable[str]) -> None:
         """Raises MissingRightError if one of these methods or paths has no right."""
-        if self._checks and (missing := sorted(set(methods) - self._rights.keys())):
+        if missing := sorted(set(methods) - self._rights.keys()):
             raise MissingRightError(
                 f"{', '.join(missing)}: got no right in proto/ or in a table of rights, expected one for each"
             )

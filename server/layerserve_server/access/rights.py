@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, TypeAlias, get_args
 
-from layerserve import methods
+from layerserve.calls import methods
 from layerserve.v1 import options_pb2
 
 #: Strings, since the hash of an Enum's member is computed in Python, and each call looks one up.

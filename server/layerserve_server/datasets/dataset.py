@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from layerserve.tensors import NUMPY_DTYPES
+from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.disk import json_object, replace_file
 from layerserve_server.records import DAMAGED, INT64, Time, checked, log_damaged, read_object

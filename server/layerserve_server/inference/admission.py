@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from layergraph.errors import unknown_name
-from layerserve.tensors import overflows_bfloat16
+from layerserve.values.tensors import overflows_bfloat16
 
 from layerserve_server.errors import InvalidTensorError, MissingInputError, UnknownInputError
 from layerserve_server.inference.runner import Array, Plan, TensorSpec

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -36,7 +34,7 @@ class Families:
         """Makes a counter."""
         return self._kept(Counter(self._named(name, labels), text, labels, registry=self._registry), labels)
 
-    def gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+    def gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         """Makes a gauge."""
         return self._kept(Gauge(self._named(name, labels), text, labels, registry=self._registry), labels)
 
@@ -44,19 +42,12 @@ class Families:
         """Makes a histogram with the upper bounds of its buckets."""
         return self._kept(HistogramFamily(self._named(name, labels), text, labels, buckets, self._registry), labels)
 
-    def remove_version(self, model: str, version: str) -> None:
-        """Removes the time series of a version from the families whose labels begin with the model and the version."""
+    def remove(self, model: str, version: str | None = None) -> None:
+        """Removes the time series of a model, or only those of one of its versions."""
+        which = {"model": model} if version is None else {"model": model, "version": version}
         for family, names in self._of_models:
-            if names == VERSION:
-                with suppress(KeyError):  # has no such series
-                    family.remove(model, version)
-            elif names[:2] == VERSION:
-                _remove(family, names, {"model": model, "version": version})
-
-    def remove_model(self, model: str) -> None:
-        """Removes all time series of a model."""
-        for family, names in self._of_models:
-            _remove(family, names, {"model": model})
+            if which.keys() <= set(names):
+                family.remove_by_labels(which)
 
     def _named(self, name: str, labels: tuple[str, ...]) -> str:
         self.labels[f"layerserve_{name}"] = labels
@@ -66,19 +57,6 @@ class Families:
         if "model" in labels:
             self._of_models.append((family, labels))
         return family
-
-
-def _remove(family: Counter | Gauge | HistogramFamily, names: tuple[str, ...], of: Mapping[str, str]) -> None:
-    """Removes the time series with these labels, among others."""
-    found = {
-        tuple(sample.labels[name] for name in names)
-        for metric in family.collect()
-        for sample in metric.samples
-        if of.items() <= sample.labels.items()
-    }
-    for labels in found:
-        with suppress(KeyError):  # removed meanwhile, with a version
-            family.remove(*labels)
 
 
 class CallFamilies:

@@ -6,7 +6,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -72,10 +72,12 @@ class HistogramFamily(Collector):
         with self._lock:
             return self._children.setdefault(values, Histogram(self._bounds))
 
-    def remove(self, *values: str) -> None:
-        """Drops the histogram of these label values, if there is one."""
+    def remove_by_labels(self, labels: Mapping[str, str]) -> None:
+        """Drops the histograms with these values of some labels, as prometheus_client's own metrics do."""
+        wanted = [(self._labels.index(name), value) for name, value in labels.items()]
         with self._lock:
-            self._children.pop(values, None)
+            for values in [one for one in self._children if all(one[place] == value for place, value in wanted)]:
+                del self._children[values]
 
     def describe(self) -> Iterator[Metric]:
         """Yields the metric without samples, so that the registry can refuse a duplicate name."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -42,8 +41,6 @@ class Metrics:
         # Finding a child by its labels takes longer than counting, so those that every call uses are cached.
         self._answered: dict[tuple[str, str, str, str], tuple[Counter, Counter, Histogram]] = {}
         self._open: dict[str, Gauge] = {}
-        #: Labels of the series of streamed requests: method, model, version and status.
-        self._streamed_labels: set[tuple[str, str, str, str]] = set()
         #: Makes further metrics, whose series go with their version or model.
         families = self.families = Families(self.registry)
         #: Label names by metric name, for the documentation.
@@ -116,7 +113,6 @@ class Metrics:
     def _count_streamed(self, requests: Sequence[Ended]) -> None:
         for key, seconds in _seconds_by_key(requests).items():
             labels = _short(key[0]), *key[1:]
-            self._streamed_labels.add(labels)
             self._calls.streamed_requests.labels(*labels).inc(len(seconds))
             self._calls.streamed_seconds.labels(*labels).inc(sum(seconds))
             self._calls.streamed_request_seconds.labels(*labels[:2]).observe(seconds)
@@ -164,19 +160,18 @@ class Metrics:
     def watch_memory(self, buffered: Callable[[], int], limit: int) -> None:
         """Sets the callback that returns the memory in use for clients' messages, and its limit, in bytes."""
         text = "Memory used by requests, messages in transit and unread replies, in bytes."
-        Gauge("layerserve_buffered_bytes", text, registry=self.registry).set_function(buffered)
-        text = "Limit of that memory, in bytes."
-        Gauge("layerserve_buffered_limit_bytes", text, registry=self.registry).set(limit)
+        self.families.gauge("buffered_bytes", text).set_function(buffered)
+        self.families.gauge("buffered_limit_bytes", "Limit of that memory, in bytes.").set(limit)
 
     def watch_ready(self, ready: Callable[[], bool]) -> None:
         """Sets the callback that returns whether clients should use this server."""
         text = "1 while health is SERVING, 0 while the server starts or drains."
-        Gauge("layerserve_ready", text, registry=self.registry).set_function(ready)
+        self.families.gauge("ready", text).set_function(ready)
 
     def watch_loaded(self, loaded: Callable[[], int]) -> None:
         """Sets the callback that returns the memory of loaded versions, in bytes."""
         text = "Memory of loaded models: weights, the engines' copies of them, and graphs, in bytes."
-        Gauge("layerserve_loaded_bytes", text, registry=self.registry).set_function(loaded)
+        self.families.gauge("loaded_bytes", text).set_function(loaded)
 
     def access_reread(self, what: str, ok: bool) -> None:
         """Sets whether "tokens", "keys" or "certificate" could be read after a change."""
@@ -216,23 +211,16 @@ class Metrics:
 
     def version_released(self, model: str, version: int) -> None:
         """Removes the time series of a version that was freed: those of a model trained every day would accumulate."""
-        labels = (model, str(version))
         # Calls counted after the removal would create the series again.
         self._flush()
-        self._batch_metrics.pop(labels, None)
-        self.families.remove_version(*labels)
+        self._batch_metrics.pop((model, str(version)), None)
         # Train ends after the run's base version was released: what it counted then is removed with a later version.
-        released = [key for key in tuple(self._answered) if key[1] == model and key[2]]
-        for key in [key for key in released if key[1:3] not in self._batch_metrics]:
-            del self._answered[key]
-            method, *_, status = key
-            for counter in (self._calls.requests, self._calls.requests_seconds, self._calls.errors):
-                with suppress(KeyError):
-                    counter.remove(_short(method), *key[1:3], status)
-        for streamed in [found for found in tuple(self._streamed_labels) if found[1:3] == labels]:
-            self._streamed_labels.discard(streamed)
-            for counter in (self._calls.streamed_requests, self._calls.streamed_seconds):
-                counter.remove(*streamed)
+        ended = {key[2] for key in tuple(self._answered) if key[1] == model and key[2]}
+        for gone in {str(version), *ended}:
+            if (model, gone) not in self._batch_metrics:
+                for key in [key for key in tuple(self._answered) if key[1:3] == (model, gone)]:
+                    self._answered.pop(key, None)
+                self.families.remove(model, gone)
 
     def model_gone(self, model: str) -> None:
         """Removes the time series of models that are gone, except the last ones: those of ever new names would
@@ -258,9 +246,7 @@ class Metrics:
             self._batch_metrics.pop(key, None)
         for answered in [key for key in tuple(self._answered) if key[1] == model]:
             self._answered.pop(answered, None)
-        for streamed in [key for key in tuple(self._streamed_labels) if key[1] == model]:
-            self._streamed_labels.discard(streamed)
-        self.families.remove_model(model)
+        self.families.remove(model)
 
     # Training.
 

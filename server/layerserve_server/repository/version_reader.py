@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from layergraph.errors import LayerGraphError
-from layerserve.tensors import NUMPY_DTYPES
+from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.errors import ServerError, VersionFailedError, safe_text
 from layerserve_server.inference.batching import BatchQueue

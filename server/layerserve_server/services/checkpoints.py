@@ -7,10 +7,10 @@ import fcntl
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
-from layerserve import tensors
 from layerserve.v1 import checkpoints_pb2 as pb
 from layerserve.v1 import tensor_pb2
 from layerserve.v1.training_pb2 import LogValue
+from layerserve.values import tensors
 
 from layerserve_server.access.ownership import Access
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, UnknownCheckpointError

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from layerserve import tensors
 from layerserve.v1 import datasets_pb2 as pb
 from layerserve.v1 import tensor_pb2
+from layerserve.values import tensors
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.datasets.dataset import ArrayInfo, Dataset, Declaration, read_samples

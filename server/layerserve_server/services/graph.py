@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from layergraph.errors import unknown_name
-from layerserve import tensors
 from layerserve.v1 import graph_pb2
+from layerserve.values import tensors
 
 from layerserve_server.errors import UnknownLayerError
 from layerserve_server.repository.repository import Repository

@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeVar
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from layerserve import errors as codec_errors
-from layerserve import tensors
 from layerserve.v1 import tensor_pb2
+from layerserve.values import tensors
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.rights import Right

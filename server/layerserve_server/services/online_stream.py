@@ -10,10 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from layerserve import tensors
 from layerserve.errors import InvalidTensor
 from layerserve.v1 import online_pb2 as pb
 from layerserve.v1.tensor_pb2 import Tensor
+from layerserve.values import tensors
 
 from layerserve_server.errors import (
     InvalidRequestError,

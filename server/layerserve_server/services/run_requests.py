@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from layergraph.archive.json_text import JsonError, json_value
-from layerserve.options.kinds import Callbacks, ClassWeight, Json, Lora, Splits, splits_problem
-from layerserve.options.option import Option
-from layerserve.options.training import BUDGET, COMPILE, RUN, VIEW, Budget, View
+from layerserve.training.options.contract import BUDGET, COMPILE, RUN, VIEW, Budget, View
+from layerserve.training.options.kinds import Callbacks, ClassWeight, Json, Lora, Splits, splits_problem
+from layerserve.training.options.option import Option
 from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.errors import InvalidRequestError

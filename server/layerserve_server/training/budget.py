@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from layerserve.options.training import Budget
+from layerserve.training.options.contract import Budget
 
 from layerserve_server.errors import TooLargeError
 from layerserve_server.system_memory import available_memory, memory_of

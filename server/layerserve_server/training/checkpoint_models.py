@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from layerserve import tensors
 from layerserve.errors import InvalidTensor
+from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidTensorError, UnknownCheckpointError
 from layerserve_server.forking.fork_server import never

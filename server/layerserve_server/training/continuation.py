@@ -11,7 +11,7 @@ from typing import Any
 
 from layergraph.archive.finding import find_model
 from layergraph.errors import LayerGraphError
-from layerserve.options.training import COMPILE, RUN
+from layerserve.training.options.contract import COMPILE, RUN
 
 from layerserve_server.errors import InvalidRequestError, UnknownCheckpointError, safe_text
 from layerserve_server.repository.publishing import link_file

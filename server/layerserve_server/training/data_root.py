@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy.typing as npt
-from layerserve.table_files.table import Selection
+from layerserve.values.table_files.table import Selection
 
 from layerserve_server.disk import STATE_FOLDER
 from layerserve_server.errors import ForbiddenPathError, InvalidRequestError, NotTrainableError

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from layerserve import tensors
-from layerserve.table_files.table import Selection
-from layerserve.tensors import NUMPY_DTYPES
+from layerserve.values import tensors
+from layerserve.values.table_files.table import Selection
+from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.datasets.dataset import ArrayInfo, Description
 from layerserve_server.errors import InvalidRequestError, ServerError

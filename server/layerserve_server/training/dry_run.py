@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from layergraph.errors import ModelFileError
-from layerserve.table_files.table import Selection
+from layerserve.values.table_files.table import Selection
 
 from layerserve_server import errors
 from layerserve_server.datasets.dataset import Description

@@ -19,7 +19,7 @@ from layergraph.errors import (
     NotCompiledError,
     unknown_name,
 )
-from layerserve.options.training import View
+from layerserve.training.options.contract import View
 
 from layerserve_server import errors
 from layerserve_server.inference.runner import Array

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from layerserve.options.kinds import Number
-from layerserve.options.online import OnlineOptions
-from layerserve.options.training import RUN, Budget, RunOptions, View
-from layerserve.table_files.table import Selection
-from layerserve.tensors import NUMPY_DTYPES
+from layerserve.online.options import OnlineOptions
+from layerserve.training.options.contract import RUN, Budget, RunOptions, View
+from layerserve.training.options.kinds import Number
+from layerserve.values.table_files.table import Selection
+from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.disk import json_object
 from layerserve_server.records import Int32, checked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from layergraph.training.mapped_text import MappedText
-from layerserve.tensors import LENGTH, string_end
+from layerserve.values.tensors import LENGTH, string_end
 
 from layerserve_server.errors import InvalidTensorError, TooLargeError
 from layerserve_server.training.request import DataArray

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from layergraph.training.mapped_text import MappedText
-from layerserve import tensors
 from layerserve.errors import InvalidTensor
+from layerserve.values import tensors
 
 from layerserve_server.disk import open_lock
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, InvalidTensorError, NotTrainableError

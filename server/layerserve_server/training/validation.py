@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from layergraph.errors import unknown_name
-from layerserve.options.kinds import SHARE, Key, Metadata, Number, Whole, Words
-from layerserve.options.online import SESSION
-from layerserve.options.option import Option
-from layerserve.options.training import BUDGET, RUN, VIEW, View
-from layerserve.table_files.table import Selection
+from layerserve.online.options import SESSION
+from layerserve.training.options.contract import BUDGET, RUN, VIEW, View
+from layerserve.training.options.kinds import SHARE, Key, Metadata, Number, Whole, Words
+from layerserve.training.options.option import Option
+from layerserve.values.table_files.table import Selection
 
 from layerserve_server.errors import (
     InvalidRequestError,

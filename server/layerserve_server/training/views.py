@@ -7,7 +7,7 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 from layergraph.errors import unknown_name
-from layerserve.options.training import View
+from layerserve.training.options.contract import View
 
 from layerserve_server.errors import InvalidRequestError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from layerserve.certificate_files import load_authorities, load_pair
+from layerserve.calls.certificate_files import load_authorities, load_pair
 
 logger = logging.getLogger(__name__)
 

@@ -84,7 +84,7 @@ class Poller:
         if missing:
             raise UnsupportedGrpcioError(
                 f"grpcio {grpc.__version__} isn't supported, as it has no {', '.join(missing)}; "
-                "install the release that the extra 'server' asks for: pip install 'layerserve[server]'"
+                "install a release that the extra 'server' allows: pip install '.[server]' in the repository's folder"
             )
         self.batches = batches
         self.streams = streams

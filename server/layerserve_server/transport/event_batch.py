@@ -100,7 +100,7 @@ class EventBatches:
             if self._telemetry is not None:
                 call.trace = self._telemetry.begin(call.method, call.metadata, call.arrived)
             # First, and with nothing of the request looked at.
-            call.caller = self._gate.trusted or self._gate.admit(call)
+            self.admit(call)
             if call.deadline is not None and time.monotonic() >= call.deadline:
                 raise DeadlinePassedError(LATE)
             if len(request) > limits.max_message_bytes:
@@ -121,6 +121,10 @@ class EventBatches:
             handler(call)
         except Exception as error:
             call.fail(error)
+
+    def admit(self, call: BatchedCall) -> None:
+        """Sets the caller of a call. Raises UnauthenticatedError or ForbiddenError if it may not call the method."""
+        call.caller = self._gate.trusted or self._gate.admit(call)
 
     def _take_long(self, call: BatchedCall, handler: Handler) -> None:
         """Decompresses a large request in a pool thread, then calls the handler."""

@@ -74,13 +74,13 @@ class GrpcioServer:
         observer: Observer,
         limits: Limits,
         *,
+        gate: Gate,
         host: str,
         port: int,
         reflect: bool = True,
         certificates: Certificates | None = None,
         shared: SharedPort | None = None,
         front: Front | None = None,
-        gate: Gate | None = None,
         models: Callable[[str], bool | None] = lambda name: None,
         telemetry: Telemetry | None = None,
     ) -> None:
@@ -95,7 +95,6 @@ class GrpcioServer:
         #: Whether clients connect to this transport, not to one in front of it.
         self._at_the_front = front is None
         self._connections, self.memory = front or Front.of(limits)
-        gate = gate or Gate.unguarded()
         self._batches = EventBatches(observer, limits, self.memory, gate, telemetry)
         self._streams = Streams(observer, limits, self.memory, gate, telemetry)
         self._health = Health(routes.services(), models)

@@ -63,12 +63,12 @@ class NativeServer:
         observer: Observer,
         limits: Limits,
         *,
+        gate: Gate,
         host: str,
         port: int,
         reflect: bool = True,
         certificates: Certificates | None = None,
         shared: SharedPort | None = None,
-        gate: Gate | None = None,
         models: Callable[[str], bool | None] = lambda name: None,
         telemetry: Telemetry | None = None,
     ) -> None:
@@ -95,7 +95,6 @@ class NativeServer:
         self._shutdown = Shutdown()
         front = Front.of(limits)
         self._connections, self.memory = front
-        gate = gate or Gate.unguarded()
         gate.require_rights(routes.prompt)
         self._batches = EventBatches(observer, limits, self.memory, gate, telemetry)
         self._methods = sorted(routes.prompt)

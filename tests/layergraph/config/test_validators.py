@@ -10,7 +10,8 @@ from layergraph.config.options import Expected
 from layergraph.config.spec import MAX_LAYERS
 from layergraph.errors import ConfigError
 from layergraph.layers import Dense, ReversibleEmbedding
-from layergraph.layers.activation_functions import ACTIVATIONS, activation
+from layergraph.layers.activation_functions import ACTIVATIONS
+from layergraph.layers.activations import activation
 from layergraph.layers.hub.masked_lm import _embedding
 from layergraph.layers.hub.positions import positive_number
 from layergraph.layers.quantized.quantizers import Int8QuantizationConfig, quantization_config

@@ -7,7 +7,8 @@ import torch
 from keras.src.activations import ALL_OBJECTS_DICT
 from layergraph import layers
 from layergraph.errors import ConfigError, GraphError
-from layergraph.layers.activation_functions import ACTIVATIONS, activation, keras2_hard_sigmoid, linear, relu
+from layergraph.layers.activation_functions import ACTIVATIONS, keras2_hard_sigmoid, linear, relu
+from layergraph.layers.activations import activation
 from layergraph.layers.keras1 import ParametricSoftplus
 from oracles import LayerCase, assert_close, check_layer, keras
 

@@ -142,9 +142,9 @@ def test_a_name_of_many_parts_takes_no_time(tmp_path: Path) -> None:
     for entry in whole["weightsManifest"][0]["weights"]:
         entry["name"] = "a/" * 100_000 + entry["name"].rpartition("/")[2]
     (tmp_path / "model.json").write_text(json.dumps(whole))
-    started = time.perf_counter()
+    started = time.process_time()
     check(tmp_path, stock)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_quantised_values_are_those_of_tensorflow_js(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from layerserve import InvalidArgument, ServerFile
 from layerserve.cli.array_files import read_arrays, write_arrays
-from layerserve.model_info import TensorSpec
+from layerserve.values.tensor_spec import TensorSpec
 
 A = np.arange(6, dtype=np.float32).reshape(2, 3)
 B = np.array([[7], [8]], np.int64)

@@ -15,14 +15,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import typer
-from layerserve import methods
+from layerserve.calls import methods
 from layerserve.cli import extensions, main
 from layerserve.cli.app import application
-from layerserve.tensors import encode
 from layerserve.testing.fake_run import ROLES, FakeRun
 from layerserve.v1 import sweeps_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve.v1.checkpoints_pb2 import PredictCheckpointResponse
+from layerserve.values.tensors import encode
 
 
 @pytest.fixture
@@ -407,7 +407,7 @@ def test_interrupting_leaves_the_sweep_and_says_how_to_go_on(cli, answer, monkey
     running = sweeps_pb2.Sweep(id="s", state=sweeps_pb2.SWEEP_STATE_RUNNING)
     answer(methods.CREATE_SWEEP, lambda *_: sweeps_pb2.CreateSweepResponse(sweep=running))
     answer(methods.GET_SWEEP, lambda *_: sweeps_pb2.GetSweepResponse(sweep=running))
-    monkeypatch.setattr("layerserve.cli.sweeps.time", SimpleNamespace(sleep=interrupted))
+    monkeypatch.setattr("layerserve.sweeps.commands.time", SimpleNamespace(sleep=interrupted))
     status, out, err = cli("sweep start double --x server:x.npy --y server:y.npy --try seed=1,2")
     assert (status, out) == (130, "")
     assert "layerserve sweep show s" in err

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from layerserve.cli.history_plot import check_plot, print_series, sparkline
 from layerserve.errors import InvalidArgument
-from layerserve.run_series import Best, RunSeries, SeriesByRun
+from layerserve.training.series import Best, RunSeries, SeriesByRun
 
 
 @pytest.mark.parametrize(

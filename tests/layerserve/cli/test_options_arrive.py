@@ -7,10 +7,11 @@ import uuid
 import numpy as np
 import pytest
 import typer
-from layerserve import TensorSpec, methods
+from layerserve import TensorSpec
+from layerserve.calls import methods
 from layerserve.cli import extensions
 from layerserve.cli.app import application
-from layerserve.options.arguments import TRAIN
+from layerserve.training.options.arguments import TRAIN
 
 #: Command -> its arguments.
 LINES = {

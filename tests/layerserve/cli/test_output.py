@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pytest
 from layerserve.cli.output import plain, print_json, print_line, print_table
-from layerserve.tables import Table, number_text, shape_text
+from layerserve.values.tables import Table, number_text, shape_text
 
 
 @dataclass

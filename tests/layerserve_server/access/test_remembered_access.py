@@ -17,7 +17,6 @@ from hashlib import sha256
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.errors import REASON_KEY
 from layerserve.v1 import (
     checkpoints_pb2,
@@ -31,6 +30,7 @@ from layerserve.v1 import (
     tensor_pb2,
     training_pb2,
 )
+from layerserve.values import tensors
 from layerserve_server.extensions.sweeps.plan import Method, Plan
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
 from layerserve_server.training.request import RunRequest

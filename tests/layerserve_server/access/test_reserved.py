@@ -6,8 +6,8 @@ import grpc
 import numpy as np
 import pytest
 from echo_servers import needs_native
-from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.reserved import UNREADABLE, Reserved, Restriction
 from layerserve_server.errors import ForbiddenError

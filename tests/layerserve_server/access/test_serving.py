@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import pytest
 from echo_servers import needs_native
-from layerserve import Client, tensors
+from layerserve import Client
 from layerserve.errors import REASON_KEY, Forbidden, QuotaExceeded, TokenExpired, Unauthenticated, from_status
 from layerserve.v1 import (
     management_pb2,
@@ -26,6 +26,7 @@ from layerserve.v1 import (
     training_pb2,
     training_pb2_grpc,
 )
+from layerserve.values import tensors
 from tokens import ENTRIES, bearer, write_tokens
 
 TRANSPORTS = ["grpcio", pytest.param("native", marks=needs_native)]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.execution.sequence_padding import SequencePadding
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.queue import QueuedRequest

@@ -11,8 +11,8 @@ import time
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import management_pb2, management_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.observability import access_log, background
 from layerserve_server.observability.access_log import AccessLog
 from layerserve_server.observability.background import Background

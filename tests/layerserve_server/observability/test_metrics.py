@@ -9,8 +9,8 @@ from importlib.metadata import version as package_version
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.observability import metrics as metrics_module
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
 from layerserve_server.observability.families import LOAD_SECONDS, ROWS, SECONDS, VERSION

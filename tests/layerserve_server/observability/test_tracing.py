@@ -11,9 +11,9 @@ from importlib.util import find_spec
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
+from layerserve.values import tensors
 from layerserve_server.observability import otel_variables
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes.supervisor import AllMetrics

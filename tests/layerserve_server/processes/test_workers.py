@@ -24,7 +24,6 @@ from authorities import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layergraph import Input, Model, load_model
 from layergraph.layers import Conv2D, Dense, Flatten
-from layerserve import tensors
 from layerserve.v1 import (
     models_pb2,
     models_pb2_grpc,
@@ -34,6 +33,7 @@ from layerserve.v1 import (
     training_pb2,
     training_pb2_grpc,
 )
+from layerserve.values import tensors
 from layerserve_server.access.caller import ANYONE
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.access.group import SECRET_BYTES

@@ -9,7 +9,6 @@ import threading
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import (
     management_pb2,
     management_pb2_grpc,
@@ -19,6 +18,7 @@ from layerserve.v1 import (
     prediction_pb2_grpc,
     tensor_pb2,
 )
+from layerserve.values import tensors
 from layerserve_server import wiring
 from layerserve_server.access.reserved import UNREADABLE
 from layerserve_server.errors import NotTrainableError

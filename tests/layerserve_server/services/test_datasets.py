@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import datasets_pb2 as pb
 from layerserve.v1 import datasets_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
+from layerserve.values import tensors
 from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles
 from layerserve_server.services.open_work import OpenWork
 from tokens import bearer, entry

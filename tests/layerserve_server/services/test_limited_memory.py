@@ -7,8 +7,8 @@ import urllib.request
 import numpy as np
 import pytest
 from layerserve import Client, DeadlineExceeded, ModelNotReady
-from layerserve.tensors import decode, encode
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc
+from layerserve.values.tensors import decode, encode
 from layerserve_server.protocols.inference import inference_pb2 as oip
 from layerserve_server.protocols.tensorflow_serving import model_service_pb2 as tf
 from layerserve_server.repository import memory_limit

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from layergraph.functional.tensor import TensorSpec
-from layerserve import tensors
 from layerserve.v1 import datasets_pb2, online_pb2, tensor_pb2, training_pb2
+from layerserve.values import tensors
 from layerserve_server.access.caller import ANYONE
 from layerserve_server.errors import (
     BusyError,

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 import grpc
 import numpy as np
 import pytest
-from layerserve import Client, tensors
+from layerserve import Client
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 
 
 def request(x, name="double", outputs=(), version=None, label=None, input_name="x", id=""):

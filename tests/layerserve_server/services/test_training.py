@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
-from layerserve import tensors
 from layerserve.v1 import training_pb2 as pb
+from layerserve.values import tensors
 from layerserve_server.repository.control import write_control
 from layerserve_server.repository.publishing import version_numbers
 from layerserve_server.services import training

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from layerserve.options.training import RUN
+from layerserve.training.options.contract import RUN
 from layerserve_server.errors import UnknownCheckpointError
 from layerserve_server.training.continuation import CONTINUED, EVALUATED, NEUTRAL, Start
 from layerserve_server.training.request import RunRequest

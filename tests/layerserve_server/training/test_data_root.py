@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from layerserve.table_files.csv_table import CsvTable
-from layerserve.table_files.table import Selection
+from layerserve.values.table_files.csv_table import CsvTable
+from layerserve.values.table_files.table import Selection
 from layerserve_server.errors import (
     ForbiddenPathError,
     InvalidRequestError,

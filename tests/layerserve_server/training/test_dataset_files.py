@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from layerserve import tensors
+from layerserve.values import tensors
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training import dataset_files
 from layerserve_server.training.data_files import files

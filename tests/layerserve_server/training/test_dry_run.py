@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
-from layerserve.table_files.table import Selection
+from layerserve.values.table_files.table import Selection
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,

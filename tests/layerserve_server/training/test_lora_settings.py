@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from layerserve.compile_settings import lora_json
 from layerserve.errors import InvalidArgument
+from layerserve.training.compile_settings import lora_json
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training.lora import MAX_RANK, lora_settings
 

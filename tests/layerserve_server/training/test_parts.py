@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from clocks import replace_time
 from layergraph.errors import ConfigError
-from layerserve import tensors
-from layerserve.table_files.table import Selection
+from layerserve.values import tensors
+from layerserve.values.table_files.table import Selection
 from layerserve_server.errors import (
     ForbiddenPathError,
     IncompleteDataError,

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 from failing_files import fail_writes
-from layerserve import tensors
+from layerserve.values import tensors
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, NotTrainableError
 from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.upload import Upload, read_data

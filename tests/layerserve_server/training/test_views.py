@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layerserve.options.training import View
+from layerserve.training.options.contract import View
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training.views import check, rows_of
 

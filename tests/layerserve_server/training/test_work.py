@@ -17,7 +17,7 @@ import torch
 from clocks import replace_time
 from layergraph import Input, Model, layers, load_model
 from layergraph.training.callbacks.callback import Callback
-from layerserve.options.training import Budget
+from layerserve.training.options.contract import Budget
 from layerserve_server.training import events, precision
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.process import main as child

@@ -250,9 +250,9 @@ from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import GrpcioServer
 from some_limits import some_limits
-from echo_servers import Observer
+from echo_servers import server_of
 files = Certificates(*map(Path, sys.argv[1:]))
-server = GrpcioServer(Routes(), Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificates=files)
+server = server_of(GrpcioServer, Routes(), some_limits(1024, 1, 1, 8), certificates=files)
 server.start()
 with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
     client.sendall(bytes(100))

@@ -4,7 +4,7 @@ import threading
 
 import grpc
 from attacks.frames import PING, WINDOW, WINDOW_UPDATE, Wire, frame, message
-from echo_servers import ECHO, Echo, Observer
+from echo_servers import ECHO, Echo, server_of
 from layerserve_server.transport.grpcio import GrpcioServer
 from some_limits import some_limits
 
@@ -25,7 +25,7 @@ def silent_calls(port, connections, calls):
 def test_calls_that_wait_to_be_taken_cancel_no_others():
     """grpcio by itself cancels calls at random, whoever they are of, where thousands wait to be taken."""
     echo = Echo()
-    server = GrpcioServer(echo.routes(), Observer(), some_limits(1024, 4, 4, 10_000), host="127.0.0.1", port=0)
+    server = server_of(GrpcioServer, echo.routes(), some_limits(1024, 4, 4, 10_000))
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         blocking = channel.unary_unary(ECHO + "block").future(b"")
@@ -45,7 +45,7 @@ def test_calls_that_wait_to_be_taken_cancel_no_others():
 
 
 def test_calls_whose_requests_do_not_come_take_no_place():
-    server = GrpcioServer(Echo().routes(), Observer(), some_limits(1024, 4, 4, 10), host="127.0.0.1", port=0)
+    server = server_of(GrpcioServer, Echo().routes(), some_limits(1024, 4, 4, 10))
     server.start()
     (wire,) = silent_calls(server.port, 1, 30)
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -59,7 +59,7 @@ def test_calls_whose_requests_do_not_come_take_no_place():
 def test_a_client_that_never_acknowledges_settings_is_ended():
     """Until it does, it is not bound by the limits of metadata and of calls at once."""
     limits = some_limits(1024, 4, 4, 100, handshake_seconds=0.5)
-    server = GrpcioServer(Echo().routes(), Observer(), limits, host="127.0.0.1", port=0)
+    server = server_of(GrpcioServer, Echo().routes(), limits)
     server.start()
     with Wire(("127.0.0.1", server.port), acknowledges=False) as wire:
         assert wire.ended(20)
@@ -70,7 +70,7 @@ def test_a_client_that_never_acknowledges_settings_is_ended():
 
 def test_a_caller_that_takes_a_large_reply_slowly_gets_it():
     limits = some_limits(4 << 20, 4, 4, 100, stalled_seconds=0.3)
-    server = GrpcioServer(Echo().routes(), Observer(), limits, host="127.0.0.1", port=0)
+    server = server_of(GrpcioServer, Echo().routes(), limits)
     server.start()
     with Wire(("127.0.0.1", server.port), takes=False).settle() as wire:
         number = wire.open(ECHO + "echo")
@@ -79,7 +79,7 @@ def test_a_caller_that_takes_a_large_reply_slowly_gets_it():
         while not answer.end and wire.goaway is None:
             while not answer.end and len(answer.data) < room:
                 wire.read(30)
-            over.wait(0.1)
+            over.wait(0.05)
             room += WINDOW
             wire.send(b"".join(frame(WINDOW_UPDATE, 0, where, WINDOW.to_bytes(4, "big")) for where in (0, number)))
     assert answer.status == "0"

@@ -7,7 +7,8 @@ import time
 
 import grpc
 import pytest
-from echo_servers import ECHO, needs_native
+from echo_servers import ECHO, needs_native, server_of
+from layerserve_server.transport.call import Routes
 from layerserve_server.transport.native import NativeServer, NativeUnavailableError
 from some_limits import some_limits
 
@@ -64,4 +65,4 @@ def test_the_grace_period_ends_streams(serve_aging):
 def test_the_native_transport_refuses_an_age():
     limits = some_limits(max_message_bytes=1, rpc_threads=1, max_streams=1, max_calls=8, **AGE)
     with pytest.raises(NativeUnavailableError, match="doesn't support max_connection_age_seconds"):
-        NativeServer(None, None, limits, host="127.0.0.1", port=0)
+        server_of(NativeServer, Routes(), limits)

@@ -11,7 +11,7 @@ import pytest
 from echo_servers import ECHO
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
-from layerserve.connection import connection
+from layerserve.calls.connection import connection
 from layerserve_server.transport.completion_queue import PolledStream
 from layerserve_server.transport.streams import ServerStream
 
@@ -186,7 +186,7 @@ def test_a_stop_answers_calls_and_streams_under_way_and_refuses_new_ones(serve_e
     hanging = channel.unary_unary(ECHO + "hang").future(b"", timeout=60)
     assert echo.called.wait(30)
     upload, _ = silent(channel)
-    stopping = threading.Thread(target=server.stop, args=(1.0,))
+    stopping = threading.Thread(target=server.stop, args=(0.3,))
     stopping.start()
     assert echo.stopping(channel)
     with pytest.raises(grpc.RpcError) as caught:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import grpc
 import pytest
-from echo_servers import ECHO, Echo, Observer, needs_native
+from echo_servers import ECHO, Echo, Observer, needs_native, server_of
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -186,7 +186,7 @@ def test_stopping_closes_streams_and_lets_calls_finish(serve_echo):
 
 def test_stopping_takes_the_last_events_of_grpcios_server():
     """Else each stop would take as long as it waits for them."""
-    server = GrpcioServer(Echo().routes(), Observer(), some_limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
+    server = server_of(GrpcioServer, Echo().routes(), some_limits(1024, 4, 4, 100))
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         assert call(channel, "echo") == b"x"
@@ -277,7 +277,7 @@ def test_reflection_finds_no_extensions_of_messages_that_have_none(serve_echo):
 def test_a_port_that_is_taken_is_told(serve_echo):
     _, observer, server, _ = serve_echo()
     with pytest.raises(OSError, match=f"can't listen on 127.0.0.1:{server.port}"):
-        type(server)(Routes(), observer, some_limits(1024, 1, 1, 8), host="127.0.0.1", port=server.port)
+        server_of(type(server), Routes(), some_limits(1024, 1, 1, 8), observer, port=server.port)
 
 
 def test_work_for_afterwards_and_work_that_may_take_long_get_done(serve_echo):
@@ -300,7 +300,7 @@ def test_a_client_gives_itself_no_other_address(serve_echo):
 @needs_native
 def test_the_native_transport_refuses_tls():
     with pytest.raises(NativeUnavailableError, match="doesn't support TLS"):
-        NativeServer(Routes(), Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0, certificates=object())
+        server_of(NativeServer, Routes(), some_limits(1024, 1, 1, 8), certificates=object())
 
 
 @needs_native
@@ -311,7 +311,7 @@ def test_a_folder_for_temporary_files_with_a_long_path_is_refused(monkeypatch, t
     with pytest.raises(
         NativeUnavailableError, match="x, whose path is too long: expected at most 74 bytes; set TMPDIR"
     ):
-        NativeServer(Routes(), Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
+        server_of(NativeServer, Routes(), some_limits(1024, 1, 1, 8))
     # A folder of the maximum length holds the socket's path.
     assert MAX_FOLDER_BYTES + len("/layerserve-xxxxxxxx/grpcio.sock") < 108
 
@@ -319,19 +319,19 @@ def test_a_folder_for_temporary_files_with_a_long_path_is_refused(monkeypatch, t
 def test_a_missing_extension_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "pygrpc_native", None)
     with pytest.raises(NativeUnavailableError, match=r"pip install 'pygrpc-native"):
-        NativeServer(Routes(), Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
+        server_of(NativeServer, Routes(), some_limits(1024, 1, 1, 8))
 
 
 def test_an_unknown_release_of_grpcio_is_told(monkeypatch):
     monkeypatch.setattr(completion_queue, "INTERNALS", ("_unheard_of",))
     with pytest.raises(UnsupportedGrpcioError, match="has no _unheard_of; install the release"):
-        GrpcioServer(Routes(), Observer(), some_limits(1024, 1, 1, 8), host="127.0.0.1", port=0)
+        server_of(GrpcioServer, Routes(), some_limits(1024, 1, 1, 8))
 
 
 def test_a_caller_that_sends_nothing_is_told():
     """Only a client that isn't grpcio's own does: here one message too few on a call of another kind."""
     echo = Echo()
-    server = GrpcioServer(echo.routes(), Observer(), some_limits(1024, 4, 4, 100), host="127.0.0.1", port=0)
+    server = server_of(GrpcioServer, echo.routes(), some_limits(1024, 4, 4, 100))
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         replies = channel.stream_stream(ECHO + "echo")(iter(()), timeout=30)
@@ -369,13 +369,11 @@ def test_what_another_server_answers_is_handed_on(tmp_path):
     """Unary calls, streams both ways, errors, deadlines and callers that go away."""
     shared = SharedPort(tmp_path / "owner.sock", owner=True)
     echo = Echo()
-    owner = GrpcioServer(
-        echo.routes(), Observer(), some_limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared
-    )
+    owner = server_of(GrpcioServer, echo.routes(), some_limits(10_000, 8, 8, 100), shared=shared)
     owner.start()
     shared = SharedPort(tmp_path / "owner.sock", owner=False)
     observer = Observer()
-    other = GrpcioServer(Routes(), observer, some_limits(10_000, 8, 8, 100), host="127.0.0.1", port=0, shared=shared)
+    other = server_of(GrpcioServer, Routes(), some_limits(10_000, 8, 8, 100), observer, shared=shared)
     other.start()
     with grpc.insecure_channel(f"127.0.0.1:{other.port}") as channel:
         assert call(channel, "echo", b"abc") == b"abc"
@@ -402,10 +400,10 @@ def test_refusals_of_another_server_keep_their_status(tmp_path):
     """Also those that come while the request is being passed on."""
     shared = SharedPort(tmp_path / "owner.sock", owner=True)
     few, many = some_limits(10_000, 8, 4, 100), some_limits(10_000, 8, 1000, 1000)
-    owner = GrpcioServer(Echo().routes(), Observer(), few, host="127.0.0.1", port=0, shared=shared)
+    owner = server_of(GrpcioServer, Echo().routes(), few, shared=shared)
     owner.start()
     shared = SharedPort(tmp_path / "owner.sock", owner=False)
-    other = GrpcioServer(Routes(), Observer(), many, host="127.0.0.1", port=0, shared=shared)
+    other = server_of(GrpcioServer, Routes(), many, shared=shared)
     other.start()
     with grpc.insecure_channel(f"127.0.0.1:{other.port}") as channel:
         for _ in range(5):
@@ -423,7 +421,7 @@ def test_a_shared_port_limits_the_calls_of_a_connection_and_forwards_those_of_se
     limits, servers = some_limits(10_000, 8, 8, 100, max_connection_calls=2), []
     for owner, routes in ((True, Echo().routes()), (False, Routes())):
         shared = SharedPort(tmp_path / "owner.sock", owner)
-        servers.append(GrpcioServer(routes, Observer(), limits, host="127.0.0.1", port=0, shared=shared))
+        servers.append(server_of(GrpcioServer, routes, limits, shared=shared))
         servers[-1].start()
     with ExitStack() as stack:
 
@@ -456,10 +454,10 @@ def test_what_is_wrong_with_a_message_is_said_by_whoever_hands_it_on(tmp_path):
     limits = some_limits(1000, 8, 8, 100, stream_idle_seconds=0.3)
     shared = SharedPort(tmp_path / "owner.sock", owner=True)
     patient = replace(limits, stream_idle_seconds=60.0)
-    owner = GrpcioServer(Echo().routes(), Observer(), patient, host="127.0.0.1", port=0, shared=shared)
+    owner = server_of(GrpcioServer, Echo().routes(), patient, shared=shared)
     owner.start()
     shared = SharedPort(tmp_path / "owner.sock", owner=False)
-    other = GrpcioServer(Routes(), Observer(), limits, host="127.0.0.1", port=0, shared=shared)
+    other = server_of(GrpcioServer, Routes(), limits, shared=shared)
     other.start()
     over = threading.Event()
 
@@ -488,7 +486,7 @@ def pair(request, tmp_path):
     limits, echo = some_limits(10_000, 8, 8, 100), Echo()
     shared = [SharedPort(tmp_path / "owner.sock", owner) for owner in (True, False)]
     owner, other = (
-        request.param(routes, Observer(), limits, host="127.0.0.1", port=0, shared=port)
+        server_of(request.param, routes, limits, shared=port)
         for routes, port in zip((echo.routes(), Routes()), shared, strict=True)
     )
     owner.start()
@@ -528,7 +526,7 @@ def test_calls_that_are_forwarded_finish_within_the_grace_period(pair):
 def test_the_front_is_closed_when_its_threads_sleep_or_after_a_time(monkeypatch, busy):
     """Until then it may have replies to pass on."""
     monkeypatch.setattr(native, "PASS_ON_SECONDS", 5.0 if busy == 0.5 else 0.3)
-    server = NativeServer(Routes(), Observer(), some_limits(10_000, 8, 8, 100), host="127.0.0.1", port=0)
+    server = server_of(NativeServer, Routes(), some_limits(10_000, 8, 8, 100))
     server.start()
     named, over = threading.Event(), threading.Event()
     until = time.monotonic() + busy
@@ -557,7 +555,7 @@ def test_the_front_is_closed_when_its_threads_sleep_or_after_a_time(monkeypatch,
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux shows which threads sleep")
 def test_the_threads_of_the_front_are_found(wait_until):
     """They have the name that the library gives them."""
-    server = NativeServer(Routes(), Observer(), some_limits(10_000, 8, 8, 100), host="127.0.0.1", port=0)
+    server = server_of(NativeServer, Routes(), some_limits(10_000, 8, 8, 100))
     server.start()
     wait_until(native._switches)
     server.stop(0)

@@ -21,7 +21,8 @@ from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
 from layergraph.layers import biases
-from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activate, activation, adopt_activation
 from layergraph.layers.lora import LoraLayer
 from layergraph.layers.spatial import Pads, SpatialLayer, data_format, padding, same_padding
 from layergraph.regularizers import regularizer
@@ -79,7 +80,6 @@ class WindowedConvolution(SpatialLayer):
         raise NotImplementedError
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         return activate(self.activation, context, w, self.convolved(w, x))
 
     def build_activation(self, input_shape: Any) -> None:

@@ -11,7 +11,8 @@ from layergraph.constraints import constraint
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activation
 from layergraph.layers.convolutional.convolution import WindowedConvolution, kernel_memory_order, pointwise
 from layergraph.layers.spatial import data_format, padding
 from layergraph.regularizers import regularizer

@@ -16,7 +16,8 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activate, activation, adopt_activation
 from layergraph.layers.spatial import SpatialLayer, data_format, padding
 from layergraph.regularizers import regularizer
 
@@ -133,7 +134,6 @@ class _LocallyConnected(SpatialLayer):
                     yield window, place, at
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         x = x.to(w.kernel.dtype)
         lengths = self.lengths(x)
         windows = self._windows(lengths)

@@ -13,7 +13,8 @@ from layergraph.errors import ConfigError
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activation
 from layergraph.layers.biases import convolution
 from layergraph.layers.convolutional.convolution import WindowedConvolution, kernel_memory_order, kernel_to_torch
 from layergraph.layers.spatial import data_format, padding

@@ -18,7 +18,8 @@ from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import constant_value, initializer
-from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activate, activation, adopt_activation
 from layergraph.layers.biases import product
 from layergraph.layers.lora import LoraLayer
 from layergraph.regularizers import regularizer
@@ -193,7 +194,6 @@ class Identity(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> Any:
-        """Returns the inputs."""
         return inputs
 
 

@@ -27,7 +27,8 @@ from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import History, Shape, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activate, activation, adopt_activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activate, activation, adopt_activation
 from layergraph.layers.lora import LoraLayer
 from layergraph.regularizers import regularizer
 

@@ -10,7 +10,8 @@ from layergraph.config.options import boolean, fraction, nonnegative, option, po
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activation
 from layergraph.layers.attention.multi_head import MultiHeadAttention, copied
 from layergraph.layers.hub.composite import BlockLayer, checked_sequence, merged_mask
 

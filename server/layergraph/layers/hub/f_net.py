@@ -11,7 +11,8 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activation
 from layergraph.layers.hub.composite import BlockLayer, checked_sequence
 
 
@@ -39,7 +40,6 @@ class FNetEncoder(BlockLayer):
         self.add_dropout("output_dropout", shape)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Returns the outputs."""
         mixed = torch.fft.fft2(inputs.to(torch.float32)).real.to(inputs.dtype)
         mixed = self.run(context, w, "_mixing_layer_norm", inputs + mixed)
         y = self.run(context, w, "_intermediate_dense", mixed)

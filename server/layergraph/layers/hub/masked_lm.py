@@ -13,7 +13,8 @@ from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activate, activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activate, activation
 from layergraph.layers.core.basic import Dense
 from layergraph.layers.core.reversible_embedding import ReversibleEmbedding
 from layergraph.layers.hub.composite import CompositeLayer, checked_sequence

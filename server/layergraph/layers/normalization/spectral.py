@@ -70,7 +70,6 @@ class SpectralNormalization(Holder):
         return w
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         # Serving runs in inference mode and must not change the model's weights.
         if context.training and not torch.is_inference_mode_enabled():
             self._normalize(w)

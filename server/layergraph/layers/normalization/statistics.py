@@ -71,7 +71,6 @@ class LayerNormalization(AffineLayer):
                 weight.shape = stored
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         axes = _axes(self.axis)
         x = wide(x)
         gamma, beta = (_broadcastable(getattr(w, name, None), x, axes) for name in ("gamma", "beta"))
@@ -153,7 +152,6 @@ class GroupNormalization(AffineLayer):
         self.add_affine([channels], gamma=self.scale, beta=self.center)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         axis = self.axis % x.ndim
         channels = x.shape[axis]
         groups = channels if self.groups == -1 else self.groups
@@ -178,7 +176,6 @@ class UnitNormalization(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         x = x if x.is_floating_point() else x.to(torch_dtype(self.compute_dtype))
         axes, squares = _axes(self.axis), x.square()
         # torch takes no axes for all.
@@ -197,7 +194,6 @@ class RMSNormalization(Layer):
         self.add_weight("scale", [axis_length(self, input_shape, axis) for axis in _axes(self.axis)], Ones())
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Computes the outputs."""
         original = x.dtype if x.is_floating_point() else torch_dtype(self.compute_dtype)
         x = wide(x)
         factor = torch.rsqrt(x.square().mean(_axes(self.axis), keepdim=True) + self.epsilon)

@@ -108,7 +108,6 @@ class Rescaling(Layer):
     supports_masking = True
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Computes the scaled inputs."""
         dtype = torch_dtype(self.compute_dtype)
         scale, offset = (torch.as_tensor(v, dtype=dtype, device=inputs.device) for v in (self.scale, self.offset))
         return inputs.to(dtype) * scale + offset
@@ -142,7 +141,6 @@ class Resizing(ImageLayer):
             )
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Computes the resized images."""
         size = (self.height, self.width)
         floating = inputs if inputs.is_floating_point() else inputs.to(torch.float32)
         # Half precision is too coarse for positions in an image.
@@ -176,7 +174,6 @@ class CenterCrop(ImageLayer):
     width: int = option(positive_int)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Computes the cropped images."""
         x = self.planes(self.converted(inputs))
         more = x.shape[2] - self.height, x.shape[3] - self.width
         if min(more) >= 0:
@@ -245,7 +242,6 @@ class Normalization(Layer):
             self.add_weight("count", (), Zeros(), trainable=False, dtype="int32")
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Computes the normalized inputs."""
         dtype = torch_dtype(self.compute_dtype)
         x = inputs.to(dtype)
         kept = self._kept(x.ndim)

@@ -48,7 +48,6 @@ class Pipeline(Layer):
         return Input(batch_shape=tuple(leaf.shape), dtype=dtype)
 
     def forward(self, context: CallContext, w: Weights, inputs: Any, mask: Any = None) -> Any:
-        """Computes the output of the last layer."""
         for name, layer in self.sublayers.items():
             takes_mask = mask is not None and layer.uses_masks and "mask" in layer.mask_argument_names
             kwargs = {"mask": mask} if takes_mask else {}

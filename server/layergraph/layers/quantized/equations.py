@@ -13,7 +13,7 @@ from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.tensor import Shape
 from layergraph.functional.weights import Weights
-from layergraph.layers.activation_functions import activate
+from layergraph.layers.activations import activate
 from layergraph.layers.core.basic import Dense
 from layergraph.layers.core.einsum import EinsumDense, Equation
 from layergraph.layers.quantized.kernels import QuantizedKernel

@@ -20,7 +20,8 @@ from layergraph.functional.shape_inference import infer
 from layergraph.functional.tensor import History, Tensor
 from layergraph.functional.weights import Weights
 from layergraph.initializers import Initializer, initializer
-from layergraph.layers.activation_functions import Activation, activation, relu, sigmoid, tanh
+from layergraph.layers.activation_functions import Activation, relu, sigmoid, tanh
+from layergraph.layers.activations import activation
 from layergraph.layers.biases import product
 from layergraph.layers.regularization import dropout_mask
 from layergraph.layers.rnn import kernels as recurrent_kernels

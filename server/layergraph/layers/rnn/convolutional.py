@@ -18,8 +18,9 @@ from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
-from layergraph.layers.activation_functions import Activation, activation
-from layergraph.layers.activation_functions import activation as any_activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activation
+from layergraph.layers.activations import activation as any_activation
 from layergraph.layers.convolutional.convolution import WindowedConvolution
 from layergraph.layers.regularization import dropout_mask
 from layergraph.layers.rnn.cells import ForgetBias

@@ -5,7 +5,8 @@ from __future__ import annotations
 from layergraph.config.options import fraction, one_of, option, positive_int
 from layergraph.functional.layer import Layer
 from layergraph.layers import Conv2D, Dense, Dropout, Flatten, GlobalAveragePooling2D, GlobalMaxPooling2D
-from layergraph.layers.activation_functions import Activation, activation
+from layergraph.layers.activation_functions import Activation
+from layergraph.layers.activations import activation
 from layergraph.models.hub.architecture import Ends
 from layergraph.models.hub.tasks import Task
 from layergraph.models.sequential import Sequential

@@ -13,7 +13,8 @@ from layergraph.functional.functional import Functional
 from layergraph.functional.input import Input
 from layergraph.functional.tensor import Tensor
 from layergraph.layers import Dense, Dropout, ReversibleEmbedding
-from layergraph.layers.activation_functions import Activation, activation, gelu_approximate
+from layergraph.layers.activation_functions import Activation, gelu_approximate
+from layergraph.layers.activations import activation
 from layergraph.layers.hub import MaskedLMHead
 from layergraph.models.hub.architecture import Architecture, Ends
 from layergraph.models.hub.encoders import small_normal_values, small_values

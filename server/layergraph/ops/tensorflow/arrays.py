@@ -167,7 +167,6 @@ class StridedSlice(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, x: torch.Tensor, begin: Any, end: Any, strides: Any, **masks: int
     ) -> Any:
-        """The slice of x."""
         key = subscript(_integers(begin), _integers(end), _integers(strides), masks)
         return GetItem(name="op").forward(context, w, x, key)
 
@@ -181,7 +180,6 @@ class Slice(Operation):
     variadic = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, begin: Any, size: Any) -> torch.Tensor:  # type: ignore[override]
-        """The block of x."""
         known = context.symbolic_dims
         for axis, (start, length) in enumerate(zip(_integers(begin), _integers(size), strict=True)):
             rest = x.shape[axis] - start

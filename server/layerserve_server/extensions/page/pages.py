@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from layerserve import tensors
+from layerserve.values import tensors
 
 from layerserve_server.errors import safe_text
 from layerserve_server.transport.http.exchange import Headers, HttpReply

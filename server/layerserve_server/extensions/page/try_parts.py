@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from layerserve import tensors
+from layerserve.values import tensors
 
 from layerserve_server.extensions.page.fields import Fields
 from layerserve_server.extensions.page.guard import Guard

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 from layergraph.errors import unknown_name
 from layerserve import errors as client_errors
-from layerserve.options.kinds import Flag, Number, Patterns, Setting, Words
-from layerserve.options.option import Option
-from layerserve.options.training import COMPILE, RUN
+from layerserve.training.options.contract import COMPILE, RUN
+from layerserve.training.options.kinds import Flag, Number, Patterns, Setting, Words
+from layerserve.training.options.option import Option
 
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training.request import RunRequest

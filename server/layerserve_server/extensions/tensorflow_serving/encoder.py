@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from layerserve import tensors
-from layerserve.wire import MAX_HEADS, tag, varint
+from layerserve.values import tensors
+from layerserve.values.wire import MAX_HEADS, tag, varint
 
 from layerserve_server.extensions.tensorflow_serving.model_spec import model_spec
 from layerserve_server.extensions.tensorflow_serving.tensors import WIRE_TYPES, field_number, parts_of, wire_shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from layerserve import tensors
+from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
 from layerserve_server.extensions.tensorflow_serving.tensors import WIRE_TYPES, wire_shape

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from layerserve import tensors
+from layerserve.values import tensors
 
 from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import InvalidRequestError, UnknownInputError, safe_text

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from layerserve import errors as codec_errors
-from layerserve import tensors
+from layerserve.values import tensors
 
 from layerserve_server.chunking import CHUNK_ELEMENTS, as_array
 from layerserve_server.errors import InvalidTensorError, safe_text

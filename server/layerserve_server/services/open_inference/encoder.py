@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from layerserve import tensors
-from layerserve.wire import WIRE_TYPES, tag, varint
+from layerserve.values import tensors
+from layerserve.values.wire import WIRE_TYPES, tag, varint
 
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.queue import Arrays

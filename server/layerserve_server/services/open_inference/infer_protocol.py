@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from layerserve import errors as codec_errors
-from layerserve import tensors
-from layerserve.wire import tag, varint
+from layerserve.values import tensors
+from layerserve.values.wire import tag, varint
 
 from layerserve_server.chunking import as_array
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 
 import numpy as np
-from layerserve import tensors
+from layerserve.values import tensors
 
 from layerserve_server.inference.admission import Admission, Admitted
 from layerserve_server.inference.runner import Array

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve.wire import WIRE_TYPES, TensorWriter
+from layerserve.values.wire import WIRE_TYPES, TensorWriter
 
 from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.inference.queue import Arrays

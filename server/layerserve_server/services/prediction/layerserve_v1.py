@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve.wire import tag, varint
+from layerserve.values import tensors
+from layerserve.values.wire import tag, varint
 
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.version import LoadedVersion

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from layerserve import tensors
+from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.runner import Array

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from layerserve import errors as codec_errors
-from layerserve import tensors
+from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
 from layerserve_server.protocols.inference.inference_pb2 import InferParameter, ModelInferRequest

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from layerserve import tensors
+from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidTensorError
 from layerserve_server.services.rest.json_text import kind_of, text_bytes

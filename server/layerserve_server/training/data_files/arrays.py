@@ -13,7 +13,7 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from layerserve.tensors import NUMPY_DTYPES
+from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError
 from layerserve_server.training.data_files.filed_array import FiledArray, size

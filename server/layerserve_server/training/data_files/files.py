@@ -17,9 +17,9 @@ from typing import Any, BinaryIO, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from layerserve.errors import InvalidArgument, InvalidTensor
-from layerserve.table_files.formats import FORMATS, open_table
-from layerserve.table_files.table import MissingPackageError, Selection, Table, TableArray
-from layerserve.tensors import NUMPY_DTYPES
+from layerserve.values.table_files.formats import FORMATS, open_table
+from layerserve.values.table_files.table import MissingPackageError, Selection, Table, TableArray
+from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, NotTrainableError, ServerError
 from layerserve_server.training.data_files.arrays import NpyReader, NpzReader, names_in

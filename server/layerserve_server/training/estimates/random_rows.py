@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from layerserve.options.training import View
+from layerserve.training.options.contract import View
 
 from layerserve_server.training.estimates.steps import rows_of
 from layerserve_server.training.model import DRY_RUN_TEXT

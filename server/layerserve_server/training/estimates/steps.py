@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layerserve.options.training import View
+from layerserve.training.options.contract import View
 
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.views import bounds

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from layerserve import tensors
 from layerserve.errors import InvalidTensor
+from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidTensorError
 from layerserve_server.training.request import Role

@@ -15,8 +15,8 @@ from layergraph.functional.strings import Strings
 from layergraph.models.model import Model
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.stepwise import Stepwise
-from layerserve import tensors
-from layerserve.options.online import OnlineOptions
+from layerserve.online.options import OnlineOptions
+from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.training.model import result_format, save_result

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, MutableMapping, Seque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
@@ -52,12 +52,6 @@ CODINGS = ("", "identity", *COMPRESSING)
 SINGLE = ("host", "origin", "transfer-encoding", "content-encoding", TIMEOUT, "inference-header-content-length")
 
 
-class Admit(Protocol):
-    """Returns the caller of a call. Raises UnauthenticatedError or ForbiddenError."""
-
-    def __call__(self, call: HttpCall) -> Caller: ...
-
-
 #: What to do about paths that other servers have on this port.
 _ELSEWHERE = {"/metrics": "ask the metrics port for it (--metrics-port, 8002 by default)"}
 
@@ -72,7 +66,6 @@ class HttpApp:
         handlers: Routes,
         batches: EventBatches,
         limits: Limits,
-        admit: Admit,
         hosts: Hosts,
     ) -> None:
         """`plain` are the replies of paths that every caller may read, and `handlers` those of the routes' methods.
@@ -82,7 +75,6 @@ class HttpApp:
         self._handlers = handlers
         self._batches = batches
         self._limits = limits
-        self._admit = admit
         self._hosts = hosts
         self._receiving: set[HttpCall] = set()
         batches.receiving = self._receiving
@@ -173,7 +165,7 @@ class HttpApp:
             _refuse_several(call.metadata)
             call.deadline = deadline_in(timeout_of(headers), call.arrived)
             # Before anything of the body is looked at.
-            call.caller = self._admit(call)
+            self._batches.admit(call)
             _refuse_other_origins(headers, self._hosts, call.caller)
             coding = headers.get("content-encoding", "").lower()
             if coding not in CODINGS:

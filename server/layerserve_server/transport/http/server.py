@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
-from typing import Any
 
 import uvicorn
 from uvicorn.server import ServerState
@@ -20,7 +19,7 @@ from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates, RenewedContext
 from layerserve_server.transport.event_batch import EventBatches
 from layerserve_server.transport.http.app import HttpApp
-from layerserve_server.transport.http.call import HttpCall, HttpObserver
+from layerserve_server.transport.http.call import HttpObserver
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
 from layerserve_server.transport.http.exchange import HttpRoute, Plain
 from layerserve_server.transport.http.handshake import Handshake, limit_buffers
@@ -79,11 +78,7 @@ class HttpServer:
         self._limits = limits
         self._tls = None if certificates is None else RenewedContext.of(certificates)
         self._batches = EventBatches(HttpObserver(observer), limits, memory, gate, telemetry)
-
-        def admit(call: HttpCall) -> Any:
-            return gate.trusted or gate.admit(call)
-
-        self._app = HttpApp(routes, plain, handlers, self._batches, limits, admit, hosts or Hosts())
+        self._app = HttpApp(routes, plain, handlers, self._batches, limits, hosts or Hosts())
         self._connections = HttpConnections(limits)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)

@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 import pytest
-from layerserve import tensors
-from layerserve.table_files.table import Selection
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
+from layerserve.values.table_files.table import Selection
 from layerserve_server.extensions.mirroring import sample_files
 from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles, keyed
 from layerserve_server.extensions.mirroring.samples import RequestSamples

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.extensions.installed import model_settings
 from layerserve_server.extensions.mirroring import shadow as module
 from layerserve_server.extensions.mirroring.shadow import Answered, Shadow, Shadows, shadow_of

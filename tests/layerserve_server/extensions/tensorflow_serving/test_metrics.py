@@ -9,8 +9,8 @@ import urllib.request
 import numpy as np
 import pytest
 from counted_calls import STREAM, counted_calls, values
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.extensions.tensorflow_serving.metrics import page, tensorflow_serving
 from layerserve_server.protocols.inference import inference_pb2 as pb
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fake_plans import Plan, Spec
-from layerserve import tensors
+from layerserve.values import tensors
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.admission import Admission
 from layerserve_server.protocols.inference import inference_pb2 as pb

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
+from layerserve.values import tensors
 from layerserve_server.protocols.inference import inference_pb2 as pb
 
 #: Outputs with their numbers of classes.

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 from fake_plans import Plan, Spec
-from layerserve import tensors
 from layerserve.v1 import tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.admission import Admission, admit
 from layerserve_server.services.messages import decode

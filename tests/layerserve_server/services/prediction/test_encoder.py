@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve.wire import varint
+from layerserve.values import tensors
+from layerserve.values.wire import varint
 from layerserve_server.services.prediction import encoder
 from layerserve_server.services.prediction.encoder import Encoder, joined
 

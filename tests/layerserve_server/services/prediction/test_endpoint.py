@@ -8,8 +8,8 @@ import pytest
 from fake_plans import Plan, Spec
 from layergraph import Input, Model, layers
 from layergraph.execution.sequence_padding import SequencePadding
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.runner import load_model
 from layerserve_server.services.prediction import endpoint

@@ -12,8 +12,8 @@ from types import FrameType
 import layerserve_server
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 
 SERVER = Path(layerserve_server.__file__).parent
 PAGE = SERVER.parents[1] / "ARCHITECTURE.md"

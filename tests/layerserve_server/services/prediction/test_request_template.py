@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 from fake_plans import Plan, Spec
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.inference.admission import Admission
 from layerserve_server.services.messages import choice
 from layerserve_server.services.prediction import request_template

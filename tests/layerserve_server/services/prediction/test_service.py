@@ -8,8 +8,8 @@ import grpc
 import numpy as np
 import pytest
 from fake_calls import CallObserver, FakeCall, event_batches_here
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.queue import QueuedRequest
 from layerserve_server.observability.metrics import Metrics

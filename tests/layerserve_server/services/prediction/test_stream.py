@@ -10,8 +10,8 @@ import weakref
 import grpc
 import numpy as np
 import pytest
-from layerserve import tensors
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
 from layerserve_server.services.prediction import prediction_stream
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from layerserve.options.training import View
+from layerserve.training.options.contract import View
 from layerserve_server.training.estimates import random_rows
 from layerserve_server.training.estimates.random_rows import trial_request, write_rows
 from layerserve_server.training.request import Budget, DataArray, Role, RunRequest

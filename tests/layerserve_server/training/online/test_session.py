@@ -11,7 +11,7 @@ import pytest
 from layergraph import layers
 from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightError
 from layergraph.training.checkpoint import Checkpoints
-from layerserve.options.online import OnlineOptions
+from layerserve.online.options import OnlineOptions
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training.online import publications, session
 from layerserve_server.training.online.frames import Frame, FrameArray

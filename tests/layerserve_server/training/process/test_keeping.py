@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from layergraph.errors import ConfigError
-from layerserve.options.training import Budget
+from layerserve.training.options.contract import Budget
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training import checkpoint_policy, events
 from layerserve_server.training.checkpoint_policy import Policy, check_policy

@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from layerserve.tensors import encode
 from layerserve.v1 import datasets_pb2, graph_pb2, prediction_pb2, tensor_pb2, training_pb2
+from layerserve.values.tensors import encode
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.protocols.inference.inference_pb2 import InferTensorContents
 from layerserve_server.protocols.tensorflow_serving.prediction_service_pb2 import PredictRequest

@@ -1,0 +1,6 @@
+"""Checkpoints that training runs keep."""
+
+import lazy_loader
+
+# The names of __init__.pyi, each imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

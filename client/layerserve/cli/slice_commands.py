@@ -1,0 +1,70 @@
+"""What a slice of the client adds to the command line: the `COMMANDS` of its module `commands`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import typer
+
+from layerserve import Client, slice_table
+
+
+@dataclass(frozen=True)
+class Source:
+    """Data that arguments such as `--x` name by a prefix.
+
+    `array` returns the array for the rest of an argument and the value in place of missing ones. `whole` returns all
+    data of a run for the rest of an argument, or None if that names one array.
+    """
+
+    prefix: str
+    array: Callable[[str, str | None], Any]
+    whole: Callable[[Client, str], Any]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A flag of `train` and `evaluate`, with which they do something else with the same arguments.
+
+    `start` returns what is called in place of the client's method of this name, and `show` prints its result, as JSON
+    or not.
+    """
+
+    name: str
+    help: str
+    start: Callable[[Client, str], Callable[..., Any]]
+    show: Callable[[Any, bool], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceCommands:
+    """Groups of commands by name, sources of data, and modes."""
+
+    groups: Mapping[str, typer.Typer] = field(default_factory=dict)
+    sources: Sequence[Source] = ()
+    modes: Sequence[Mode] = ()
+
+
+@cache
+def slice_commands() -> tuple[SliceCommands, ...]:
+    """Returns what all slices add."""
+    return tuple(module.COMMANDS for _, module in slice_table.modules("commands"))
+
+
+def source_of(argument: str) -> Source | None:
+    """Returns the source that an argument names."""
+    sources = [source for added in slice_commands() for source in added.sources]
+    return next((source for source in sources if argument.startswith(source.prefix)), None)
+
+
+def all_modes() -> list[Mode]:
+    """Returns the modes of `train` and `evaluate`."""
+    return [mode for added in slice_commands() for mode in added.modes]
+
+
+def mode_of(flags: Mapping[str, Any]) -> Mode | None:
+    """Returns the mode whose flag is set."""
+    return next((mode for mode in all_modes() if flags[mode.name]), None)

@@ -1,0 +1,6 @@
+"""Datasets: data that is uploaded once and then used by any number of runs."""
+
+import lazy_loader
+
+# The names of __init__.pyi, each imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,4 @@
+from .array import DatasetArray
+from .info import DatasetColumn, DatasetInfo
+
+__all__ = ["DatasetArray", "DatasetColumn", "DatasetInfo"]

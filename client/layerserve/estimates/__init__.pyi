@@ -1,0 +1,3 @@
+from .estimate import EstimatedPublication, EstimatedSeconds, RunEstimate
+
+__all__ = ["EstimatedPublication", "EstimatedSeconds", "RunEstimate"]

@@ -1,0 +1,1 @@
+"""Predictions: single ones, in parts, prepared ones and streams."""

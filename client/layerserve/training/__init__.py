@@ -1,0 +1,1 @@
+"""Training and evaluation: options, data, runs with their events, files and curves."""

@@ -1,0 +1,65 @@
+"""Flow that lists a server's runs, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TypeVar
+
+from layerserve.calls.flow import Flow, call
+from layerserve.calls.methods import LIST_RUNS
+from layerserve.errors import InvalidArgument
+from layerserve.training.run_info import RunInfo, Runs, read_run_info
+from layerserve.v1 import training_pb2
+
+T = TypeVar("T")
+
+#: Number of runs in a page.
+PAGE = 500
+#: Kinds and states as the caller names them.
+KINDS = {"training": training_pb2.RUN_KIND_TRAINING, "evaluation": training_pb2.RUN_KIND_EVALUATION}
+STATES = {name.removeprefix("RUN_STATE_").lower(): number for name, number in training_pb2.RunState.items() if number}
+
+
+def list_runs(
+    model: str | None,
+    state: str | Iterable[str] | None,
+    kind: str | None,
+    metadata: Mapping[str, str] | None,
+    caller: str | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    limit: int | None,
+    *,
+    oldest_first: bool,
+) -> Flow[Runs]:
+    """Flow of the runs that fit. Raises InvalidArgument for a state, kind or limit that can't be one."""
+    if limit is not None and limit < 1:
+        raise InvalidArgument(f"limit: got {limit}, expected a whole number from 1")
+    states = [state] if isinstance(state, str) else list(state or ())
+    request = training_pb2.ListRunsRequest(
+        model_name=model or "",
+        states=[_one_of("state", one, STATES) for one in states],
+        kind=_one_of("kind", kind, KINDS) if kind is not None else training_pb2.RUN_KIND_UNSPECIFIED,
+        metadata=metadata or {},
+        caller=caller or "",
+        oldest_first=oldest_first,
+    )
+    for field, time in ((request.created_after, created_after), (request.created_before, created_before)):
+        if time is not None:
+            # A time without a zone is one of this machine's.
+            field.FromDatetime(time.astimezone())
+    found: list[RunInfo] = []
+    while True:
+        request.page_size = PAGE if limit is None else min(PAGE, limit - len(found))
+        reply = yield from call(LIST_RUNS, request)
+        found += map(read_run_info, reply.runs)
+        request.page_token = reply.next_page_token
+        if not request.page_token or (limit is not None and len(found) >= limit):
+            return Runs(found[:limit])
+
+
+def _one_of(name: str, given: str, values: Mapping[str, T]) -> T:
+    if given not in values:
+        raise InvalidArgument(f"{name}: got {given!r}, expected one of {', '.join(map(repr, values))}")
+    return values[given]

@@ -1,0 +1,1 @@
+"""Arrays and what is made of them: tensors of messages, inputs by name, tables of text."""
