@@ -32,7 +32,7 @@ def _predictions(process: Process) -> Part:
 def _own(core: Core) -> Part:
     settings, repository, runs = core.settings, core.repository, core.runs
     datasets, work, defaults, checks = core.datasets, core.work, core.defaults, core.checks
-    samples, trains = settings.state_folder / "samples", settings.training_slots > 0
+    trains = settings.training_slots > 0
     converter = Converter(core.parent, settings.rehearsal_bytes)
     trials = Trials(core.parent, runs.folder, settings.rehearsal_seconds)
     return Part(
@@ -44,7 +44,7 @@ def _own(core: Core) -> Part:
             CheckpointService(repository, runs, CheckpointModels(converter)),
             TrainingService(repository, runs, work, defaults, datasets),
             OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
-            DatasetService(datasets, work.using, repository, checks, samples, training=trains),
+            DatasetService(datasets, work.using, training=trains),
             RunSeries(runs),
             RunEstimates(repository, Estimator(runs, repository, checks, trials), defaults, datasets),
         ]

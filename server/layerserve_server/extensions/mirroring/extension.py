@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from layerserve_server.extensions.extension import Extension, Part, Process
+from layerserve_server.extensions.extension import Core, Extension, Part, Process
 from layerserve_server.extensions.mirroring.settings import MirroringSettings
 
 if TYPE_CHECKING:
@@ -49,10 +49,19 @@ def _serving(process: Process) -> Part:
     return Part(stop=stop)
 
 
+def _main(core: Core) -> Part:
+    from layerserve_server.extensions.mirroring.service import SampledDatasets
+
+    settings, trains = core.settings, core.settings.training_slots > 0
+    folder = settings.state_folder / "samples"
+    return Part(services=[SampledDatasets(core.datasets, core.repository, core.checks, folder, training=trains)])
+
+
 MIRRORING = Extension(
     name="mirroring",
     settings=MirroringSettings,
     model_settings=_model_settings,
     metrics=_metrics,
     serving=_serving,
+    main=_main,
 )
