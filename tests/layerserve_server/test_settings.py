@@ -64,8 +64,6 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         ),
         (["--grpc-port", "a"], "'grpc_port' in the file): got 'a', expected a valid integer\n"),
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
-        (["--sample-models", "m=2"], "expected MODEL=SHARE with a share from 0 to 1 in 'm=2'"),
-        (["--sample-models", "a=0.1, m"], "expected MODEL=SHARE with a share from 0 to 1 in 'm'"),
         (["--run-sinks", "wandb:p,neptune:p"], "got 'neptune:p', expected mlflow:URI or wandb:PROJECT"),
         (["--run-sinks", "mlflow:"], "got 'mlflow:', expected mlflow:URI or wandb:PROJECT"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),

@@ -312,7 +312,9 @@ def test_a_server_that_has_stopped_leaves_nothing_behind(
     temporary = tempfile.mkdtemp()
     monkeypatch.setattr(tempfile, "tempdir", temporary)
     monkeypatch.setattr(Tuner, "_tune", lambda tuner, loaded, seconds: None)
-    options = {"http_port": 0, "metrics_port": 0, "ui": True, "access_log": 1.0, "sample_models": "*=1"}
+    options = {"http_port": 0, "metrics_port": 0, "access_log": 1.0}
+    of_extensions = {"ui": True, "sample_models": "*=1"}
+    options |= {name: value for name, value in of_extensions.items() if name in Settings.model_fields}
 
     def lifetime():
         server = make_server(transport=transport, tuning_seconds=1.0, state=tmp_path / "state", **options)

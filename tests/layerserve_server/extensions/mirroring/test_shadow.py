@@ -11,9 +11,10 @@ from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
 from layerserve_server.extensions.installed import model_settings
 from layerserve_server.extensions.mirroring import shadow as module
-from layerserve_server.extensions.mirroring.shadow import Answered, Shadow, Shadows, shadow_of
+from layerserve_server.extensions.mirroring.shadow import Answered, Shadow, Shadows, shadow_of, shadow_version
 from layerserve_server.repository.catalogue import Catalogue
 from layerserve_server.repository.model_settings import ModelSettingsError, parse_settings
+from repositories import repository_of
 
 OUTCOMES = ("equal", "different", "failed", "dropped")
 
@@ -356,3 +357,19 @@ def test_an_output_of_another_shape_is_seen_wherever_it_is(shadows):
     for theirs in ([np.ones(1), np.ones(3)], [np.ones(2), np.ones(4)], [np.ones(2)], [np.ones(3), np.ones(2)]):
         assert shadows._compared(answered(ours), theirs) == "different"
     assert shadows._compared(answered(ours), list(ours.values())) == "equal"
+
+
+def test_with_a_limit_of_memory_it_is_loaded_by_requests(put, tmp_path, load_fake):
+    for version in (1, 2):
+        put(version=version)
+    (tmp_path / "models" / "double" / "layerserve.toml").write_text("shadow = 1")
+    options = {"max_bytes": 1 << 30, "defaults": model_settings()()}
+    repository = repository_of(tmp_path / "models", lambda path, _: load_fake(path), **options)
+    repository.catalogue.routes.append(shadow_version)
+    repository.scan()
+    assert shadow_of(repository.catalogue.models["double"]).version == 1
+    assert {one.version: (one.answers, one.memory_bytes) for one in repository.catalogue.describe()} == {
+        1: (True, 0),
+        2: (True, 0),
+    }
+    repository.close()
