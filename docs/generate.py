@@ -14,10 +14,11 @@ from layergraph.ops.table import OPERATIONS
 from layerserve_server.access.rights import ALTERNATIVES, RIGHTS
 from layerserve_server.environment import PREFIX
 from layerserve_server.extensions.installed import EXTENSIONS, Settings
+from layerserve_server.extensions.installed import model_settings as all_model_settings
 from layerserve_server.flags import is_basic, sections
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.repository.model_settings import SETTINGS_FILE, ModelSettings
+from layerserve_server.repository.model_settings import SETTINGS_FILE
 from layerserve_server.toml_text import toml_value
 from layerserve_server.wiring import RIGHTS as NEEDED
 
@@ -117,7 +118,7 @@ def model_settings() -> str:
     )
     rows = [
         (f"`{name}`", "" if field.default is None else f"`{toml_value(field.default)}`", field.description or "")
-        for name, field in ModelSettings.model_fields.items()
+        for name, field in all_model_settings().model_fields.items()
     ]
     return page("Settings of a model", about, table(("setting", "default", "meaning"), rows))
 

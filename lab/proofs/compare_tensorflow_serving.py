@@ -69,7 +69,7 @@ def compare(python: str, folder: Path, **options: object) -> int:
         expected = {model: client.predict_named(model, inputs) for model, inputs in given.items()}
         names = {}
         for model in given:
-            with app.repository.lease(model) as version:
+            with app.repository.leases.lease(model) as version:
                 names[model] = version.model.signatures["serving_default"].outputs
     problems = list(facts["problems"])
     compared, largest = facts["compared"], 0.0

@@ -25,7 +25,9 @@ from layerserve_server.observability.process_metrics import ProcessMetrics, regi
 from layerserve_server.probes import MetricPage, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.changes import Changes
 from layerserve_server.repository.management import Manager
+from layerserve_server.repository.uploads import Uploads
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_requests import RunDefaults
@@ -100,12 +102,14 @@ class App:
         self._access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
+        changes = self._make_changes()
         core = Core(
             settings=settings,
             metrics=self.metrics,
             repository=self.repository,
             predictor=inference.predictor,
-            manager=self._make_manager(),
+            manager=Manager(self.repository, changes, open_work=self._work.of_model),
+            uploads=Uploads(self.repository, changes, max_bytes=settings.max_upload_bytes),
             runs=self.runs,
             datasets=self.datasets,
             work=self._work,
@@ -127,7 +131,7 @@ class App:
         self._http = inference.listen_http(routes, self._parts, memory, lambda: self.ready, port)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
-        self.metrics.watch_versions(self.repository.states)
+        self.metrics.watch_versions(self.repository.catalogue.states)
         self.metrics.watch_ready(lambda: self.ready)
         register_build_info(self.metrics.registry, release)
         self.grpc_port = self._transport.port
@@ -142,27 +146,20 @@ class App:
         """What the server does now, as `GetServer` tells it."""
         return "draining" if self._draining else "serving" if self.ready else "starting"
 
-    def _make_manager(self) -> Manager:
+    def _make_changes(self) -> Changes:
         settings, workers = self.settings, self._workers
         if workers is not None:
-            workers.in_force = self.repository.in_force_without_files
+            workers.in_force = self.repository.catalogue.in_force_without_files
         if workers is not None and settings.model_control != "poll":
             # Otherwise a worker that is started again would have what has changed since on disk.
-            workers.catalogue = self.repository.catalogue
+            workers.catalogue = self.repository.catalogue.versions
 
         def follow(model: str) -> Sequence[str]:
-            return workers.follow(model, self.repository.serving) if workers else ()
+            return workers.follow(model, self.repository.catalogue.serving) if workers else ()
 
-        audit = AuditLog(settings.state_folder)
-        manager = Manager(
-            self.repository,
-            audit,
-            follow,
-            max_upload_bytes=settings.max_upload_bytes,
-            open_work=self._work.of_model,
-        )
-        self.repository.run_published = manager.note_run
-        return manager
+        changes = Changes(self.repository, AuditLog(settings.state_folder), follow)
+        self.repository.publisher.run_published = changes.note_run
+        return changes
 
     def start(self) -> None:
         """Starts to receive calls. Returns when all models and runs have been read and health is SERVING.
@@ -193,7 +190,7 @@ class App:
         if self.settings.warm_training and self.settings.training_slots:
             # While models are loaded, so that it doesn't compete for the processor with requests afterwards.
             self._jobs.warm_up()
-        self.repository.sweep()
+        self.repository.folder.sweep()
         self._inference.open()
         self.runs.start()
         for part in self._parts:

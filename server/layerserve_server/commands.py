@@ -141,9 +141,10 @@ def _drain(app: App, signals: Signals) -> signal.Signals | None:
 
 def _invalid_files(settings: Settings) -> list[str]:
     # Imports torch, as `started` does.
+    from layerserve_server.extensions.installed import model_settings
     from layerserve_server.repository.model_settings import invalid_files
 
-    return invalid_files(Path(settings.path))
+    return invalid_files(Path(settings.path), model_settings())
 
 
 def _refuse(reason: str, rewriter: Rewriter | None) -> int:
@@ -223,7 +224,7 @@ class Signals:
 def welcome(app: App) -> str:
     """Returns the startup message: the models and the ports."""
     settings = app.settings
-    versions = app.repository.describe()
+    versions = app.repository.catalogue.describe()
     shown = [one for one in versions if one.default or one.reason]
     models = len({one.name for one in versions})
     lines = [f"layerserve {package_version('layerserve')}: {models} model{'s' * (models != 1)} in {settings.path}"]

@@ -32,7 +32,7 @@ def _predictions(process: Process) -> Part:
 def _own(core: Core) -> Part:
     settings, repository, runs = core.settings, core.repository, core.runs
     datasets, work, defaults, jobs = core.datasets, core.work, core.defaults, core.jobs
-    samples, trains = settings.state_folder / "samples", settings.training_slots > 0
+    trains = settings.training_slots > 0
     converter = Converter(jobs)
     trials = MeasuredRuns(jobs, runs.folder, settings.check_seconds)
     return Part(
@@ -40,11 +40,11 @@ def _own(core: Core) -> Part:
             GraphService(repository),
             ServerService(settings, repository, core.release, core.state),
             ModelService(repository, converter, core.registry),
-            ManagementService(core.manager),
+            ManagementService(core.manager, core.uploads),
             CheckpointService(repository, runs, CheckpointModels(converter)),
             TrainingService(repository, runs, work, defaults, datasets),
             OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
-            DatasetService(datasets, work.using, repository, jobs, samples, training=trains),
+            DatasetService(datasets, work.using, training=trains),
             RunSeries(runs),
             RunEstimates(repository, Estimator(runs, repository, trials), defaults, datasets),
         ]

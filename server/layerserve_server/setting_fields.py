@@ -557,19 +557,6 @@ class SettingFields(BaseSettings):
         description="Format of log lines. With 'json', all other output is written as log lines too.",
         json_schema_extra={"basic": True},
     )
-    sample_models: str = Field(
-        default="",
-        description=(
-            "Comma-separated names or patterns of models, each with the share of its requests whose rows and answers "
-            "are kept in files of the state folder, such as 'text-*=0.01,mnist=1'. The first that fits counts."
-        ),
-        json_schema_extra={"unset": "none"},
-    )
-    sample_max_bytes: int = Field(
-        default=GIB,
-        ge=MIB,
-        description="Maximum size of these files together, in bytes. Beyond it the oldest are removed.",
-    )
     access_log: float = Field(
         default=0.0,
         ge=0,

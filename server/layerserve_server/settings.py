@@ -98,12 +98,6 @@ class Settings(SettingFields):
             )
         return self
 
-    @field_validator("sample_models")
-    @classmethod
-    def _known_shares(cls, value: str) -> str:
-        sample_shares(value)
-        return value
-
     @model_validator(mode="after")
     def _age_of_connections(self) -> Settings:
         age = self.max_connection_age_seconds
@@ -122,11 +116,6 @@ class Settings(SettingFields):
                 "runs with several workers train on CPUs"
             )
         return self
-
-    def sample_share(self, model: str) -> float:
-        """Share of a model's requests that are kept, from 0 to 1."""
-        found = (share for pattern, share in sample_shares(self.sample_models) if fnmatchcase(model, pattern))
-        return next(found, 0.0)
 
     @property
     def host_names(self) -> tuple[str, ...]:
@@ -187,21 +176,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False  # another name, or "" for all addresses
-
-
-def sample_shares(text: str) -> list[tuple[str, float]]:
-    """Returns the patterns and shares in `sample_models`. Raises ValueError if the text isn't a list of them."""
-    found = []
-    for entry in filter(None, map(str.strip, text.split(","))):
-        pattern, _, share = entry.rpartition("=")
-        try:
-            number = float(share)
-        except ValueError:
-            number = -1.0
-        if not pattern.strip() or not 0 <= number <= 1:
-            raise ValueError(f"MODEL=SHARE with a share from 0 to 1 in '{entry}'")
-        found.append((pattern.strip(), number))
-    return found
 
 
 def own_variables(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:

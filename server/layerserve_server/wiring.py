@@ -19,25 +19,23 @@ from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.disk import sha256
 from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.extensions.extension import Part, Process, Source, Web
-from layerserve_server.extensions.installed import EXTENSIONS, VERIFIERS
+from layerserve_server.extensions.installed import EXTENSIONS, VERIFIERS, model_settings
 from layerserve_server.importing.imports import Imports
 from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.metrics import Metrics
-from layerserve_server.observability.sample_files import SampleFiles
 from layerserve_server.observability.telemetry import telemetry_of
 from layerserve_server.quantization.graphs import QuantizedGraphs
-from layerserve_server.repository.loading import Load
+from layerserve_server.repository.folder import RepositoryFolder
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.remembered_callers import RememberedCallers
-from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.repository import Repository, RepositoryOptions
 from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version_reader import Load, VersionReader
 from layerserve_server.services.prediction.predictor import Predictor
-from layerserve_server.services.prediction.samples import RequestSamples
-from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
@@ -97,32 +95,36 @@ class Inference:
         self._filler = threading.Thread(target=self._fill, name="fill memory", daemon=True)
         self._closed = False
         self.repository = Repository(
-            settings.root,
-            settings.state_folder / "models",
-            load,
-            partial(make_queue, settings, self.metrics, traced=self.traced),
-            max_old_versions=settings.max_old_versions,
-            # Mapped weights are shared by the processes, but counted in each.
-            max_bytes=settings.max_model_bytes // settings.workers,
-            used=self._usage.read(),
-            # What a source puts into the folder is complete.
-            settle_seconds=2 * settings.poll_seconds if self._source is None else 0.0,
-            observer=self.metrics,
-            ready=self._ready,
-            digest=sha256 if imports is None else imports.sha256,
-            origin=None if self._source is None else self._source.origin,
-            writer=None if self._source is None else self._source.writer,
-            queue_limits=partial(queue_limits, settings),
-            loads=settings.loads,
-            polls=settings.model_control == "poll",
-            sample_share=partial(sample_share, settings),
+            RepositoryFolder(
+                settings.root,
+                settings.state_folder / "models",
+                source=None if self._source is None else self._source.origin,
+                # What a source puts into the folder is complete.
+                settle_seconds=2 * settings.poll_seconds if self._source is None else 0.0,
+            ),
+            VersionReader(
+                load,
+                partial(make_queue, settings, self.metrics, traced=self.traced),
+                sha256 if imports is None else imports.sha256,
+            ),
+            self.metrics,
+            RepositoryOptions(
+                max_old_versions=settings.max_old_versions,
+                # Mapped weights are shared by the processes, but counted in each.
+                max_bytes=settings.max_model_bytes // settings.workers,
+                polls=settings.model_control == "poll",
+                loads=settings.loads,
+                defaults=model_settings()(),
+                queue_limits=partial(queue_limits, settings),
+            ),
             remembered=RememberedCallers(settings.state_folder / "callers", writes=not worker),
+            ready=self._ready,
+            writer=None if self._source is None else self._source.writer,
+            used=self._usage.read(),
         )
-        self.repository.suggests = self.gate.trusted is not None
-        self.metrics.watch_loaded(self.repository.loaded_bytes)
-        self._shadows = Shadows(self.repository, self.metrics)
-        self.samples = RequestSamples(self.repository, partial(make_sample_files, settings, self.metrics))
-        self.predictor = Predictor(self.repository, self._shadows, self.samples)
+        self.repository.catalogue.suggests = self.gate.trusted is not None
+        self.metrics.watch_loaded(self.repository.memory.loaded_bytes)
+        self.predictor = Predictor(self.repository)
 
     def parts(self) -> list[Part]:
         """Returns what each protocol and extension adds to every process."""
@@ -155,17 +157,17 @@ class Inference:
 
     def _arriving(self, source: Source) -> list[Future[None]]:
         """Versions that arrive of models that have none that is ready."""
-        ready = {one.name for one in self.repository.describe() if one.default}
+        ready = {one.name for one in self.repository.catalogue.describe() if one.default}
         return [task for (name, _), task in source.arriving().items() if name not in ready]
 
     def fill(self) -> None:
         """Loads models before a request comes for them, in a thread, if not all are in memory anyway."""
-        if self.repository.limited:
+        if self.repository.memory.limited:
             self._filler.start()
 
     def _fill(self) -> None:
         try:
-            self.repository.fill(lambda: self._closed)
+            self.repository.leases.fill(lambda: self._closed)
         except Exception:
             logger.exception("models aren't loaded before requests come for them")
 
@@ -175,8 +177,6 @@ class Inference:
         self._note_use(0.0)
         if self._source is not None:
             self._source.stop()
-        self._shadows.close()
-        self.samples.close()
         self.repository.close()
 
     def watch(self) -> None:
@@ -184,21 +184,21 @@ class Inference:
         if self._settings.model_control == "poll":
             self.repository.scan()
         else:
-            self.repository.retry()
-        if self.repository.limited:
-            for loaded in self.repository.worth_tuning():
+            self.repository.rollout.retry()
+        if self.repository.memory.limited:
+            for loaded in self.repository.memory.worth_tuning():
                 self._tune(loaded)
-            self.repository.shrink()
+            self.repository.memory.shrink()
             self._note_use(USAGE_SECONDS)
 
     def _note_use(self, seconds: float) -> None:
         """Writes down which models were used last, unless that was done less than this time ago."""
-        if self.repository.limited:
-            self._usage.write(self.repository.uses(), seconds)
+        if self.repository.memory.limited:
+            self._usage.write(self.repository.memory.uses(), seconds)
 
     def _ready(self, loaded: LoadedVersion) -> None:
         """Tunes a version that has been loaded. With a limit of memory only when it has been used often."""
-        if not self.repository.limited:
+        if not self.repository.memory.limited:
             self._tune(loaded)
 
     def _tune(self, loaded: LoadedVersion) -> None:
@@ -228,10 +228,10 @@ class Inference:
         self.metrics.watch_memory(lambda: transport.memory.used, transport.memory.limit)
 
         def changed() -> None:
-            self.gate.reserved.set(self.repository.restrictions)
+            self.gate.reserved.set(self.repository.catalogue.restrictions)
             transport.models_changed()
 
-        self.repository.changed = changed
+        self.repository.catalogue.listeners.append(changed)
         changed()
         return transport
 
@@ -279,7 +279,7 @@ class Inference:
     def serving(self, model: str) -> bool | None:
         """Whether a version of a model answers requests that name none; None if there is no such model."""
         try:
-            return self.repository.describe_one(model).answers
+            return self.repository.catalogue.describe_one(model).answers
         except UnknownModelError:
             return None
         except UnavailableError:  # models are still being read
@@ -302,17 +302,6 @@ def make_source(settings: Settings, metrics: Metrics, *, fetches: bool) -> Sourc
     """
     made = (one.source(settings, metrics, fetches) for one in ALL)
     return next((one for one in made if one is not None), None)
-
-
-def make_sample_files(settings: Settings, metrics: Metrics) -> SampleFiles:
-    """Returns what writes rows and answers of requests into the state folder."""
-    folder = settings.state_folder / "samples"
-    return SampleFiles(folder, settings.sample_max_bytes, partial(metrics.telemetry_dropped, "samples"))
-
-
-def sample_share(settings: Settings, name: str, model: ModelSettings) -> float:
-    """Returns the share of requests that are kept, for a model with these settings."""
-    return settings.sample_share(name) if model.sample_share is None else model.sample_share
 
 
 def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None = None) -> Gate:

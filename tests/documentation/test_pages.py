@@ -23,7 +23,7 @@ from layerserve import Client
 from layerserve.cli import main
 from layerserve_server.access.tokens_file import parse_tokens
 from layerserve_server.app import App
-from layerserve_server.extensions.installed import VERIFIERS, Settings
+from layerserve_server.extensions.installed import VERIFIERS, Settings, model_settings
 from layerserve_server.repository.model_settings import parse_settings
 
 if sys.version_info >= (3, 11):
@@ -239,7 +239,7 @@ def run_block(block: Block, names: dict[str, object], place: Place, shell: Shell
         _ = (
             parse_tokens(block.text, block.place, VERIFIERS)
             if is_tokens
-            else parse_settings(block.text.encode(), block.place)
+            else parse_settings(block.text.encode(), block.place, model_settings())
         )
     elif block.language in EXAMPLES:
         file = ROOT / "examples" / EXAMPLES[block.language]

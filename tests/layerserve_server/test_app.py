@@ -525,7 +525,7 @@ def test_the_first_lines_name_the_models_and_the_ports(put, make_server, tls, po
     assert first == f"layerserve {version('layerserve')}: 1 model in {settings.path}"
     assert model.split() == ["double", "version", "1", "ready"]
     assert last.startswith(f"gRPC on 127.0.0.1:80, {ports}")
-    app.repository = SimpleNamespace(describe=lambda: [])
+    app.repository = SimpleNamespace(catalogue=SimpleNamespace(describe=lambda: []))
     app.http_port = app.metrics_port = -1
     first, none, last = welcome(app).splitlines()
     assert first == f"layerserve {version('layerserve')}: 0 models in {settings.path}"

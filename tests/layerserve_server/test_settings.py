@@ -64,8 +64,6 @@ def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
         ),
         (["--grpc-port", "a"], "'grpc_port' in the file): got 'a', expected a valid integer\n"),
         (["--log-level", "loud"], "expected 'debug', 'info', 'warning' or 'error'"),
-        (["--sample-models", "m=2"], "expected MODEL=SHARE with a share from 0 to 1 in 'm=2'"),
-        (["--sample-models", "a=0.1, m"], "expected MODEL=SHARE with a share from 0 to 1 in 'm'"),
         (["--tls-key", "key.pem"], "tls_certificate and tls_key: got one of them, expected both or none"),
         (["--training-device", "gpu"], "got 'gpu', expected 'cpu', 'cuda' or 'cuda:N', N the number of a GPU\n"),
         (
@@ -274,9 +272,3 @@ def test_the_native_transport_has_no_tls(tmp_path):
 def test_the_native_transport_has_no_age_of_connections(tmp_path):
     with pytest.raises(SettingsError, match="max_connection_age_seconds: got 60 with transport 'native', expected 0"):
         read_settings([str(tmp_path), "--transport", "native", "--max-connection-age-seconds", "60"])
-
-
-def test_the_first_pattern_that_fits_gives_the_share_of_requests_that_are_kept():
-    settings = read_settings(["--sample-models", "text-a=0, text-*=0.25 ,*=1"])
-    assert [settings.sample_share(name) for name in ("text-a", "text-b", "mnist")] == [0, 0.25, 1]
-    assert read_settings(["--sample-models", "text=1"]).sample_share("other") == 0

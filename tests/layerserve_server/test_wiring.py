@@ -185,7 +185,7 @@ def test_a_version_is_tuned_unless_its_engine_is_named(tmp_path, load_fake, monk
     tuner = SimpleNamespace(submit=found.append)
     monkeypatch.setattr(wiring, "make_tuner", lambda settings, jobs, imports: tuner)
     inference = Inference(Settings(path=tmp_path, engine=server), load_fake, JOBS)
-    inference.repository._ready(SimpleNamespace(settings=ModelSettings(engine=model)))
+    inference.repository.loader._ready(SimpleNamespace(settings=ModelSettings(engine=model)))
     assert len(found) == tuned
 
 
@@ -281,19 +281,19 @@ def test_a_server_has_its_settings(make_server, put, tmp_path):
     settings = {"max_old_versions": 5, "poll_seconds": 4.0, "max_kept_runs": 3, "tuning_seconds": 1.0}
     server = make_server(state=tmp_path / "state", **settings)
     repository = server.repository
-    assert (repository._max_old_versions, repository._settle_seconds) == (5, 8.0)
+    assert (repository._options.max_old_versions, repository.folder._settle_seconds) == (5, 8.0)
     assert server.runs._table.folder == tmp_path / "state" / "runs"
     assert server.runs._table._max_kept == 3
     assert server._watcher._poll_seconds == 4.0
     assert server.runs._table._observer is repository._observer is server.metrics
-    assert repository._ready == server._inference._ready
+    assert repository.loader._ready == server._inference._ready
     assert server._inference.tuner is not None
 
 
 def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
     put()
     server = start(metrics_port=0)
-    with server.repository.lease("double") as version:
+    with server.repository.leases.lease("double") as version:
         assert not version.retired
     assert server.ready
     server.stop()
@@ -334,7 +334,7 @@ def test_a_server_that_has_stopped_leaves_nothing_behind(
     temporary = tempfile.mkdtemp()
     monkeypatch.setattr(tempfile, "tempdir", temporary)
     monkeypatch.setattr(Tuner, "_tune", lambda tuner, loaded, seconds: None)
-    options = {"http_port": 0, "metrics_port": 0, "access_log": 1.0, "sample_models": "*=1", **EXTENSIONS_ON}
+    options = {"http_port": 0, "metrics_port": 0, "access_log": 1.0, **EXTENSIONS_ON}
 
     def lifetime():
         server = make_server(transport=transport, tuning_seconds=1.0, state=tmp_path / "state", **options)
@@ -517,7 +517,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
                     served.append(reply.read().decode())
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30)
-            with made["Repository"][0].lease("double") as version:
+            with made["Repository"][0].leases.lease("double") as version:
                 served.append(version)
             yield from iter(self.readline, "")
             assert not line, "it waits for more, and its server for its end"
@@ -562,7 +562,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     }
     assert front.told == ["start", ("stop", grace)]
     assert tuned == ([1, "start", "close"] if transport == "grpcio" else [])
-    assert (repository._max_old_versions, repository._settle_seconds) == (5, 8.0)
+    assert (repository._options.max_old_versions, repository.folder._settle_seconds) == (5, 8.0)
     assert repository._observer is front.metrics
     assert watcher._poll_seconds == 4.0
     assert not watcher._thread.is_alive()

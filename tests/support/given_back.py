@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -26,16 +27,17 @@ Counts = Mapping[str, int]
 
 
 def _repository(repository: Any) -> Counts:
-    with repository._lock:
-        entries = list(repository._entries())
-        living = set(repository._living)
+    catalogue, memory = repository.catalogue, repository.memory
+    with catalogue.lock:
+        entries = list(catalogue.entries())
+        living = set(memory.living)
         in_use = {entry.loaded for entry in entries}
         queues = [one.queue for one in living]
         return {
             "versions that are replaced or unloaded, and not freed": len(living - in_use),
             "leases of versions": sum(one._users for one in living),
-            "calls that wait for a version in threads": sum(repository._waiting_in_threads.values()),
-            "bytes for versions that are being loaded": repository._reserved,
+            "calls that wait for a version in threads": sum(repository.leases._waiting_in_threads.values()),
+            "bytes for versions that are being loaded": memory._reserved,
             "rows in queues": sum(queue.queued_rows for queue in queues),
             "requests in queues": sum(queue.queued_requests for queue in queues),
             "leaders of queues": sum(queue._has_leader for queue in queues),
@@ -71,18 +73,19 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "jobs.jobs": {"Jobs": lambda one: {}},
     "datasets.store": {"DatasetStore": lambda one: {"uploads of datasets": len(one._parts)}},
     "observability.metrics": {"Metrics": _in_flight},
-    "repository.demand": {
-        "Demand": lambda one: {
+    "repository.lazy_loading": {
+        "LazyLoading": lambda one: {
             "calls that wait for loads": one._count,
             "loads that calls wait for": len(one._loads),
         }
     },
-    "repository.management": {"Manager": lambda one: {}},
+    "repository.changes": {"Changes": lambda one: {}},
+    "repository.uploads": {"Uploads": lambda one: {}},
     "repository.repository": {"Repository": _repository},
     "services.datasets": {"DatasetService": lambda one: {}},
     "services.idempotency": {"IdempotencyKeys": lambda one: {"calls that begin a run by a key": len(one._held)}},
     "services.online": {"OnlineTrainingService": lambda one: {"streams of sessions": len(one._streams)}},
-    "services.prediction.shadow": {
+    "extensions.mirroring.shadow": {
         "Shadows": lambda one: {"bytes of requests for shadows": 0 if one._closed else one._bytes}
     },
     "training.conversion": {"Converter": lambda one: {}},
@@ -163,23 +166,28 @@ class Ledger:
         for module, name in SERVERS.items():
             patch.setattr(f"{PACKAGE}.{module}.{name}.__init__", self._around(module, name, self._server_made))
         for module, names in PARTS.items():
+            if module.startswith("extensions.") and find_spec(f"{PACKAGE}.{module.rpartition('.')[0]}") is None:
+                continue
             for name, counts in names.items():
                 made = functools.partial(self._part_made, counts)
                 patch.setattr(f"{PACKAGE}.{module}.{name}.__init__", self._around(module, name, made))
         for module in COUNTING:
             patch.setattr(f"{PACKAGE}.{module}.COUNTED_BYTES", 1)
-        want, close = _class("repository.demand", "Demand").want, _class("inference.batching", "BatchQueue").close
+        want, close = (
+            _class("repository.lazy_loading", "LazyLoading").want,
+            _class("inference.batching", "BatchQueue").close,
+        )
 
-        def note_wanted(demand: Any, entry: Any, *arguments: Any) -> None:
+        def note_wanted(lazy_loading: Any, entry: Any, *arguments: Any) -> None:
             self._wanted.append(entry)
-            want(demand, entry, *arguments)
+            want(lazy_loading, entry, *arguments)
 
         def note_rows(queue: Any) -> None:
             with queue._lock:
                 self._rows += queue._queued_rows - sum(one.rows_left for one in queue._queue)
             close(queue)
 
-        patch.setattr(f"{PACKAGE}.repository.demand.Demand.want", note_wanted)
+        patch.setattr(f"{PACKAGE}.repository.lazy_loading.LazyLoading.want", note_wanted)
         patch.setattr(f"{PACKAGE}.inference.batching.BatchQueue.close", note_rows)
 
     def _around(self, module: str, name: str, note: Callable[[Any, Callable[[], None]], None]) -> Callable[..., None]:

@@ -90,5 +90,5 @@ class Trainer:
         (self.runs_folder / run_id / "go").touch()
 
     def offset(self):
-        with self.app.repository.lease("double") as version:
+        with self.app.repository.leases.lease("double") as version:
             return version.version, version.model.offset

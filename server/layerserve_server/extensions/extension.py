@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from layerserve_server.observability.metrics import Metrics
     from layerserve_server.probes import MetricPage
     from layerserve_server.repository.management import Manager
-    from layerserve_server.repository.origin import Origin
+    from layerserve_server.repository.model_settings import ModelSettings
     from layerserve_server.repository.repository import Repository
+    from layerserve_server.repository.uploads import Uploads
+    from layerserve_server.repository.version_source import VersionSource
     from layerserve_server.repository.writer import Writer
     from layerserve_server.services.open_work import OpenWork
     from layerserve_server.services.prediction.predictor import Predictor
@@ -61,6 +63,7 @@ class Core(Process):
     """What the main process has as well."""
 
     manager: Manager
+    uploads: Uploads
     runs: Runs
     datasets: DatasetStore
     #: Work in progress, by model.
@@ -138,7 +141,7 @@ def _no_part(_: Any) -> Part:
 class Source:
     """Where a process has versions from if PATH isn't a folder or file of this machine."""
 
-    origin: Origin
+    origin: VersionSource
     #: Writes versions that are published; None if they can't be.
     writer: Writer | None = None
     #: Called before the repository is read for the first time. Raises OSError if nothing can be served.
@@ -162,6 +165,8 @@ class Extension:
     name: str
     #: The server's settings with its own: flags, variables and keys of the settings file. They begin a section.
     settings: type[Settings] | None = None
+    #: Returns the settings of a model with its own: keys of a model's settings file. Imported later than the rest.
+    model_settings: Callable[[], type[ModelSettings]] | None = None
     #: Rights by full method name and by path of `Part.metric_pages`. Methods in proto/ have theirs there.
     rights: Mapping[str, Right] = field(default_factory=dict)
     #: Kinds of verifiers of tokens, each with a table of the tokens file.

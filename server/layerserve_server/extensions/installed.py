@@ -5,17 +5,23 @@ To take one of this package away, delete its folder, its folder of tests, and it
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from layerserve_server.environment import names
 from layerserve_server.extensions.extension import Extension
 from layerserve_server.settings import Settings as CoreSettings
+
+if TYPE_CHECKING:
+    from layerserve_server.repository.model_settings import ModelSettings
 
 #: Group of the entry points of other packages, each an `Extension`.
 GROUP = "layerserve.extensions"
 #: The extensions of this package. Imported when their settings are read; what they make imports the rest.
 OWN = {
     "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
+    "mirroring": "layerserve_server.extensions.mirroring.extension:MIRRORING",
     "page": "layerserve_server.extensions.page.extension:PAGE",
     "stores": "layerserve_server.extensions.stores.extension:STORES",
     "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
@@ -39,6 +45,15 @@ Settings: type[CoreSettings] = type(
     (*(one.settings for one in EXTENSIONS if one.settings is not None), CoreSettings),
     {"__doc__": CoreSettings.__doc__},
 )
+
+
+@cache
+def model_settings() -> type[ModelSettings]:
+    """Returns the class of all settings of a model: the core's, then those of the extensions."""
+    from layerserve_server.repository.model_settings import ModelSettings
+
+    more = [one.model_settings() for one in EXTENSIONS if one.model_settings is not None]
+    return type("ModelSettings", (*more, ModelSettings), {"__doc__": ModelSettings.__doc__})
 
 
 def variables() -> set[str]:

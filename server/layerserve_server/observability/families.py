@@ -12,8 +12,6 @@ from layerserve_server.observability.histograms import HistogramFamily
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: Powers of two, the usual batch sizes.
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-#: From the rounding of 32 bits to other answers.
-DIFFERENCES = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1, 1.0)
 #: Loading reads files from kilobytes to gigabytes.
 LOAD_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -128,28 +126,10 @@ class BatchFamilies:
 
 
 class VersionFamilies:
-    """Versions: in memory, loading, and beside others as their shadows."""
+    """Versions: in memory, and loading."""
 
     def __init__(self, families: Families) -> None:
         self.loaded = families.gauge("model_loaded", "1 for each version in memory.", VERSION)
-        self.shadowed = families.counter(
-            "shadow_requests",
-            "Number of requests that were chosen for a shadow version, by outcome: its results are 'equal' within the "
-            "tolerances or 'different', it 'failed', or there was no time or memory ('dropped').",
-            (*VERSION, "outcome"),
-        )
-        self.shadow_absolute = families.histogram(
-            "shadow_absolute_difference",
-            "Largest difference of a request's outputs from the shadow version's.",
-            VERSION,
-            DIFFERENCES,
-        )
-        self.shadow_relative = families.histogram(
-            "shadow_relative_difference",
-            "Largest difference of a request's outputs from the shadow version's, relative to the largest value.",
-            VERSION,
-            DIFFERENCES,
-        )
         self.loads = families.counter("model_loads", "Number of versions that were loaded.", ("model",))
         self.load_failures = families.counter(
             "model_load_failures", "Number of versions that failed to load.", ("model",)

@@ -183,18 +183,7 @@ class Metrics:
         self.labels["layerserve_model_versions"] = ("model", "state")
         self.registry.register(CountsCollector("layerserve_model_versions", text, ("model", "state"), states))
 
-    # Shadow versions (see services.prediction.shadow.ShadowObserver).
-
-    def shadowed(self, model: str, version: int, outcome: str) -> None:
-        """Counts a request that was chosen for a shadow version."""
-        self._versions.shadowed.labels(model, str(version), outcome).inc()
-
-    def shadow_differed(self, model: str, version: int, absolute: float, relative: float) -> None:
-        """Counts the largest differences of a request's outputs."""
-        self._versions.shadow_absolute.labels(model, str(version)).observe((absolute,))
-        self._versions.shadow_relative.labels(model, str(version)).observe((relative,))
-
-    # Loads (see repository.residents.RepositoryObserver).
+    # Loads (see repository.observer.RepositoryObserver).
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
         """Counts a version that was loaded in `seconds`."""

@@ -23,7 +23,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
-from layerserve_server.processes.following import Following, lagging
+from layerserve_server.processes.repository_sync import RepositorySync, lagging
 from layerserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Supervisor:
         self.spare_imports = self._folder / "imports"
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._metrics_ports: dict[int, int] = {}
-        self._following = Following()
+        self._sync = RepositorySync()
         #: Returns the versions of each model that a worker may load when it starts; None for all on disk.
         self.catalogue: Callable[[], Mapping[str, Sequence[int]] | None] = lambda: None
         #: Returns what is in force of models whose files are wrong.
@@ -112,7 +112,7 @@ class Supervisor:
 
         catalogue = self.catalogue()
         versions = None if catalogue is None else catalogue.get(model, ())
-        answers = self._following.ask(model, workers, send, versions)
+        answers = self._sync.ask(model, workers, send, versions)
         return lagging(expected(model), workers, answers)
 
     def pids(self) -> list[int]:
@@ -150,10 +150,10 @@ class Supervisor:
                 self._metrics_ports[number] = json.loads(reply)["metrics_port"]
             ready.set()
             for line in process.stdout:
-                self._following.answered(number, line)
+                self._sync.answered(number, line)
             code = process.wait()
             self._metrics_ports.pop(number, None)
-            self._following.ended(number)
+            self._sync.ended(number)
             for pipe in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):
                     pipe.close()

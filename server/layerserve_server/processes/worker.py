@@ -1,9 +1,9 @@
 """Program of a worker process, which serves Predict on the server's port.
 
 The supervisor starts it by `python -m layerserve_server.processes.worker`. It reads its configuration as JSON from
-standard input, writes a line when it is serving, carries out orders (see `following`), and ends with its input, so that
-it never outlives the main process: after the order to end, the input ends when the main process has ended its calls. It
-loads its own models, with weights in shared memory, and forwards all calls but Predict to the port's owner.
+standard input, writes a line when it is serving, and carries out orders (`repository_sync`). It ends with its input, so
+that it never outlives the main process: after the order to end, the input ends when the main process has ended its
+calls. It loads its own models, with weights in shared memory, and forwards all calls but Predict to the port's owner.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from layerserve_server.inference import runner
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability import logs
 from layerserve_server.probes import MetricPage, Probes
-from layerserve_server.processes.following import Orders
+from layerserve_server.processes.repository_sync import Orders
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
@@ -50,6 +50,8 @@ def main() -> None:
     group = ProcessGroup.of(Path(configuration["socket"]).parent, bytes.fromhex(configuration["secret"]))
     inference = Inference(settings, ModelLoader(settings, jobs, imports=imports), jobs, imports, group, worker=True)
     repository, tuner = inference.repository, inference.tuner
+    # Before models are loaded: extensions say which are.
+    parts = inference.parts()
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open(configuration["catalogue"], configuration["in_force"])
     watcher = Watcher(settings.poll_seconds, inference.watch)
@@ -57,7 +59,7 @@ def main() -> None:
     access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
     access_watcher.start()
     inference.gate.start()
-    predict = routes_of(inference.parts())
+    predict = routes_of(parts)
     shared = SharedPort(Path(configuration["socket"]), owner=False)
     transport = inference.listen(Routes(unary=predict.unary, prompt=predict.prompt), shared)
     transport.start()
@@ -67,7 +69,7 @@ def main() -> None:
     pages = {"/metrics": MetricPage(inference.metrics.registry)}
     probes = Probes("127.0.0.1", 0, pages, lambda: True, inference.gate.admit_own)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
-    orders = Orders(repository.scan, repository.serving)
+    orders = Orders(repository.scan, repository.catalogue.serving)
     grace = orders.take(sys.stdin)
     orders.close()
     watcher.stop()
@@ -77,6 +79,8 @@ def main() -> None:
     transport.stop(grace)
     if tuner is not None:
         tuner.close()
+    for part in parts:
+        part.stop()
     inference.close()
     if imports is not None:
         imports.close()

@@ -1,7 +1,4 @@
-"""Versions that get a share of a model's requests that name no version.
-
-A canary answers them, always those of the same callers. A shadow computes them, too, and its results are compared.
-"""
+"""Canaries: versions that answer a share of a model's callers when these name no version, always the same callers."""
 
 from __future__ import annotations
 
@@ -38,14 +35,3 @@ class Canary:
         """
         digest = blake2b(f"{self.model}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.share * _HASHES
-
-
-@dataclass(frozen=True, slots=True)
-class Shadow:
-    """The version, its share of requests, and how far its results may be from those of the version that answers."""
-
-    model: str
-    version: int
-    share: float
-    rtol: float
-    atol: float

@@ -11,37 +11,41 @@ from layergraph.errors import unknown_name
 
 from layerserve_server.access.reserved import Restriction
 from layerserve_server.errors import UnavailableError, UnknownModelError
-from layerserve_server.repository.canary import Canary, Shadow
+from layerserve_server.repository.canary import Canary
 from layerserve_server.repository.control import Control
-from layerserve_server.repository.entry import Description, Entry, State
+from layerserve_server.repository.entry import Description, Entry
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version_states import State
 
 T = TypeVar("T")
 
 
 class Catalogue:
-    """The records of all models. Thread-safe: reads neither the disk nor waits."""
+    """The records of all models. Thread-safe: reads neither the disk nor waits.
+
+    Other parts of the repository change the records, with `lock` held.
+    """
 
     def __init__(self) -> None:
-        self._models: dict[str, ModelRecord] = {}
+        self.models: dict[str, ModelRecord] = {}
         #: Cache of the versions chosen for requests; replaced after each change of the versions or labels.
-        self._chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
-        #: Canaries and shadows by model. Replaced, never changed. Their versions may have been unloaded a moment ago.
+        self.chosen: dict[tuple[str, int | None, str | None], LoadedVersion] = {}
+        #: Canaries by model. Replaced, never changed. Their versions may have been unloaded a moment ago.
         self.canaries: Mapping[str, Canary] = {}
-        self.shadows: Mapping[str, Shadow] = {}
-        #: Share of requests that are kept, by model. Replaced, never changed.
-        self.sampled: Mapping[str, float] = {}
+        #: What else routes requests to a model's versions (see `ModelRecord.routes`).
+        self.routes: list[Callable[[ModelRecord], int | None]] = []
         #: Models that only some callers may use; also models that are gone. Replaced, never changed.
         self.restrictions: Mapping[str, Restriction] = {}
         #: Whether an error about an unknown model names others: not where a caller may not know of all models.
         self.suggests = True
-        self._scanned = False
-        #: Called after each change of the versions, their states or labels. Must not block.
-        self.changed: Callable[[], None] = lambda: None
+        #: Whether the disk has been scanned: before, an unknown model may be there.
+        self.scanned = False
+        #: Called after each change of the versions, their states or labels. They must not block.
+        self.listeners: list[Callable[[], None]] = []
         #: Protects the records of models and versions; held only briefly.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
     def describe(self, name: str = "") -> list[Description]:
         """Describes all versions, or those of one model, by name, then newest first. Empty for an unknown model.
@@ -49,68 +53,68 @@ class Catalogue:
         Raises UnavailableError before the first scan.
         """
         self._check_scanned()
-        with self._lock:
+        with self.lock:
             return [
                 record.description(record.versions[version])
-                for model, record in sorted(self._models.items())
+                for model, record in sorted(self.models.items())
                 if name in ("", model)
                 for version in sorted(record.versions, reverse=True)
             ]
 
     def states(self) -> Mapping[tuple[str, ...], int]:
         """Returns the number of versions by model and state. Empty before the first scan."""
-        return Counter((one.name, one.state.value) for one in self.describe()) if self._scanned else {}
+        return Counter((one.name, one.state.value) for one in self.describe()) if self.scanned else {}
 
-    def catalogue(self) -> dict[str, list[int]]:
+    def versions(self) -> dict[str, list[int]]:
         """Returns the versions of each model."""
-        with self._lock:
-            return {name: sorted(record.versions) for name, record in self._models.items()}
+        with self.lock:
+            return {name: sorted(record.versions) for name, record in self.models.items()}
 
     def in_force_without_files(self) -> dict[str, dict[str, Any]]:
         """Returns what is in force of models whose files are wrong (see `ModelRecord.in_force_as_json`)."""
-        with self._lock:
-            wrong = [record for record in self._models.values() if record.problem and not record.unknown]
+        with self.lock:
+            wrong = [record for record in self.models.values() if record.problem and not record.unknown]
             return {record.name: record.in_force_as_json() for record in wrong}
 
     def describe_one(self, name: str, version: int | None = None, label: str | None = None) -> Description:
         """Describes a version, chosen as in `lease` but in any state. Raises as `lease` does, without loading."""
-        with self._lock:
-            record = self._known(name)
+        with self.lock:
+            record = self.known(name)
             return record.description(record.entry(version, label, any_state=True))
 
     def settings(self, name: str) -> ModelSettings:
         """Returns the settings in force of a model; the defaults if there is no such model."""
-        with self._lock:
-            record = self._models.get(name)
+        with self.lock:
+            record = self.models.get(name)
             return record.in_force if record else DEFAULTS
 
     def file_settings(self, name: str) -> ModelSettings:
         """Returns the settings of a model's file, without what calls have set; the defaults if there are none."""
-        with self._lock:
-            record = self._models.get(name)
+        with self.lock:
+            record = self.models.get(name)
             return (record.settings if record else None) or DEFAULTS
 
     def control(self, name: str) -> Control:
         """Returns what calls have set for a model. Raises UnknownModelError."""
-        with self._lock:
-            return self._known(name).control
+        with self.lock:
+            return self.known(name).control
 
     def set_control(self, name: str, control: Control) -> None:
         """Records what calls have set for a model, before the next scan: a default that is loaded is it at once."""
-        with self._lock:
-            if (record := self._models.get(name)) is not None:
+        with self.lock:
+            if (record := self.models.get(name)) is not None:
                 record.control = control
-                self._choose_anew()
+                self.choose_anew()
 
     def labels(self, name: str) -> Mapping[str, int]:
         """Returns the versions of a model's labels, as they are on disk. Raises UnknownModelError."""
-        with self._lock:
-            return dict(self._known(name).file_labels)
+        with self.lock:
+            return dict(self.known(name).file_labels)
 
     def serving(self, name: str) -> dict[str, Any]:
         """Returns what must be the same in all processes: which versions answer, and why others don't."""
-        with self._lock:
-            record = self._models.get(name)
+        with self.lock:
+            record = self.models.get(name)
             if record is None:
                 return {"default": None, "labels": {}, "loaded": False, "canary": 0.0, "reasons": {}}
             reasons = {str(one.version): one.reason for one in self.describe(name) if one.reason}
@@ -124,8 +128,8 @@ class Catalogue:
 
     def kept_back(self, name: str, version: int = 0) -> str:
         """Returns why a version (0: the next one) isn't the default of a model; empty if it is, or may be."""
-        with self._lock:
-            record = self._models.get(name)
+        with self.lock:
+            record = self.models.get(name)
             target = None if record is None else record.target
             if record is None or target is None or target == version:
                 return ""
@@ -135,8 +139,8 @@ class Catalogue:
 
     def problems(self, name: str) -> Mapping[int, str]:
         """Returns why versions that are to serve don't, or not with their files and settings on disk, by version."""
-        with self._lock:
-            record = self._known(name)
+        with self.lock:
+            record = self.known(name)
             least = record.default() or 0
             numbers = [record.target] if record.target else [number for number in record.versions if number >= least]
             found = {number: record.versions[number] for number in numbers if number in record.versions}
@@ -148,35 +152,48 @@ class Catalogue:
         return {number: reason for number, reason in reasons.items() if reason}
 
     def _check_scanned(self) -> None:
-        if not self._scanned:
+        if not self.scanned:
             raise UnavailableError("the server is starting and hasn't read its models yet; try again in a moment")
 
-    def _choose_anew(self) -> None:
-        """Drops the cache of chosen versions: the versions, their states or labels are being changed."""
-        self._chosen = {}
-        self.changed()
+    def clear(self) -> list[LoadedVersion]:
+        """Forgets all models. Returns their versions in memory."""
+        with self.lock:
+            loaded = [entry.loaded for entry in self.entries() if entry.loaded is not None]
+            self.models = {}
+            self.choose_anew()
+        return loaded
 
-    def _known(self, name: str) -> ModelRecord:
-        record = self._models.get(name)
+    def choose_anew(self) -> None:
+        """Drops the cache of chosen versions: the versions, their states or labels are being changed."""
+        self.chosen = {}
+        for changed in self.listeners:
+            changed()
+
+    def known(self, name: str) -> ModelRecord:
+        """Returns the record of a model. Raises UnknownModelError, and UnavailableError before the first scan."""
+        record = self.models.get(name)
         if record is None:
             self._check_scanned()
-            if not self._models:
+            if not self.models:
                 raise UnknownModelError("the server has no models")
-            known = self._models.keys() - self.restrictions.keys() if self.suggests else ()
+            known = self.models.keys() - self.restrictions.keys() if self.suggests else ()
             raise UnknownModelError(unknown_name("model", name, known) if known else f"unknown model {name[:80]!r}")
         return record
 
-    def _entry(self, name: str, version: int | None, label: str | None) -> Entry:
-        with self._lock:
-            return self._known(name).entry(version, label)
+    def entry(self, name: str, version: int | None, label: str | None) -> Entry:
+        """Returns the version with this number or label, or else the default. Raises as `Leases.lease` does."""
+        with self.lock:
+            return self.known(name).entry(version, label)
 
-    def _find_entry(self, name: str, version: int) -> Entry | None:
-        with self._lock:
-            record = self._models.get(name)
+    def find_entry(self, name: str, version: int) -> Entry | None:
+        """Returns a version in any state; None if there is none of this number."""
+        with self.lock:
+            record = self.models.get(name)
             return None if record is None else record.versions.get(version)
 
-    def _entries(self) -> Iterable[Entry]:
-        return (entry for record in self._models.values() for entry in record.versions.values())
+    def entries(self) -> Iterable[Entry]:
+        """Yields all versions."""
+        return (entry for record in self.models.values() for entry in record.versions.values())
 
 
 def replaced(values: Mapping[str, T], name: str, value: T | None) -> Mapping[str, T]:

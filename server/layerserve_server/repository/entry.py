@@ -6,7 +6,6 @@ import math
 import threading
 import time
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -16,17 +15,7 @@ from layerserve_server.repository import layout
 from layerserve_server.repository.layout import Fingerprint, FoundVersion
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.version import GRAPH_BYTES, LoadedVersion
-
-
-class State(Enum):
-    """State of a version, as in models.proto."""
-
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-    UNLOADING = "unloading"
-    AVAILABLE = "available"
-    UNLOADED = "unloaded"
+from layerserve_server.repository.version_states import TRANSITIONS, Event, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +115,7 @@ class Entry:
     on_demand: bool = False
     #: Whether it is gone from the disk, and answers only until another version can.
     leaving: bool = False
-    #: Whether it answers without being loaded, as the first request loads it (see `residents`).
+    #: Whether it answers without being loaded, as the first request loads it (see `memory_limit`).
     standby: bool = False
     #: What was learned of it when it was last loaded.
     facts: Facts = NO_FACTS
@@ -155,6 +144,12 @@ class Entry:
         """About the memory that it will take: what it took when it was last loaded, or else the size of its file."""
         known = self.facts.memory_bytes if self.facts.fingerprint == self.found.fingerprint else 0
         return known or self.found.size + GRAPH_BYTES
+
+    def happened(self, event: Event, reason: str | None = None) -> None:
+        """Sets the state that follows an event, and its reason: a new state has none unless one is given."""
+        before, self.state = self.state, TRANSITIONS[self.state].get(event, self.state)
+        if reason is not None or self.state is not before:
+            self.reason = reason or ""
 
     def check_usable(self) -> None:
         """Raises VersionFailedError if the version failed to load, UnavailableError if it is being loaded.

@@ -75,7 +75,7 @@ class FoundVersion:
     problem: str = ""
     #: Further files that the model consists of, relative to the folder of `path`.
     parts: tuple[str, ...] = ()
-    #: Whether its files are elsewhere, and have to be fetched first (see `origin`).
+    #: Whether its files are elsewhere, and have to be fetched first (see `version_source`).
     absent: bool = False
     #: Why they couldn't be fetched so far, while that goes on; empty if nothing failed.
     delay: str = ""

@@ -94,20 +94,6 @@ class ModelSettings(BaseModel):
     canary_label: Label = Field(
         default="canary", description="Label of the version for these callers. Without it the default answers them."
     )
-    shadow: Version | Label | None = Field(
-        default=None,
-        description=(
-            "Version, or label of a version, that computes a share of these requests, too, after they were answered. "
-            "Its results are compared and counted, never returned."
-        ),
-    )
-    shadow_share: Share = Field(default="10%", description="Share of requests that the shadow version computes.")
-    shadow_rtol: float = Field(
-        default=1e-3, ge=0, description="Relative tolerance for its results, as in numpy.allclose."
-    )
-    shadow_atol: float = Field(
-        default=1e-5, ge=0, description="Absolute tolerance for its results, as in numpy.allclose."
-    )
     keep_loaded: bool = Field(
         default=False,
         description=(
@@ -149,12 +135,6 @@ class ModelSettings(BaseModel):
     max_queue_rows: int | None = Field(default=None, ge=1, description="Maximum number of rows in a version's queue.")
     pad_sequences: bool | None = Field(
         default=None, description="Batch sequences of different lengths, by padding shorter ones at the end."
-    )
-    sample_share: float | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="Share of requests whose rows and answers are kept in files. Default: that of `sample_models`.",
     )
     engine: Engine | None = Field(default=None, description="Engine that computes predictions.")
     precision: Precision | None = Field(default=None, description="Precision in which a float32 model computes.")
@@ -212,8 +192,11 @@ class ModelSettings(BaseModel):
 DEFAULTS: Final = ModelSettings()
 
 
-def parse_settings(content: bytes, file: str) -> ModelSettings:
-    """Returns the settings in the content of a file; `file` is its name for errors. Raises ModelSettingsError."""
+def parse_settings(content: bytes, file: str, kind: type[ModelSettings] = ModelSettings) -> ModelSettings:
+    """Returns the settings in the content of a file; `file` is its name for errors. Raises ModelSettingsError.
+
+    `kind` has the settings of extensions, too.
+    """
     if len(content) > MAX_BYTES:
         raise ModelSettingsError(f"{file}: got more than {MAX_BYTES} bytes")
     try:
@@ -221,9 +204,9 @@ def parse_settings(content: bytes, file: str) -> ModelSettings:
     except (UnicodeDecodeError, TomlError) as error:
         raise ModelSettingsError(f"{file}: {error}") from error
     try:
-        return ModelSettings.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(dict.fromkeys(_problem(entry) for entry in error.errors()))
+        problems = "; ".join(dict.fromkeys(_problem(entry, kind) for entry in error.errors()))
         raise ModelSettingsError(f"{file}: {problems}") from error
 
 
@@ -244,7 +227,7 @@ def read_content(path: Path) -> bytes | None:
         raise ModelSettingsError(f"{path.name}: {error.strerror}") from error
 
 
-def invalid_files(root: Path) -> list[str]:
+def invalid_files(root: Path, kind: type[ModelSettings]) -> list[str]:
     """Returns an error text for each settings file in a repository that is invalid, with the file's path."""
     found = []
     for path in sorted((*root.glob(f"*/{SETTINGS_FILE}"), *root.glob("*.toml"))):
@@ -252,19 +235,19 @@ def invalid_files(root: Path) -> list[str]:
         if path.parent.name.startswith(".") or (beside and not any(root.glob(f"{path.stem}.[kh]*"))):
             continue
         try:
-            parse_settings(read_content(path) or b"", str(path))
+            parse_settings(read_content(path) or b"", str(path), kind)
         except ModelSettingsError as error:
             found.append(str(error))
     return found
 
 
-def _problem(entry: Mapping[str, Any]) -> str:
+def _problem(entry: Mapping[str, Any], kind: type[ModelSettings]) -> str:
     """Returns the text for an error of pydantic: the key, the value got and that expected."""
     if not entry["loc"]:
         return str(entry["msg"]).removeprefix("Value error, ")
     key = ".".join(map(str, entry["loc"]))
     if entry["type"] == "extra_forbidden":
-        known = (SignatureSettings if entry["loc"][0] == "signatures" else ModelSettings).model_fields
+        known = (SignatureSettings if entry["loc"][0] == "signatures" else kind).model_fields
         near = difflib.get_close_matches(str(entry["loc"][-1]), known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
         return f"unknown setting '{key}'; {hint}"

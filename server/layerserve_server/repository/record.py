@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from layergraph.errors import unknown_name
 
 from layerserve_server.errors import UnknownLabelError, UnknownVersionError
-from layerserve_server.repository.canary import Canary, Shadow, read_share
+from layerserve_server.repository.canary import Canary, read_share
 from layerserve_server.repository.control import CONTROL, Control, read_control
-from layerserve_server.repository.entry import Description, Entry, State
+from layerserve_server.repository.entry import Description, Entry
 from layerserve_server.repository.layout import LABELS
 from layerserve_server.repository.model_settings import (
     DEFAULTS,
@@ -23,6 +23,7 @@ from layerserve_server.repository.model_settings import (
     read_content,
 )
 from layerserve_server.repository.publishing import UnreadableFileError, read_labels
+from layerserve_server.repository.version_states import State
 
 #: Reason why the versions of an unloaded model aren't served.
 UNLOADED = "the model isn't loaded; LoadModel loads it"
@@ -33,6 +34,10 @@ class ModelRecord:
     """The repository's mutable record of a model. Changed with the repository's lock held."""
 
     name: str
+    #: Each returns a version that computes requests which don't name it, such as a shadow; None if there is none.
+    routes: Sequence[Callable[[ModelRecord], int | None]] = ()
+    #: The settings of a model without any.
+    defaults: ModelSettings = DEFAULTS
     versions: dict[int, Entry] = field(default_factory=dict)
     #: Versions by label: in effect, and in the file.
     labels: dict[str, int] = field(default_factory=dict)
@@ -60,7 +65,7 @@ class ModelRecord:
     @property
     def in_force(self) -> ModelSettings:
         """The settings in force; the defaults if the file has never been valid. A call may have set another policy."""
-        settings, policy = self.settings or DEFAULTS, self.control.policy
+        settings, policy = self.settings or self.defaults, self.control.policy
         return settings if policy is None else policy.over(settings)
 
     @property
@@ -103,23 +108,10 @@ class ModelRecord:
             return None
         return Canary(self.name, entry.found.version, share)
 
-    def shadow(self) -> Shadow | None:
-        """Returns the shadow in force: None if there is none, its version isn't ready, or is the default anyway."""
-        settings, version = self.in_force, self._shadow_version()
-        share = read_share(settings.shadow_share)
-        entry = None if version is None else self.versions.get(version)
-        if not share or entry is None or not entry.answers or entry.found.version == self.default():
-            return None
-        return Shadow(self.name, entry.found.version, share, settings.shadow_rtol, settings.shadow_atol)
-
     def routed(self) -> set[int]:
         """Returns the versions that get requests which don't name them, and so are loaded before these come."""
         canary = self.labels.get(self.in_force.canary_label) if self.canary_share else None
-        return {version for version in (canary, self._shadow_version()) if version is not None}
-
-    def _shadow_version(self) -> int | None:
-        shadow = self.in_force.shadow
-        return self.labels.get(shadow) if isinstance(shadow, str) else shadow
+        return {version for version in (canary, *(route(self) for route in self.routes)) if version is not None}
 
     def order(self) -> Iterator[int]:
         """Yields the versions in the order in which they are loaded: the target, then newest first."""
@@ -127,6 +119,18 @@ class ModelRecord:
         if target in self.versions:
             yield target
         yield from (number for number in sorted(self.versions, reverse=True) if number != target)
+
+    def move_labels(self, *, only_ready: bool) -> None:
+        """Moves labels to the versions that the file names; with `only_ready`, not before these are loaded.
+
+        A label also moves if the version to which it points can't answer.
+        """
+        before, self.labels = self.labels, {}
+        for label, version in self.file_labels.items():
+            old, new = self.versions.get(before.get(label, 0)), self.versions.get(version)
+            missing = new is not None and new.loaded is None and not new.standby
+            waits = only_ready and missing and old is not None and old.loaded is not None
+            self.labels[label] = before[label] if waits else version
 
     def entry(self, version: int | None, label: str | None, *, any_state: bool = False) -> Entry:
         """Returns the version with this number or label, or else the default.
@@ -218,7 +222,7 @@ class ModelRecord:
                 raise ModelSettingsError(f"got both {SETTINGS_FILE} and {beside.name}, expected one of the two")
             content, name = other, beside.name
         if content != self._content or self.settings is None or self.problem:
-            self.settings = DEFAULTS if content is None else parse_settings(content, name)
+            self.settings = self.defaults if content is None else parse_settings(content, name, type(self.defaults))
         self._content, self.has_settings_file = content, content is not None
 
     def _read_control(self, folder: Path) -> None:
@@ -229,11 +233,11 @@ class ModelRecord:
 
     def in_force_as_json(self) -> dict[str, Any]:
         """Returns the settings, the labels and what calls have set, as JSON values."""
-        settings = (self.settings or DEFAULTS).model_dump(mode="json", exclude_unset=True)
+        settings = (self.settings or self.defaults).model_dump(mode="json", exclude_unset=True)
         return {"settings": settings, "control": self.control.as_json(), "labels": dict(self.file_labels)}
 
     def set_in_force(self, values: Mapping[str, Any]) -> None:
         """Sets the values of `in_force_as_json`, until the files are valid. Raises ValueError."""
-        self.settings = ModelSettings.model_validate(values["settings"])
+        self.settings = type(self.defaults).model_validate(values["settings"])
         self.control, self.file_labels = Control.of(values["control"]), dict(values["labels"])
         self.unknown = frozenset()

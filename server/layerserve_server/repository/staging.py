@@ -111,10 +111,10 @@ class Staging:
         except OSError as error:
             raise unwritable(error) from error
 
-    def settings(self) -> tuple[ModelSettings, bytes] | None:
+    def settings(self, kind: type[ModelSettings]) -> tuple[ModelSettings, bytes] | None:
         """Takes the uploaded settings of the model out of the version: returns them with the file's content.
 
-        None if there are none. Raises InvalidRequestError if they are wrong.
+        `kind` is the type of settings. None if there are none. Raises InvalidRequestError if they are wrong.
         """
         path = self.folder / SETTINGS_FILE
         if not path.exists():
@@ -122,7 +122,7 @@ class Staging:
         content = path.read_bytes()
         path.unlink()
         try:
-            return parse_settings(content, SETTINGS_FILE), content
+            return parse_settings(content, SETTINGS_FILE, kind), content
         except ModelSettingsError as error:
             raise InvalidRequestError(str(error)) from error
 

@@ -1,4 +1,4 @@
-"""Writing to a repository: in its folder, or by way of a store from which the folder has copies (see `origin`)."""
+"""Writing to a repository: in its folder, or in the store from which it has copies (see `version_source`)."""
 
 from __future__ import annotations
 

@@ -57,6 +57,6 @@ def base_of(repository: Repository, caller: Caller, spec: tensor_pb2.ModelSpec, 
         return lease(repository, caller, "train", spec)
     name = start.request.model
     try:
-        return repository.lease(name, start.request.version, None)
+        return repository.leases.lease(name, start.request.version, None)
     except UnknownVersionError:
-        return repository.lease(name, None, None)
+        return repository.leases.lease(name, None, None)

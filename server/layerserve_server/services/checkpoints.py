@@ -82,7 +82,7 @@ class CheckpointService:
             time=timestamp(one.time),
             best=best,
         )
-        if version := self._repository.version_of_run(run.request.model, run.id, one.id):
+        if version := self._repository.publisher.version_of_run(run.request.model, run.id, one.id):
             message.published.CopyFrom(model_spec(run.request.model, version))
         return message
 
@@ -136,15 +136,15 @@ class CheckpointService:
     def _publish(self, run: Run, start: Start, format: str, label: str, call: Call) -> int:
         """Publishes a checkpoint, unless it is published, and sets the label. Returns the version."""
         model, id = run.request.model, start.checkpoint.id
-        self._repository.check_publishable(model, run.request.version)
+        self._repository.publisher.check_publishable(model, run.request.version)
         with _only_publisher(run), contextlib.ExitStack() as resources:
             # Another server on the repository may have published it.
             self._repository.refresh(model)
             file = Path()
-            if not self._repository.version_of_run(model, run.id, id):
+            if not self._repository.publisher.version_of_run(model, run.id, id):
                 file = resources.enter_context(self._models.built(start, format, lambda: call.answered, publishes=True))
             base, who = run.request.version, call.caller.name
-            return self._repository.publish_once(
+            return self._repository.publisher.publish_once(
                 model, file, run=run.id, base_version=base, label=label, checkpoint=id, who=who
             )
 

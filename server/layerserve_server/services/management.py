@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 from layerserve.v1 import management_pb2 as pb
 
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.repository.management import Change, Manager
+from layerserve_server.repository.changes import Change
+from layerserve_server.repository.management import Manager
 from layerserve_server.repository.staging import DeclaredFile, Staging
+from layerserve_server.repository.uploads import Uploads
 from layerserve_server.services.messages import Message, parse, parsed
 from layerserve_server.services.model_version import model_version
 from layerserve_server.training.upload_slots import UploadSlots
@@ -27,9 +29,10 @@ Request = TypeVar("Request", bound=Message)
 class ManagementService:
     """Handlers of the management service."""
 
-    def __init__(self, manager: Manager) -> None:
+    def __init__(self, manager: Manager, uploads: Uploads) -> None:
         self._manager = manager
-        self._uploads = UploadSlots(MAX_UPLOADS, "models are being uploaded")
+        self._uploads = uploads
+        self._slots = UploadSlots(MAX_UPLOADS, "models are being uploaded")
 
     def routes(self) -> Routes:
         """Returns the handlers."""
@@ -90,7 +93,7 @@ class ManagementService:
     async def upload_model(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles UploadModel: receives a version, publishes it, and yields what has happened.
 
-        Raises as `Manager.stage`, `Staging` and `Manager.publish` do, and BusyError.
+        Raises as `Uploads.stage`, `Staging` and `Uploads.publish` do, and BusyError.
         """
         message = await parsed(stream, pb.UploadModelRequest, await stream.first())
         if message.WhichOneof("part") != "spec":
@@ -100,9 +103,9 @@ class ManagementService:
 
         def stage() -> Staging:
             files = [DeclaredFile(file.path, file.bytes, file.sha256) for file in spec.files]
-            return self._manager.stage(spec.name, files, spec.label, who)
+            return self._uploads.stage(spec.name, files, spec.label, who)
 
-        with self._uploads.occupy(stream.peer):
+        with self._slots.occupy(stream.peer):
             staging = await stream.blocking(stage)
             try:
                 yield pb.UploadModelResponse(accepted=pb.UploadAccepted()).SerializeToString()
@@ -110,7 +113,7 @@ class ManagementService:
                 yield pb.UploadModelResponse(received=pb.UploadReceived()).SerializeToString()
                 # Again, as an upload may take long. The stream isn't about the model before, which may not exist yet.
                 stream.caller.check_model("manage", spec.name)
-                version, change = await stream.blocking(lambda: self._manager.publish(staging, spec.label, who))
+                version, change = await stream.blocking(lambda: self._uploads.publish(staging, spec.label, who))
             finally:
                 await stream.blocking(staging.discard)
         stream.set_metric_labels(spec.name, version)

@@ -68,8 +68,8 @@ def chosen_by(caller: Caller, right: Right, spec: tensor_pb2.ModelSpec) -> tuple
 
 
 def lease(repository: Repository, caller: Caller, right: Right, spec: tensor_pb2.ModelSpec) -> Lease:
-    """Leases the version in a request of a caller. Raises as `chosen_by` and `Repository.lease` do."""
-    return repository.lease(*chosen_by(caller, right, spec))
+    """Leases the version in a request of a caller. Raises as `chosen_by` and `Leases.lease` do."""
+    return repository.leases.lease(*chosen_by(caller, right, spec))
 
 
 def model_spec(name: str, version: int) -> tensor_pb2.ModelSpec:

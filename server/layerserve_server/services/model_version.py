@@ -7,7 +7,8 @@ from pathlib import Path
 from layerserve.v1 import models_pb2
 
 from layerserve_server.errors import safe_text
-from layerserve_server.repository.entry import Description, State
+from layerserve_server.repository.entry import Description
+from layerserve_server.repository.version_states import State
 from layerserve_server.services.messages import tensor_specs, timestamp
 
 STATES: dict[State, models_pb2.VersionState.ValueType] = {

@@ -55,12 +55,14 @@ class ModelService:
         Versions of models that the caller may not read are left out.
         """
         request = parse(models_pb2.ListModelsRequest, call.request)
-        versions = [one for one in self._repository.describe(request.name) if call.caller.may("read", one.name)]
+        versions = [
+            one for one in self._repository.catalogue.describe(request.name) if call.caller.may("read", one.name)
+        ]
         response = models_pb2.ListModelsResponse(versions=map(model_version, versions))
         call.answer(response.SerializeToString())
 
     def get_model(self, call: Call) -> None:
-        """Handles GetModel: replies with a version. Raises as `chosen_by` and `Repository.describe_one` do.
+        """Handles GetModel: replies with a version. Raises as `chosen_by` and `Catalogue.describe_one` do.
 
         What a version has is known once it was loaded; one on standby is loaded for that.
         """
@@ -71,16 +73,16 @@ class ModelService:
             call.set_metric_labels(description.name, description.version)
             call.answer(models_pb2.GetModelResponse(version=model_version(description)).SerializeToString())
 
-        description = self._repository.describe_one(*chosen)
+        description = self._repository.catalogue.describe_one(*chosen)
         if description.answers and not description.outputs:
             with contextlib.suppress(VersionFailedError, BusyError):
                 loaded = partial(self._describe, chosen, answer)
-                self._repository.when_loaded(*chosen, lambda _: call.in_pool(loaded), lambda: call.answered)
+                self._repository.leases.when_loaded(*chosen, lambda _: call.in_pool(loaded), lambda: call.answered)
                 return
         answer(description)
 
     def _describe(self, chosen: tuple[str, int | None, str | None], answer: Callable[[Description], None]) -> None:
-        answer(self._repository.describe_one(*chosen))
+        answer(self._repository.catalogue.describe_one(*chosen))
 
     def get_model_statistics(self, call: Call) -> None:
         """Handles GetModelStatistics: replies with the counts and times of all models, or of one.

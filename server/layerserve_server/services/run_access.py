@@ -27,6 +27,6 @@ def seen_by(caller: Caller) -> Callable[[RunRequest], bool]:
 
 def owned(request: RunRequest, caller: Caller, repository: Repository) -> RunRequest:
     """Returns a request with its owner, and with the callers that its model is open to now."""
-    restriction = repository.restrictions.get(request.model)
+    restriction = repository.catalogue.restrictions.get(request.model)
     callers = None if restriction is None else restriction.callers or ()
     return replace(request, caller=caller.owner, callers=callers)

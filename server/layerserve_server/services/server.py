@@ -46,7 +46,7 @@ class ServerService:
     def get_server(self, call: Call) -> None:
         """Handles GetServer. What is misplaced is only told to callers that may change all models: it has no model."""
         parse(pb.GetServerRequest, call.request)
-        misplaced = self._repository.misplaced() if call.caller.manages_all else {}
+        misplaced = self._repository.folder.misplaced() if call.caller.manages_all else {}
         response = pb.GetServerResponse(
             version=self._release,
             state=STATES[self._state()],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from layerserve_server.errors import UnavailableError
-from layerserve_server.repository.loaded_models import LOAD_TRIES
+from layerserve_server.repository.leases import LOAD_TRIES
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.transport.call import Call
@@ -21,9 +21,9 @@ def with_version(
 ) -> None:
     """Calls `work` with the chosen version, which is leased meanwhile: now, or after it was loaded.
 
-    Raises as `Repository.lease_loaded` does. After this has returned, errors fail the call.
+    Raises as `Leases.lease_loaded` does. After this has returned, errors fail the call.
     """
-    held = repository.lease_loaded(*choice)
+    held = repository.leases.lease_loaded(*choice)
     if held is not None:
         with held as version:
             work(version)
@@ -31,7 +31,7 @@ def with_version(
     if not tries:
         raise unloaded(choice[0])
     again = partial(with_version, repository, call, choice, work, tries - 1)
-    repository.when_loaded(*choice, partial(proceed, call, again), lambda: call.answered)
+    repository.leases.when_loaded(*choice, partial(proceed, call, again), lambda: call.answered)
 
 
 def proceed(call: Call, again: Callable[[], None], error: Exception | None) -> None:

@@ -24,12 +24,15 @@ from layerserve_server.errors import (
 from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.observability.sample_files import ID, OUTPUT, TIME
 
 Array: TypeAlias = npt.NDArray[Any]
 
 #: Maximum processor time of making a dataset, in seconds.
 MAKING_SECONDS = 600.0
+#: Keys of a file of samples besides the names of inputs and outputs: the id of each row's request, and its Unix time.
+ID, TIME = "request_id", "request_time"
+#: Before the name of an output that is also the name of an input.
+OUTPUT = "output:"
 #: File of the corrections beside the dataset's: an array for each target, and JSON with what each is for.
 CORRECTIONS, INDEX = "corrections.npz", "index"
 

@@ -121,7 +121,7 @@ def test_a_server_answers_as_if_each_request_came_alone(models, start, connect):
             np.testing.assert_allclose(both[name], array, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(tags["tags"], expected["tags"], rtol=1e-5, atol=1e-5)
         assert embedded[f"{inner}:0"].shape == (*words.shape, 4)
-    with app.repository.lease("masked") as version:
+    with app.repository.leases.lease("masked") as version:
         assert version.runner.padding(("tags",), alone.input_specs) is not None
 
 

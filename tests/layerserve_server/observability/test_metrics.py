@@ -13,7 +13,7 @@ from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, predictio
 from layerserve.values import tensors
 from layerserve_server.observability import metrics as metrics_module
 from layerserve_server.observability.buffer import MAX_WAITING, Buffer
-from layerserve_server.observability.families import DIFFERENCES, LOAD_SECONDS, ROWS, SECONDS
+from layerserve_server.observability.families import LOAD_SECONDS, ROWS, SECONDS, VERSION
 from layerserve_server.observability.histograms import Histogram
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.version import GRAPH_BYTES
@@ -68,8 +68,6 @@ def buckets(registry: CollectorRegistry, name: str) -> dict[float, float]:
         ("compute_seconds", SECONDS),
         ("model_load_seconds", LOAD_SECONDS),
         ("model_load_wait_seconds", LOAD_SECONDS),
-        ("shadow_absolute_difference", DIFFERENCES),
-        ("shadow_relative_difference", DIFFERENCES),
     ],
 )
 def test_buckets(metric, bounds):
@@ -78,7 +76,6 @@ def test_buckets(metric, bounds):
     metrics.batches("m", 1)
     metrics.version_loaded("m", 1, 0.1)
     metrics.load_awaited("loaded", 0.1)
-    metrics.shadow_differed("m", 1, 0.0, 0.0)
     assert list(buckets(metrics.registry, f"layerserve_{metric}")) == [*bounds, float("inf")]
 
 
@@ -169,6 +166,7 @@ def test_batches_are_counted_by_rows_requests_and_seconds():
 def test_series_of_models_that_are_gone_do_not_accumulate(monkeypatch):
     monkeypatch.setattr(metrics_module, "MAX_GONE", 2)
     metrics = Metrics()
+    further = metrics.families.counter("further", "Made by an extension.", (*VERSION, "kind"))
 
     def use(model):
         metrics.version_loaded(model, 1, 0.1)
@@ -179,7 +177,7 @@ def test_series_of_models_that_are_gone_do_not_accumulate(monkeypatch):
         metrics.watch_queue(model, 1, lambda: 0, lambda: 0)
         metrics.run_progressed(model, 1, 1, 0.1)
         metrics.run_ended(model, "finished")
-        metrics.shadowed(model, 1, "equal")
+        further.labels(model, "1", "some").inc()
         metrics.calls_began(PREDICT, 2)
         metrics.calls_ended([Ended(PREDICT, model, "1", "OK", 0.1), Ended(PREDICT, model, "", "INTERNAL", 0.1)])
         metrics.streamed([Ended(PREDICT, model, "1", "OK", 0.1)])

@@ -102,7 +102,7 @@ def test_a_call_has_a_span_with_its_stages_below_that_of_its_caller(serve, trans
     # The first goes through the queue; then the model is known to be quick, and the template is known.
     for quick in (False, True):
         if quick:
-            with app.repository.lease("double") as version:
+            with app.repository.leases.lease("double") as version:
                 version.queue._thread_seconds = [0.0] * len(version.queue._thread_seconds)
         predict(request(3), timeout=30, metadata=[SAMPLED, ("tracestate", "vendor=1")])
         found = by_name(spans(5))
@@ -137,7 +137,7 @@ def test_a_call_has_a_span_with_its_stages_below_that_of_its_caller(serve, trans
 def test_a_batch_is_linked_to_all_of_its_calls(serve, wait_until):
     app, channel, spans = serve()
     predict = prediction_pb2_grpc.PredictionServiceStub(channel).Predict
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         version.model.gate.clear()
         first = predict.future(request(1), timeout=30)
         wait_until(lambda: version.model.begun == [1])
@@ -183,7 +183,7 @@ def test_errors_are_in_the_spans(serve, transport, caplog):
     # A wrong request is no fault of the server.
     assert (call.attributes["rpc.grpc.status_code"], call.status.status_code) == (5, StatusCode.UNSET)
 
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         version.model.batches = None
     with pytest.raises(grpc.RpcError) as caught:
         predict(request(), timeout=30, metadata=[SAMPLED, ("x-request-id", "mine")])
@@ -206,7 +206,7 @@ def test_a_batch_that_failed_is_in_the_spans_of_all_of_its_requests(serve, quick
     wrong = prediction_pb2.PredictRequest(
         model=tensor_pb2.ModelSpec(name="double"), inputs=[tensors.encode(np.array([[-7, 1]], np.float32), "x")]
     )
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         if quick:
             # The first teaches the template.
             predict(request(), timeout=30, metadata=[UNSAMPLED])

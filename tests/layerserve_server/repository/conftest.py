@@ -3,9 +3,7 @@
 import inspect
 
 import pytest
-from layerserve_server.inference.batching import BatchQueue
-from layerserve_server.observability.metrics import Metrics
-from layerserve_server.repository.repository import Repository
+from repositories import repository_of
 
 
 @pytest.fixture
@@ -14,18 +12,11 @@ def make(tmp_path, load_fake):
     made = []
 
     def make_repository(path=None, load=load_fake, scan=True, **options):
-        metrics = Metrics()
         takes_settings = len(inspect.signature(load).parameters) > 1
-
-        def queue(name, version, run, settings):
-            return BatchQueue(name, run, max_batch_rows=8, max_queue_rows=8, observer=metrics.batches(name, version))
-
-        repository = Repository(
+        repository = repository_of(
             path or tmp_path / "models",
-            tmp_path / "published",
             load if takes_settings else lambda path, settings: load(path),
-            queue,
-            observer=metrics,
+            published=tmp_path / "published",
             **options,
         )
         made.append(repository)

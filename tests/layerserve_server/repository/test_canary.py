@@ -74,17 +74,8 @@ def write(tmp_path, settings, **labels):
 
 
 def test_its_version_is_loaded_before_requests_come(repository):
-    assert repository.canaries == {"double": Canary("double", 2, 0.5)}
-    assert {one.version for one in repository.describe() if one.ready_time} == {1, 2}
-
-
-def test_a_shadow_without_a_label_is_loaded_and_listed(make, put, tmp_path):
-    for version in (1, 2, 3):
-        put(version=version, offset=version)
-    write(tmp_path, 'shadow = 2\nshadow_share = "50 %"\ndefault_version = 1')
-    repository = make(max_old_versions=0)
-    assert repository.shadows["double"].version == 2
-    assert {one.version for one in repository.describe() if one.ready_time} == {1, 2}
+    assert repository.catalogue.canaries == {"double": Canary("double", 2, 0.5)}
+    assert {one.version for one in repository.catalogue.describe() if one.ready_time} == {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -102,47 +93,47 @@ def test_a_shadow_without_a_label_is_loaded_and_listed(make, put, tmp_path):
 def test_it_ends_when_settings_or_labels_change(repository, tmp_path, settings, labels):
     write(tmp_path, settings, **labels)
     repository.scan()
-    assert repository.canaries == {}
+    assert repository.catalogue.canaries == {}
 
 
 def test_it_follows_its_label_and_settings(repository, tmp_path):
     write(tmp_path, 'canary = "10 %"\ndefault_version = 1\ncanary_label = "next"', next=3)
     repository.scan()
-    assert repository.canaries == {"double": Canary("double", 3, 0.1)}
+    assert repository.catalogue.canaries == {"double": Canary("double", 3, 0.1)}
 
 
 def test_wrong_settings_leave_it_as_it_was(repository, tmp_path):
     write(tmp_path, 'canary = "500 %"', canary=2)
     repository.scan()
-    assert repository.canaries == {"double": Canary("double", 2, 0.5)}
+    assert repository.catalogue.canaries == {"double": Canary("double", 2, 0.5)}
 
 
 def test_a_version_that_cannot_be_loaded_is_none(repository, make, put, tmp_path):
     put(version=4, text="not a model")
     write(tmp_path, 'canary = "50 %"\ndefault_version = 1', canary=4)
     repository.scan()
-    assert repository.canaries["double"].version == 2, "the label moves when its version is ready"
-    assert make().canaries == {}
+    assert repository.catalogue.canaries["double"].version == 2, "the label moves when its version is ready"
+    assert make().catalogue.canaries == {}
 
 
 def test_it_ends_with_its_model(repository, tmp_path):
     (tmp_path / "models" / "double").rename(tmp_path / "away")
     repository.scan()
-    assert repository.canaries == {}
+    assert repository.catalogue.canaries == {}
 
 
 def test_a_call_sets_another_share(repository, tmp_path):
     folder = tmp_path / "models" / "double"
-    repository.writer.write_control("double", canary=0.25)
+    repository.publisher.writer.write_control("double", canary=0.25)
     repository.scan()
-    assert repository.canaries == {"double": Canary("double", 2, 0.25)}
-    repository.writer.write_control("double", canary=0.0)
+    assert repository.catalogue.canaries == {"double": Canary("double", 2, 0.25)}
+    repository.publisher.writer.write_control("double", canary=0.0)
     repository.scan()
-    assert repository.canaries == {}
-    repository.writer.write_control("double", canary=None)
+    assert repository.catalogue.canaries == {}
+    repository.publisher.writer.write_control("double", canary=None)
     repository.scan()
-    assert repository.canaries == {"double": Canary("double", 2, 0.5)}
+    assert repository.catalogue.canaries == {"double": Canary("double", 2, 0.5)}
     for wrong in ("5 %", 2, -1, True, None, [0.5]):
         (folder / "serving.json").write_text(json.dumps({"canary": wrong}))
         repository.scan()
-        assert repository.canaries["double"].share == 0.5
+        assert repository.catalogue.canaries["double"].share == 0.5

@@ -7,7 +7,7 @@ import os
 import pytest
 from layerserve_server.errors import VersionFailedError
 from layerserve_server.repository.class_labels import MAX_LABEL_BYTES
-from layerserve_server.repository.entry import State
+from layerserve_server.repository.version_states import State
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def put_labels(put, tmp_path):
 
 
 def labels_of(repository, version=None):
-    with repository.lease("double", version) as loaded:
+    with repository.leases.lease("double", version) as loaded:
         return dict(loaded.class_labels)
 
 
@@ -62,14 +62,14 @@ def test_a_file_that_is_wrong_fails_the_version(make, put_labels, content, text)
     put_labels(content)
     repository = make()
     with pytest.raises(VersionFailedError) as caught:
-        repository.lease("double")
+        repository.leases.lease("double")
     assert text in str(caught.value)
 
 
 def test_an_output_that_the_model_does_not_have(make, put_labels):
     put_labels("cat\ndog", setting='z = "labels.txt"')
     with pytest.raises(VersionFailedError, match=r"class_labels\.z: unknown tensor 'z'"):
-        make().lease("double")
+        make().leases.lease("double")
 
 
 def test_a_symbolic_link_and_a_pipe_are_no_files(make, put_labels, tmp_path):
@@ -78,7 +78,7 @@ def test_a_symbolic_link_and_a_pipe_are_no_files(make, put_labels, tmp_path):
     (folder / "1" / "labels.txt").symlink_to(tmp_path / "secret")
     os.mkfifo(folder / "labels.txt")
     with pytest.raises(VersionFailedError, match=r"no file 'labels\.txt'"):
-        make().lease("double")
+        make().leases.lease("double")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_symbolic_link_and_a_pipe_are_no_files(make, put_labels, tmp_path):
 def test_a_name_that_is_no_text_file_is_refused_in_the_settings(make, put_labels, file):
     put_labels("cat\ndog", setting=f'y = "{file}"')
     with pytest.raises(VersionFailedError, match=r"class_labels.y: got .*, expected"):
-        make().lease("double")
+        make().leases.lease("double")
 
 
 def test_the_file_of_a_version_replaces_that_of_the_model(make, put_labels, put):
@@ -111,7 +111,7 @@ def test_a_file_that_changes_is_read_again(make, put_labels, at):
     for _ in range(2):
         repository.scan()
     assert labels_of(repository) == {"y": [b"cow", b"pig"]}
-    (one,) = repository.describe()
+    (one,) = repository.catalogue.describe()
     assert (one.state, "has 1 labels, expected 2" in one.reason) == (State.READY, True)
 
 
@@ -122,7 +122,7 @@ def test_a_model_file_in_the_root_has_its_labels_beside_it(make, put_labels, tmp
     (tmp_path / "models" / "double.labels.txt").write_text("cat\ndog")
     repository = make()
     assert labels_of(repository) == {"y": [b"cat", b"dog"]}
-    repository.writer.withdraw("double", 1, tmp_path / "models" / "double.keras")
+    repository.publisher.writer.withdraw("double", 1, tmp_path / "models" / "double.keras")
     assert not (tmp_path / "models" / "double.labels.txt").exists()
 
 
@@ -132,6 +132,6 @@ def test_a_version_that_is_trained_from_another_has_its_labels(make, put_labels,
     (folder / "1" / "notes.txt").write_text("of this version alone")
     file = tmp_path / "trained.keras"
     file.write_text("{}")
-    assert repository.publish("double", file, run="r1", base_version=1) == 2
+    assert repository.publisher.publish("double", file, run="r1", base_version=1) == 2
     assert labels_of(repository, 2) == {"y": [b"cat", b"dog"]}
     assert sorted(path.name for path in (folder / "2").iterdir()) == ["labels.txt", "manifest.json", "model.keras"]

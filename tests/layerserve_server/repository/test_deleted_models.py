@@ -11,6 +11,7 @@ import pytest
 from layerserve_server.errors import ModelGoneError, NotTrainableError, UnknownModelError, VersionFailedError
 from layerserve_server.repository import publishing
 from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.changes import Changes
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.writer import FolderWriter
 
@@ -28,7 +29,7 @@ def world(make, put, tmp_path):
     for version in (1, 2):
         put(version=version, offset=version)
     repository = make()
-    return repository, Manager(repository, AuditLog(tmp_path / "state"), max_upload_bytes=1 << 20)
+    return repository, Manager(repository, Changes(repository, AuditLog(tmp_path / "state")))
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def result(tmp_path):
 
 
 def publish(repository, result, base):
-    return repository.publish_once("double", result, run="r1", base_version=base)
+    return repository.publisher.publish_once("double", result, run="r1", base_version=base)
 
 
 @pytest.mark.parametrize("base", [1, 2])
@@ -49,12 +50,12 @@ def test_a_deleted_model_gets_no_version(world, result, root, base):
     with pytest.raises(ModelGoneError, match=f"model 'double' was deleted since its version {base}: nothing is"):
         publish(repository, result, base)
     with pytest.raises(ModelGoneError):
-        repository.check_publishable("double", base)
+        repository.publisher.check_publishable("double", base)
     assert result.exists(), "it is kept"
     assert [path.name for path in (root / "double").iterdir()] == ["serving.json"]
     repository.scan()
     with pytest.raises(UnknownModelError):
-        repository.lease("double")
+        repository.leases.lease("double")
 
 
 def test_another_model_of_its_name_gets_versions_of_its_own_only(world, result, put, root):
@@ -84,7 +85,7 @@ def test_it_is_not_known_whether_a_model_was_deleted(world, result, root):
     repository, _ = world
     (root / "double" / "serving.json").write_text("{")
     with pytest.raises(NotTrainableError, match=r"serving\.json"):
-        repository.check_publishable("double", 1)
+        repository.publisher.check_publishable("double", 1)
     shutil.rmtree(root / "double" / "1")
     with pytest.raises(Exception, match=r"serving\.json"):
         publish(repository, result, 2)
@@ -135,7 +136,7 @@ def test_a_model_that_is_being_trained_is_deleted_by_force_only(make, put, tmp_p
     put()
     work = [f"run 'r{number}'" for number in range(7)]
     repository = make()
-    manager = Manager(repository, AuditLog(tmp_path), max_upload_bytes=1, open_work=lambda name: work)
+    manager = Manager(repository, Changes(repository, AuditLog(tmp_path)), open_work=lambda name: work)
     manager.unload("double", ME)
     with pytest.raises(Exception, match=r"'double' is being trained by run 'r0', .*, run 'r4' and 2 more: cancel"):
         manager.delete_model("double", ME)
@@ -144,7 +145,7 @@ def test_a_model_that_is_being_trained_is_deleted_by_force_only(make, put, tmp_p
     with pytest.raises(Exception, match=r"is being trained by run 'r0': cancel them, or use force, after"):
         manager.delete_model("double", ME)
     manager.delete_model("double", ME, force=True)
-    assert repository.describe("double") == []
+    assert repository.catalogue.describe("double") == []
 
 
 def test_a_deletion_that_is_cut_off_leaves_no_version_without_its_settings(root, monkeypatch):

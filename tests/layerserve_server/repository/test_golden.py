@@ -8,11 +8,9 @@ from pathlib import Path
 import layergraph
 import pytest
 from layerserve_server import commands
-from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import load_model
-from layerserve_server.observability.metrics import Metrics
-from layerserve_server.repository.entry import State
-from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version_states import State
+from repositories import repository_of
 
 
 @pytest.fixture
@@ -29,14 +27,9 @@ def versions(tmp_path: Path) -> Path:
 
 
 def test_it_says_by_how_much_and_the_version_before_serves(versions: Path) -> None:
-    def queue(name, version, run, settings):
-        return BatchQueue(name, run, max_batch_rows=4, max_queue_rows=4, observer=Metrics().batches(name, version))
-
-    repository = Repository(
-        versions, versions / "published", lambda path, settings: load_model(path), queue, observer=Metrics()
-    )
+    repository = repository_of(versions, lambda path, settings: load_model(path))
     repository.scan()
-    second, first = repository.describe("m")
+    second, first = repository.catalogue.describe("m")
     assert (second.state, first.state) == (State.FAILED, State.READY)
     assert first.default
     assert "golden.npz: output 'y' differs by" in second.reason

@@ -22,16 +22,27 @@ from layerserve_server.errors import (
     UnknownVersionError,
     VersionFailedError,
 )
-from layerserve_server.repository import management, publishing, staging, writer
+from layerserve_server.repository import changes, publishing, staging, writer
 from layerserve_server.repository.audit import FILE, AuditLog
+from layerserve_server.repository.changes import Changes
 from layerserve_server.repository.control import Control, read_control, write_control
-from layerserve_server.repository.entry import State
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.model_settings import MAX_BYTES, ModelSettings
 from layerserve_server.repository.publishing import UnreadableFileError
 from layerserve_server.repository.staging import DeclaredFile
+from layerserve_server.repository.uploads import Uploads
+from layerserve_server.repository.version_states import State
 
 ME = "ann"
+
+
+class Managed(Manager):
+    """What changes a repository, with its uploads."""
+
+    def __init__(self, repository, changes, max_upload_bytes):
+        super().__init__(repository, changes)
+        uploads = Uploads(repository, changes, max_bytes=max_upload_bytes)
+        self.stage, self.publish, self.note_run = uploads.stage, uploads.publish, changes.note_run
 
 
 @pytest.fixture
@@ -40,7 +51,8 @@ def manage(make, tmp_path):
 
     def make_manager(follow=lambda name: (), max_upload_bytes=10_000, **options):
         repository = make(**options)
-        return repository, Manager(repository, AuditLog(tmp_path / "state"), follow, max_upload_bytes=max_upload_bytes)
+        changes = Changes(repository, AuditLog(tmp_path / "state"), follow)
+        return repository, Managed(repository, changes, max_upload_bytes)
 
     return make_manager
 
@@ -55,18 +67,18 @@ def audited(tmp_path):
 
 
 def answering(repository, *choice):
-    with repository.lease(*choice) as version:
+    with repository.leases.lease(*choice) as version:
         return version.version, version.model.offset
 
 
 def leased(repository, *choice):
     """Like `answering`, but of what is in memory: waits for nothing."""
-    with repository.lease_loaded(*choice) as version:
+    with repository.leases.lease_loaded(*choice) as version:
         return version.version, version.model.offset
 
 
 def states(repository, name="double"):
-    return {one.version: one.state for one in repository.describe(name)}
+    return {one.version: one.state for one in repository.catalogue.describe(name)}
 
 
 def declared(files):
@@ -133,7 +145,7 @@ def test_an_upload_may_be_the_first_version_of_a_model_with_its_settings(manage,
     repository, manager = manage()
     version, _ = upload(manager, "new", model__keras='{"offset": 4}', layerserve__toml="nice = 3")
     assert (version, answering(repository, "new")) == (1, (1, 4))
-    assert repository.settings("new") == ModelSettings(nice=3)
+    assert repository.catalogue.settings("new") == ModelSettings(nice=3)
     assert tree(root) == {"new", "new/layerserve.toml", "new/1", "new/1/model.keras", "new/1/manifest.json"}
 
 
@@ -173,11 +185,11 @@ def load_named(path):
 def test_an_upload_that_is_no_version_leaves_nothing(manage, put, root, tmp_path, files, error, known):
     put("other" if not known else "double", offset=1)
     repository, manager = manage()
-    before, versions = tree(root), repository.describe()
+    before, versions = tree(root), repository.catalogue.describe()
     with pytest.raises(error):
         upload(manager, **files)
     assert tree(root) == before
-    assert [one.version for one in repository.describe()] == [one.version for one in versions]
+    assert [one.version for one in repository.catalogue.describe()] == [one.version for one in versions]
     (record,) = audited(tmp_path)
     assert record["outcome"].startswith(f"{error.reason}: ")
 
@@ -194,7 +206,7 @@ def test_an_upload_is_tested_with_its_labels_of_classes(manage, put, root):
         upload(manager, model__keras="{}")
     (root / "double" / "labels.txt").write_text("cow\npig")
     assert upload(manager, model__keras="{}")[0] == 3
-    with repository.lease("double") as version:
+    with repository.leases.lease("double") as version:
         assert version.class_labels == {"y": [b"cow", b"pig"]}
 
 
@@ -210,7 +222,7 @@ def test_an_upload_is_tested_with_the_settings_that_it_will_have(manage, put, lo
     upload(manager, model__keras="{}", layerserve__toml="nice = 3")
     with pytest.raises(VersionFailedError, match="the uploaded version can't be loaded: too nice"):
         upload(manager, model__keras="{}", layerserve__toml="nice = 4")
-    assert repository.settings("double").nice == 3
+    assert repository.catalogue.settings("double").nice == 3
 
 
 def test_metrics_have_nothing_of_a_version_that_was_tested_only(manage, put):
@@ -348,7 +360,7 @@ def test_uploads_and_a_training_publication_at_once_get_versions_of_their_own(ma
     def by_training(offset):
         result = tmp_path / f"{offset}.keras"
         result.write_text(json.dumps({"offset": offset}))
-        versions.append((repository.publish("double", result, run=f"r{offset}", base_version=1), offset))
+        versions.append((repository.publisher.publish("double", result, run=f"r{offset}", base_version=1), offset))
 
     def run(work, offset):
         try:
@@ -376,14 +388,14 @@ def test_an_unloaded_model_is_refused_until_it_is_loaded_also_after_a_restart(ma
     put(version=1, offset=1)
     put("other", offset=2)
     repository, manager = manage()
-    lease = repository.lease("double")
+    lease = repository.leases.lease("double")
     change = manager.unload("double", ME)
     assert [one.state for one in change.versions] == [State.UNLOADING]
     assert lease.version.retired
     lease.end()
     for restarted in (repository, manage()[0]):
         assert states(restarted) == {1: State.UNLOADED}
-        for ask in (restarted.lease, restarted.lease_loaded):
+        for ask in (restarted.leases.lease, restarted.leases.lease_loaded):
             for choice in (("double",), ("double", 1)):
                 with pytest.raises(NotLoadedError, match="the model isn't loaded; LoadModel loads it"):
                     ask(*choice)
@@ -413,13 +425,13 @@ def test_without_polling_a_change_takes_no_version_that_nobody_asked_for(manage,
     manager.unpin("double", ME)
     assert upload(manager, model__keras='{"offset": 3}')[0] == 3
     manager.delete_version("double", 3, ME, force=True)
-    assert repository.catalogue() == {"double": [1]}
+    assert repository.catalogue.versions() == {"double": [1]}
     result = tmp_path / "result.keras"
     result.write_text('{"offset": 4}')
-    assert repository.publish("double", result, run="r1", base_version=1, label="stable") == 4
-    assert repository.catalogue() == {"double": [1, 4]}
+    assert repository.publisher.publish("double", result, run="r1", base_version=1, label="stable") == 4
+    assert repository.catalogue.versions() == {"double": [1, 4]}
     manager.load("double", ME)
-    assert repository.catalogue() == {"double": [1, 2, 4]}
+    assert repository.catalogue.versions() == {"double": [1, 2, 4]}
 
 
 def test_a_load_reads_one_model_again_and_no_other(manage, put):
@@ -442,7 +454,7 @@ def test_a_model_that_can_not_be_loaded_stays_as_it_was(manage, put):
     with pytest.raises(VersionFailedError, match=r"model 'bad' can't be loaded: version 1: .*truncated"):
         manager.load("bad", ME)
     assert states(repository, "bad") == {1: State.UNLOADED}
-    assert repository.control("bad") == Control()
+    assert repository.catalogue.control("bad") == Control()
     path.write_text("{}")
     os.utime(path, (0, 0))
     manager.load("bad", ME)
@@ -498,7 +510,7 @@ def test_the_default_is_not_its_own_canary(manage, put):
     )
     with pytest.raises(RefusedChangeError, match=text):
         manager.set_canary("double", 0.05, ME)
-    assert repository.serving("double")["canary"] == 0
+    assert repository.catalogue.serving("double")["canary"] == 0
     assert manager.set_canary("double", 0.0, ME)[0] == 0
     manager.pin("double", 1, ME)
     assert manager.set_canary("double", 0.05, ME)[0] == 0.05
@@ -520,7 +532,7 @@ def canary(manage, put, root):
         manager.pin("double", 2, ME)
         manager.set_label("double", "canary", 3, ME)
         assert shares(manager.set_canary("double", 0.05, ME)[1]) == {3: 0.05, 2: 0, 1: 0}
-        assert repository.canaries["double"].version == 3
+        assert repository.catalogue.canaries["double"].version == 3
         return repository, manager
 
     return begin
@@ -533,10 +545,10 @@ def test_a_rollback_ends_the_canary_whatever_version_it_names(canary, manage, tm
     version, change = manager.roll_back("double", to, ME)
     assert (version, shares(change)) == (to or 1, {3: 0, 2: 0, 1: 0})
     for server in (repository, manage()[0]):
-        assert not server.canaries
+        assert not server.catalogue.canaries
     assert audited(tmp_path)[-1]["ended_canary"] == 0.05
     manager.set_label("double", "canary", 3, ME)
-    assert not repository.canaries
+    assert not repository.catalogue.canaries
 
 
 @pytest.mark.parametrize("settings", ["", 'canary = "10 %"'])
@@ -545,7 +557,7 @@ def test_the_canary_ends_with_a_rollback_after_it_was_promoted(canary, settings)
     repository, manager = canary(settings)
     manager.unpin("double", ME)
     assert manager.roll_back("double", 0, ME)[0] == 2
-    assert not repository.canaries
+    assert not repository.catalogue.canaries
 
 
 @pytest.mark.parametrize(
@@ -554,9 +566,9 @@ def test_the_canary_ends_with_a_rollback_after_it_was_promoted(canary, settings)
 def test_a_canary_ends_when_its_version_is_the_default(canary, promote):
     repository, manager = canary()
     assert shares(promote(manager)) == {3: 0, 2: 0, 1: 0}
-    assert repository.control("double").canary is None
+    assert repository.catalogue.control("double").canary is None
     manager.pin("double", 2, ME)
-    assert not repository.canaries
+    assert not repository.catalogue.canaries
 
 
 def test_the_share_in_the_settings_outlives_a_promotion(canary):
@@ -573,7 +585,7 @@ def test_a_rollback_that_fails_leaves_the_canary(canary):
     )
     with pytest.raises(VersionFailedError, match=text):
         manager.roll_back("double", 0, ME)
-    assert repository.canaries["double"].share == 0.05
+    assert repository.catalogue.canaries["double"].share == 0.05
 
 
 # The default.
@@ -674,7 +686,7 @@ def test_another_process_loads_what_it_is_told_before_it_answers(make, manage, p
     worker.scan("double")
     assert answers == [((3, 3), (3, 3)), ((1, 1), (3, 3))]
     assert (answering(worker, "double"), answering(worker, "double", None, "stable")) == ((1, 1), (2, 2))
-    assert worker.serving("double") == {
+    assert worker.catalogue.serving("double") == {
         **{"default": 1, "labels": {"stable": 2}, "loaded": True, "canary": 0.0, "reasons": {}},
     }
 
@@ -710,12 +722,12 @@ def test_what_a_run_publishes_is_audited_and_followed(manage, put, tmp_path):
     put(offset=1)
     asked = []
     repository, manager = manage(follow=lambda name: asked.append(name) or ["worker process 1: late"])
-    repository.run_published = manager.note_run
+    repository.publisher.run_published = manager.note_run
     for run, text in (("r1", '{"offset": 2}'), ("r2", "{")):
         result = tmp_path / "result.keras"
         result.write_text(text)
         try:
-            repository.publish_once("double", result, run=run, base_version=1)
+            repository.publisher.publish_once("double", result, run=run, base_version=1)
         except VersionFailedError:
             assert text == "{"
     assert asked == ["double", "double"]
@@ -746,7 +758,7 @@ def test_a_label_moves_to_versions_that_are_loaded_and_keeps_them(manage, put, t
     with pytest.raises(UnknownLabelError):
         manager.remove_label("double", "stable", ME)
     with pytest.raises(UnknownLabelError):
-        repository.lease("double", None, "stable")
+        repository.leases.lease("double", None, "stable")
     assert states(repository)[3] is State.AVAILABLE
     records = audited(tmp_path)
     assert [(r.get("from"), r.get("to")) for r in records] == [(None, 1), (1, 3), (3, None), (None, None)]
@@ -773,7 +785,7 @@ def test_a_deleted_version_finishes_and_its_number_is_not_given_again(manage, pu
     for version in (1, 2, 3):
         put(version=version, offset=version)
     repository, manager = manage()
-    lease = repository.lease("double", 3)
+    lease = repository.leases.lease("double", 3)
     change = manager.delete_version("double", 3, ME, force=True)
     assert [one.version for one in change.versions] == [2, 1]
     assert answering(repository, "double") == (2, 2)
@@ -803,7 +815,7 @@ def test_versions_that_are_in_use_are_not_deleted(manage, put):
         manager.delete_version("double", 2, ME)
     assert manager.delete_version("double", 3, ME)
     manager.delete_version("double", 2, ME, force=True)
-    assert (answering(repository, "double"), repository.control("double").pinned) == ((1, 1), None)
+    assert (answering(repository, "double"), repository.catalogue.control("double").pinned) == ((1, 1), None)
 
 
 def test_the_default_that_is_deleted_answers_until_another_can(manage, put, load_fake):
@@ -837,13 +849,13 @@ def test_a_deleted_model_leaves_its_highest_number_only(manage, put, root, tmp_p
     manager.unload("flat", ME)
     manager.delete_model("flat", ME)
     assert tree(root) == {"double", "double/serving.json", "flat", "flat/serving.json"}
-    assert repository.describe() == []
+    assert repository.catalogue.describe() == []
     with pytest.raises(UnknownModelError):
-        repository.lease("double")
+        repository.leases.lease("double")
     version, _ = upload(manager, model__keras='{"offset": 5}')
     assert (version, answering(repository, "double")) == (3, (3, 5))
     with pytest.raises(UnknownLabelError):
-        repository.lease("double", None, "stable")
+        repository.leases.lease("double", None, "stable")
 
 
 def test_the_file_that_a_server_was_started_with_is_not_deleted(manage, put, tmp_path):
@@ -892,7 +904,7 @@ def test_what_can_not_be_written_changes_nothing(manage, put, monkeypatch, tmp_p
             call()
     repository.scan()
     assert answering(repository, "double") == (2, 2)
-    assert repository.labels("double") == {"stable": 1}
+    assert repository.catalogue.labels("double") == {"stable": 1}
     assert len([r for r in audited(tmp_path) if r["outcome"].startswith("change_refused")]) == len(calls)
 
 
@@ -925,14 +937,14 @@ def test_changes_wait_for_one_another_but_not_without_bound(manage, put, monkeyp
         assert gate.wait(30)
         return ()
 
-    monkeypatch.setattr(management, "MAX_WAITING", 3)
+    monkeypatch.setattr(changes, "MAX_WAITING", 3)
     repository, manager = manage(follow=follow)
     done = []
     threads = [threading.Thread(target=lambda: done.append(manager.unpin("double", ME))) for _ in range(3)]
     for thread in threads:
         thread.start()
     assert entered.wait(30)
-    while manager._waiting._value:
+    while manager._changes._waiting._value:
         time.sleep(0.001)
     with pytest.raises(BusyError, match="3 changes of the repository are waiting"):
         manager.unpin("double", ME)
@@ -973,10 +985,10 @@ def test_a_version_that_goes_as_it_is_chosen_is_not_chosen(manage, put, root, mo
         manager.pin("double", 1, ME)
     assert read_control(root / "double") == Control()
     serving = {"default": 2, "labels": {"stable": 2}}
-    monkeypatch.setattr(repository, "serving", lambda name: serving)
+    monkeypatch.setattr(repository.catalogue, "serving", lambda name: serving)
     with pytest.raises(VersionFailedError, match="model 'double' version 1 can't be loaded, so the label stays"):
         manager.set_label("double", "stable", 1, ME)
-    assert publishing.read_labels(root / "double") == repository.labels("double") == {"stable": 2}
+    assert publishing.read_labels(root / "double") == repository.catalogue.labels("double") == {"stable": 2}
     with pytest.raises(VersionFailedError, match="so the label stays"):
         manager.set_label("double", "new", 1, ME)
     assert publishing.read_labels(root / "double") == {"stable": 2}
@@ -992,7 +1004,7 @@ def test_a_change_that_the_audit_log_misses_is_in_the_log(manage, put, monkeypat
         if record["outcome"] == "done":
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(manager._audit, "write", write)
+    monkeypatch.setattr(manager._changes._audit, "write", write)
     manager.set_label("double", "stable", 1, ME)
     (line,) = caplog.records
     assert line.getMessage() == "can't write the audit log: No space left on device"

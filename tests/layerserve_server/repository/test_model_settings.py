@@ -8,7 +8,6 @@ import pytest
 from layerserve_server.access.reserved import Restriction
 from layerserve_server.errors import NotLoadedError, UnknownVersionError, VersionFailedError
 from layerserve_server.inference.runner import ModelRunner
-from layerserve_server.repository.entry import State
 from layerserve_server.repository.model_settings import (
     MAX_BYTES,
     ModelSettings,
@@ -16,6 +15,7 @@ from layerserve_server.repository.model_settings import (
     parse_settings,
     read_content,
 )
+from layerserve_server.repository.version_states import State
 
 
 @pytest.fixture
@@ -35,12 +35,12 @@ def tell(tmp_path):
 
 
 def answering(repository, *choice):
-    with repository.lease(*choice) as version:
+    with repository.leases.lease(*choice) as version:
         return version.version, version.model.offset
 
 
 def states(repository):
-    return {one.version: one.state for one in repository.describe()}
+    return {one.version: one.state for one in repository.catalogue.describe()}
 
 
 def errors_counted(repository, model="double"):
@@ -108,16 +108,11 @@ pad_sequences = true
 engine = "onnxruntime"
 precision = "int8"
 compute_threads = 7
-sample_share = 0.5
 keep_loaded = true
 nice = 8
 class_labels = { y = "labels.txt" }
 canary = "5 %"
 canary_label = "next"
-shadow = "next"
-shadow_share = "1 %"
-shadow_rtol = 0.1
-shadow_atol = 0
 
 [signatures.serving_default]
 inputs = { images = "x" }
@@ -150,17 +145,17 @@ def test_a_wrong_file_at_the_first_load_fails_its_model_alone_until_it_is_right(
     tell("nice = 'x'")
     repository = make()
     assert answering(repository, "good") == (1, 1)
-    (one,) = repository.describe("double")
+    (one,) = repository.catalogue.describe("double")
     assert one.state is State.FAILED
     assert one.reason.startswith("layerserve.toml: nice: got 'x', expected a valid integer")
     with pytest.raises(VersionFailedError, match="nice: got 'x'"):
-        repository.lease("double")
+        repository.leases.lease("double")
     repository.scan()
     assert errors_counted(repository) == 1
     tell("nice = 3")
     repository.scan()
     assert answering(repository, "double") == (1, 2)
-    assert repository.describe("double")[0].reason == ""
+    assert repository.catalogue.describe("double")[0].reason == ""
 
 
 def test_a_file_that_becomes_wrong_leaves_the_earlier_settings_and_is_shown_and_counted(make, put, tell):
@@ -174,12 +169,12 @@ def test_a_file_that_becomes_wrong_leaves_the_earlier_settings_and_is_shown_and_
         for _ in range(2):
             repository.scan()
         assert answering(repository, "double") == (1, 1)
-        assert {"default_version: got" in one.reason for one in repository.describe()} == {True}
-        assert {one.state for one in repository.describe()} == {State.READY, State.AVAILABLE}
+        assert {"default_version: got" in one.reason for one in repository.catalogue.describe()} == {True}
+        assert {one.state for one in repository.catalogue.describe()} == {State.READY, State.AVAILABLE}
         assert errors_counted(repository) == number
     tell("default_version = 1")  # as it was
     repository.scan()
-    assert {one.reason for one in repository.describe()} == {""}
+    assert {one.reason for one in repository.catalogue.describe()} == {""}
     tell(None)
     repository.scan()
     assert answering(repository, "double") == (2, 2)
@@ -190,14 +185,14 @@ def test_a_worker_that_starts_while_the_file_is_wrong_has_the_settings_in_force(
         put(version=version, offset=version)
     tell("default_version = 1\ngolden_rtol = 0.5\nversion_policy = 'specific'\nspecific_versions = [1, 2]")
     main = make()
-    assert main.in_force_without_files() == {}
+    assert main.catalogue.in_force_without_files() == {}
     tell("default_version = 'x'")
     main.scan()
-    in_force = json.loads(json.dumps(main.in_force_without_files()))
+    in_force = json.loads(json.dumps(main.catalogue.in_force_without_files()))
     worker = make(scan=False)
     worker.open(None, in_force)
-    assert worker.settings("double") == main.settings("double")
-    assert worker.serving("double") == main.serving("double")
+    assert worker.catalogue.settings("double") == main.catalogue.settings("double")
+    assert worker.catalogue.serving("double") == main.catalogue.serving("double")
     assert answering(worker, "double") == (1, 1)
     tell("")
     worker.scan()
@@ -210,9 +205,9 @@ def test_a_restarted_worker_has_the_versions_that_the_others_have(make, put):
     put(version=2, offset=2)
     put("new", offset=3)
     worker = make(scan=False)
-    worker.open(main.catalogue())
-    assert worker.serving("double") == main.serving("double")
-    assert [one.name for one in worker.describe()] == ["double"]
+    worker.open(main.catalogue.versions())
+    assert worker.catalogue.serving("double") == main.catalogue.serving("double")
+    assert [one.name for one in worker.catalogue.describe()] == ["double"]
 
 
 def test_a_model_file_in_the_root_may_have_its_settings_beside_it_or_in_its_folder(
@@ -225,19 +220,19 @@ def test_a_model_file_in_the_root_may_have_its_settings_beside_it_or_in_its_fold
     assert seen == [4]
     tell("nice = 5", "flat/layerserve.toml")
     repository.scan()
-    (one,) = repository.describe("flat")
+    (one,) = repository.catalogue.describe("flat")
     assert (one.state, one.reason) == (State.READY, "got both layerserve.toml and flat.toml, expected one of the two")
     tell(None, "flat.toml")
     repository.scan()
     assert seen == [4, 5]
-    assert repository.describe("flat")[0].reason == ""
+    assert repository.catalogue.describe("flat")[0].reason == ""
 
 
 def test_settings_beside_a_deleted_file_in_the_root_hold_for_the_other_versions(make, put, tell, tmp_path):
     """Also on a server that has never seen the file."""
     put(version=2).parents[1].rename(tmp_path / "models" / "flat")
     tell('callers = ["ann"]', "flat.toml")
-    assert make().restrictions == {"flat": Restriction(("ann",))}
+    assert make().catalogue.restrictions == {"flat": Restriction(("ann",))}
 
 
 @pytest.mark.parametrize("text", ["engine = 'eager'", "compute_threads = 3", "golden_atol = 1.0", "nice = 2"])
@@ -251,11 +246,11 @@ def test_what_belongs_to_loading_is_loaded_aside_and_swapped_in(make, put, tell,
         return load_fake(path)
 
     repository = make(load=load)
-    lease = repository.lease("double")
+    lease = repository.leases.lease("double")
     tell(text)
     repository.scan()
     assert answers == [(1, 1)]
-    with repository.lease("double") as now:
+    with repository.leases.lease("double") as now:
         assert now is not lease.version
         assert now.settings == parse_settings(text.encode(), "f")
     assert lease.version.retired
@@ -278,20 +273,20 @@ def test_settings_that_the_model_can_not_have_leave_it_as_it_is(make, put, tell,
     for _ in range(2):
         repository.scan()
     assert answering(repository, "double") == (1, 1)
-    (one,) = repository.describe()
+    (one,) = repository.catalogue.describe()
     assert one.state is State.READY
     assert one.reason.startswith("the model's settings have changed and it can't be loaded with them; the previous one")
     loads = repository._observer.registry.get_sample_value("layerserve_model_load_failures_total", {"model": "double"})
     assert loads == 1
     tell(None)
     repository.scan()
-    assert repository.describe()[0].reason == ""
+    assert repository.catalogue.describe()[0].reason == ""
 
 
 def test_limits_of_the_queue_change_in_place(make, put, tell):
     put(offset=1)
     repository = make(queue_limits=lambda model: (model.max_batch_rows or 8, model.max_queue_rows or 16))
-    with repository.lease("double") as version:
+    with repository.leases.lease("double") as version:
         tell("max_batch_rows = 3\nmax_queue_rows = 5")
         repository.scan()
         assert not version.retired
@@ -326,7 +321,7 @@ def test_the_policy_chooses_what_is_loaded(make, put, tell, text, loaded, defaul
         repository.scan()
     assert {number for number, state in states(repository).items() if state is State.READY} == loaded
     assert answering(repository, "double") == (default, default)
-    assert [one.version for one in repository.describe() if one.default] == [default]
+    assert [one.version for one in repository.catalogue.describe() if one.default] == [default]
 
 
 def test_versions_that_are_not_in_the_list_are_refused_and_those_of_latest_are_loaded_on_demand(make, put, tell):
@@ -336,7 +331,7 @@ def test_versions_that_are_not_in_the_list_are_refused_and_those_of_latest_are_l
     assert answering(repository, "double", 1) == (1, 1)
     tell("version_policy = 'specific'\nspecific_versions = [2]")
     repository.scan()
-    for lease in (repository.lease, repository.lease_loaded):
+    for lease in (repository.leases.lease, repository.leases.lease_loaded):
         with pytest.raises(NotLoadedError, match="version 1 isn't served: the model's settings serve version 2 only"):
             lease("double", 1)
     assert states(repository) == {1: State.UNLOADED, 2: State.READY}
@@ -384,7 +379,7 @@ def test_a_default_that_fails_leaves_the_one_before(make, put, tell):
     for version, error in ((2, VersionFailedError), (9, UnknownVersionError)):
         tell(f"default_version = {version}")
         with pytest.raises(error):
-            make().lease("double")
+            make().leases.lease("double")
 
 
 def test_what_fails_to_load_is_tried_again_as_often_as_the_settings_say(make, put, tell, load_fake, wait_until):
@@ -399,16 +394,16 @@ def test_what_fails_to_load_is_tried_again_as_often_as_the_settings_say(make, pu
         return load_fake(path)
 
     repository = make(load=load)
-    (one,) = repository.describe()
+    (one,) = repository.catalogue.describe()
     assert (one.state, one.reason) == (State.FAILED, "Input/output error (to be tried again; 2 tries are left)")
-    wait_until(lambda: repository.retry() or states(repository)[1] is State.READY)
+    wait_until(lambda: repository.rollout.retry() or states(repository)[1] is State.READY)
     assert len(tries) == 3
     assert tries[1] - tries[0] >= 0.05
     assert tries[2] - tries[1] >= 0.1
-    assert repository.describe()[0].reason == ""
+    assert repository.catalogue.describe()[0].reason == ""
 
 
-@pytest.mark.parametrize("again", ["scan", "retry"])
+@pytest.mark.parametrize("again", [lambda one: one.scan(), lambda one: one.rollout.retry()], ids=["scan", "retry"])
 def test_retries_end(make, put, tell, wait_until, again):
     put(offset=1)
     tell("load_retries = 1\nload_retry_seconds = 0.01")
@@ -419,11 +414,11 @@ def test_retries_end(make, put, tell, wait_until, again):
         raise OSError(5, "Input/output error")
 
     repository = make(load=load)
-    wait_until(lambda: getattr(repository, again)() or len(tries) == 2)
+    wait_until(lambda: again(repository) or len(tries) == 2)
     time.sleep(0.05)
-    getattr(repository, again)()
+    again(repository)
     assert len(tries) == 2
-    assert repository.describe()[0].reason == "Input/output error"
+    assert repository.catalogue.describe()[0].reason == "Input/output error"
 
 
 def test_a_version_is_warmed_up_before_it_serves(make, put, tell, load_fake):
@@ -432,7 +427,7 @@ def test_a_version_is_warmed_up_before_it_serves(make, put, tell, load_fake):
     models = []
     repository = make(load=lambda path: models.append(load_fake(path)) or models[-1])
     assert models[0].batches[-2:] == [1, 5]
-    with repository.lease("double") as version:
+    with repository.leases.lease("double") as version:
         assert version.model is models[0]
 
 
@@ -459,7 +454,7 @@ def test_a_version_that_fails_at_its_warm_up_does_not_serve(make, put, tell, loa
     repository.scan()
     assert answering(repository, "double") == (1, 1)
     assert states(repository)[2] is State.FAILED
-    assert repository.describe()[0].reason == "warm_up_rows: computing 5 rows failed: no memory for 5 rows"
+    assert repository.catalogue.describe()[0].reason == "warm_up_rows: computing 5 rows failed: no memory for 5 rows"
 
 
 def test_a_version_without_rows_to_warm_up_with_serves_all_the_same(make, put, tell, caplog, monkeypatch):

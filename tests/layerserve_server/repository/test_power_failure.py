@@ -7,10 +7,11 @@ import hashlib
 import pytest
 from layerserve_server.disk import replace_file
 from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.changes import Changes
 from layerserve_server.repository.control import write_control
-from layerserve_server.repository.management import Manager
 from layerserve_server.repository.publishing import publish, remove_label, withdraw, write_label
 from layerserve_server.repository.staging import DeclaredFile
+from layerserve_server.repository.uploads import Uploads
 from synced import Disk
 
 
@@ -80,7 +81,8 @@ def test_what_was_written_is_on_the_disk(disk, root, change):
 @pytest.mark.parametrize("name", ["known", "new"])
 def test_an_upload_is_on_the_disk(disk, make, root, tmp_path, name):
     contents = {"model.keras": b'{"offset": 4}', "golden.npz": b"g", "more/notes.txt": b"n", "layerserve.toml": b""}
-    manager = Manager(make(), AuditLog(tmp_path / "state"), lambda name: (), max_upload_bytes=10_000)
+    repository = make()
+    manager = Uploads(repository, Changes(repository, AuditLog(tmp_path / "state")), max_bytes=10_000)
     files = [DeclaredFile(path, len(text), hashlib.sha256(text).hexdigest()) for path, text in contents.items()]
     staged = manager.stage(name, files, "stable", "ann")
     for index, text in enumerate(contents.values()):

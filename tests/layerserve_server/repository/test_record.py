@@ -1,4 +1,4 @@
-"""What is chosen for requests that name no version can answer them: the default, the canary and the shadow."""
+"""What is chosen for requests that name no version can answer them: the default and the canary."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 from layerserve_server.errors import ServerError
 from layerserve_server.repository import layout
 from layerserve_server.repository.control import Control
-from layerserve_server.repository.entry import Entry, State
+from layerserve_server.repository.entry import Entry
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.record import ModelRecord
+from layerserve_server.repository.version_states import State
 
 #: What a version may be: its state, whether it is on standby, and why it may not be loaded.
 KINDS = [
@@ -50,12 +51,11 @@ def answers(entry: Entry) -> bool:
 @pytest.mark.parametrize("pinned", [None, 1, 2, 3])
 @pytest.mark.parametrize("last", [None, 1, 2])
 def test_what_is_chosen_answers(pinned: int | None, last: int | None) -> None:
-    settings = ModelSettings(canary="50 %", canary_label="next", shadow="next", shadow_share="100 %")
+    settings = ModelSettings(canary="50 %", canary_label="next")
     for kinds in product(KINDS, KINDS):
         versions = {number: entry(number, *kind) for number, kind in enumerate(kinds, 1)}
-        record = ModelRecord(
-            "m", versions, labels={"next": 2}, control=Control(pinned=pinned), settings=settings, last_default=last
-        )
+        record = ModelRecord("m", versions=versions, labels={"next": 2}, settings=settings, last_default=last)
+        record.control = Control(pinned=pinned)
         working = [number for number, one in versions.items() if answers(one)]
         default = record.default()
         if pinned is None:
@@ -64,6 +64,6 @@ def test_what_is_chosen_answers(pinned: int | None, last: int | None) -> None:
             assert default == next((number for number in (pinned, last) if number in working), None), kinds
         if default is not None:
             assert record.entry(None, None) is versions[default]
-        for other in (record.canary(), record.shadow()):
-            assert (other is not None) == (2 in working and default != 2), kinds
-            assert other is None or other.version == 2
+        canary = record.canary()
+        assert (canary is not None) == (2 in working and default != 2), kinds
+        assert canary is None or canary.version == 2

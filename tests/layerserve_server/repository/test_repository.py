@@ -22,18 +22,18 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.control import Control
-from layerserve_server.repository.entry import State
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version_states import State
 
 
 def answering(repository, *choice):
     """Version and offset of what answers."""
-    with repository.lease(*choice) as version:
+    with repository.leases.lease(*choice) as version:
         return version.version, version.model.offset
 
 
 def states(repository):
-    return {one.version: one.state for one in repository.describe()}
+    return {one.version: one.state for one in repository.catalogue.describe()}
 
 
 def test_the_newest_version_answers_and_older_ones_are_loaded_when_asked_for(make, put):
@@ -94,12 +94,12 @@ def test_a_version_is_loading_while_it_is_read(make, put, load_fake):
     def load(path):
         version = int(path.parent.name)
         with pytest.raises(UnavailableError, match=f"model 'double' version {version} is being loaded; try again"):
-            repository.lease("double", version)
+            repository.leases.lease("double", version)
         seen.append((version, states(repository)[version]))
         return load_fake(path)
 
     repository = make()
-    repository._loader.load = lambda path, settings: load(path)
+    repository.loader._reader.load = lambda path, settings: load(path)
     put(version=2, offset=2)
     repository.scan()
     repository.scan()
@@ -128,13 +128,13 @@ def test_what_is_ready_is_told_of_with_its_size_and_its_time(make, put):
     repository = make(ready=ready.append)
     (loaded,) = ready
     assert (loaded.name, loaded.version, loaded.parameter_count, loaded.training_run) == ("double", 1, 3, "")
-    (described,) = repository.describe()
+    (described,) = repository.catalogue.describe()
     assert (described.parameter_count, described.file_bytes, described.reason) == (3, 2, "")
     assert time.time() - 60 < described.ready_time <= time.time()
     put(version=2, text="{")
     repository.scan()
     repository.scan()
-    failed = repository.describe()[0]
+    failed = repository.catalogue.describe()[0]
     assert (failed.ready_time, failed.parameter_count, failed.inputs, failed.default) == (None, 0, (), False)
 
 
@@ -144,18 +144,22 @@ def test_a_model_is_described_by_its_version_or_label_or_the_default(make, put, 
     put("other")
     publishing.write_label(tmp_path / "models" / "double", "old", 1)
     repository = make()
-    assert [(one.name, one.version) for one in repository.describe()] == [("double", 2), ("double", 1), ("other", 1)]
-    assert [one.version for one in repository.describe("double")] == [2, 1]
-    assert repository.describe("nothing") == []
-    assert repository.describe_one("double").version == 2
-    assert repository.describe_one("double", 1).version == 1
-    assert repository.describe_one("double", None, "old").labels == ("old",)
+    assert [(one.name, one.version) for one in repository.catalogue.describe()] == [
+        ("double", 2),
+        ("double", 1),
+        ("other", 1),
+    ]
+    assert [one.version for one in repository.catalogue.describe("double")] == [2, 1]
+    assert repository.catalogue.describe("nothing") == []
+    assert repository.catalogue.describe_one("double").version == 2
+    assert repository.catalogue.describe_one("double", 1).version == 1
+    assert repository.catalogue.describe_one("double", None, "old").labels == ("old",)
 
 
 def test_a_new_version_takes_over_while_the_old_one_finishes(make, put):
     put(version=1, offset=1)
     repository = make()
-    lease = repository.lease("double")
+    lease = repository.leases.lease("double")
     put(version=2, offset=2)
     repository.scan()
     repository.scan()
@@ -172,7 +176,7 @@ def test_a_new_version_answers_as_soon_as_it_is_loaded(make, put, load_fake):
     answers = []
 
     def note(_):
-        with repository.lease_loaded("double") as version:
+        with repository.leases.lease_loaded("double") as version:
             answers.append(version.version)
 
     def load(path):
@@ -181,7 +185,7 @@ def test_a_new_version_answers_as_soon_as_it_is_loaded(make, put, load_fake):
         return load_fake(path)
 
     repository = make(load=load)
-    repository._ready = note
+    repository.loader._ready = note
     put(version=2, offset=2)
     repository.scan()
     repository.scan()
@@ -196,9 +200,9 @@ def test_a_version_that_fails_leaves_the_old_one_and_says_why(make, put):
     repository.scan()
     assert answering(repository, "double") == (1, 1)
     assert states(repository)[2] is State.FAILED
-    assert repository.describe("double")[0].reason == "model.keras: the file is truncated"
+    assert repository.catalogue.describe("double")[0].reason == "model.keras: the file is truncated"
     with pytest.raises(VersionFailedError, match=r"model 'double' version 2 failed to load: .*truncated"):
-        repository.lease("double", 2)
+        repository.leases.lease("double", 2)
 
 
 def test_at_the_start_the_newest_that_loads_is_taken(make, put):
@@ -216,7 +220,7 @@ def test_a_broken_model_does_not_harm_others_and_is_tried_again_when_it_changes(
     repository = make()
     assert answering(repository, "good") == (1, 0)
     with pytest.raises(VersionFailedError):
-        repository.lease("bad")
+        repository.leases.lease("bad")
     put("bad", offset=5)
     repository.scan()
     repository.scan()
@@ -236,7 +240,7 @@ def test_a_version_with_a_dtype_that_messages_lack_fails_alone(make, put, load_f
     put("odd")
     put("double")
     repository = make(load=load)
-    found = {one.name: (one.state, one.reason) for one in repository.describe()}
+    found = {one.name: (one.state, one.reason) for one in repository.catalogue.describe()}
     assert found["double"] == (State.READY, "")
     assert found["odd"] == (State.FAILED, "tensor 'z' has dtype float8_e4m3fn, which requests can't have")
 
@@ -248,7 +252,7 @@ def test_a_defect_while_loading_is_not_told_to_callers(make, put, caplog):
         raise ZeroDivisionError("/secret/path")
 
     repository = make(load=load)
-    assert repository.describe()[0].reason == "internal error while loading; see the server's log"
+    assert repository.catalogue.describe()[0].reason == "internal error while loading; see the server's log"
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -260,7 +264,7 @@ def test_what_is_no_file_is_listed_with_its_reason(make, put, tmp_path, make_it)
     make_it(folder / "model.keras")
     repository = make()
     assert answering(repository, "good") == (1, 0)
-    (odd,) = repository.describe("odd")
+    (odd,) = repository.catalogue.describe("odd")
     assert odd.state is State.FAILED
     assert "expected a regular file" in odd.reason
 
@@ -270,14 +274,14 @@ def test_a_file_that_grows_is_taken_when_it_stops(make, put, tmp_path):
     repository = make(settle_seconds=1000)
     path = put("slow", text="{")
     repository.scan()
-    assert [one.state for one in repository.describe("slow")] == [State.LOADING]
+    assert [one.state for one in repository.catalogue.describe("slow")] == [State.LOADING]
     with pytest.raises(UnavailableError):
-        repository.lease("slow")
+        repository.leases.lease("slow")
     path.write_text('{"offset": 3')
     repository.scan()
     path.write_text('{"offset": 3}')
     repository.scan()
-    assert [one.state for one in repository.describe("slow")] == [State.LOADING]
+    assert [one.state for one in repository.catalogue.describe("slow")] == [State.LOADING]
     repository.scan()
     assert answering(repository, "slow") == (1, 3)
 
@@ -298,19 +302,19 @@ def test_a_served_file_that_is_overwritten_is_swapped_or_kept(make, put):
     repository.scan()
     repository.scan()
     assert answering(repository, "double") == (1, 1)
-    assert "can't be loaded; the previous one stays in use" in repository.describe()[0].reason
+    assert "can't be loaded; the previous one stays in use" in repository.catalogue.describe()[0].reason
     path.write_text('{"offset": 9}')
     repository.scan()
     repository.scan()
     assert answering(repository, "double") == (1, 9)
-    assert repository.describe()[0].reason == ""
+    assert repository.catalogue.describe()[0].reason == ""
 
 
 def test_a_version_that_is_removed_finishes_and_the_one_before_takes_over(make, put):
     put(version=1, offset=1)
     path = put(version=2, offset=2)
     repository = make()
-    lease = repository.lease("double")
+    lease = repository.leases.lease("double")
     path.unlink()
     path.parent.rmdir()
     repository.scan()
@@ -318,7 +322,7 @@ def test_a_version_that_is_removed_finishes_and_the_one_before_takes_over(make, 
     assert lease.version.model.offset == 2
     lease.end()
     with pytest.raises(UnknownVersionError, match="model 'double' has no version 2; it has 1"):
-        repository.lease("double", 2)
+        repository.leases.lease("double", 2)
 
 
 def test_that_a_model_is_gone_is_observed_once(make, put, monkeypatch):
@@ -402,11 +406,11 @@ def test_labels_choose(make, put, tmp_path):
     publishing.write_label(tmp_path / "models" / "double", "lost", 7)
     repository = make()
     assert answering(repository, "double", None, "stable") == (1, 1)
-    assert [one.labels for one in repository.describe()] == [(), ("stable",)]
+    assert [one.labels for one in repository.catalogue.describe()] == [(), ("stable",)]
     with pytest.raises(UnknownLabelError, match="model 'double': unknown label 'stabel'; did you mean 'stable'"):
-        repository.lease("double", None, "stabel")
+        repository.leases.lease("double", None, "stabel")
     with pytest.raises(UnknownVersionError, match="no version 7, to which label 'lost' points"):
-        repository.lease("double", None, "lost")
+        repository.leases.lease("double", None, "lost")
 
 
 def test_a_failed_version_is_tried_again_when_a_call_has_it_loaded(make, put, load_fake):
@@ -421,12 +425,12 @@ def test_a_failed_version_is_tried_again_when_a_call_has_it_loaded(make, put, lo
     repository = make(load=load)
     for _ in range(2):
         with pytest.raises(VersionFailedError, match="version 1 failed to load"):
-            repository.ensure_loaded("double", 1)
+            repository.rollout.ensure_loaded("double", 1)
     problems.clear()
     with pytest.raises(VersionFailedError):
-        repository.lease("double", 1)
-    repository.ensure_loaded("double", 1)
-    with repository.lease("double", 1) as version:
+        repository.leases.lease("double", 1)
+    repository.rollout.ensure_loaded("double", 1)
+    with repository.leases.lease("double", 1) as version:
         assert version.model.offset == 3
 
 
@@ -436,9 +440,9 @@ def test_a_new_label_of_a_version_that_can_not_be_loaded_is_an_error_of_that_ver
     put(version=2, text="{")
     publishing.write_label(tmp_path / "models" / "double", "next", 2)
     repository.scan()
-    assert repository.describe_one("double").version == 1
+    assert repository.catalogue.describe_one("double").version == 1
     with pytest.raises(VersionFailedError, match="the file is truncated"):
-        repository.lease("double", None, "next")
+        repository.leases.lease("double", None, "next")
 
 
 @pytest.mark.parametrize("lease", ["lease", "lease_loaded"])
@@ -451,25 +455,25 @@ def test_a_label_that_moves_between_loaded_versions_chooses_anew(make, put, tmp_
         publishing.write_label(tmp_path / "models" / "double", "stable", version)
         repository.scan()
         for _ in range(2):  # the second time from what was chosen before
-            with getattr(repository, lease)("double", None, "stable") as chosen:
+            with getattr(repository.leases, lease)("double", None, "stable") as chosen:
                 assert chosen.version == version
     assert states(repository) == {1: State.READY, 2: State.READY}
     (tmp_path / "models" / "double" / "labels.json").unlink()
     repository.scan()
     with pytest.raises(UnknownLabelError):
-        getattr(repository, lease)("double", None, "stable")
+        getattr(repository.leases, lease)("double", None, "stable")
 
 
 def test_what_is_loaded_already_is_leased_in_no_time(make, put):
     put(version=1, offset=1)
     put(version=2, offset=2)
     repository = make()
-    assert repository.lease_loaded("double", 1) is None
+    assert repository.leases.lease_loaded("double", 1) is None
     assert states(repository)[1] is State.AVAILABLE
-    with repository.lease_loaded("double") as version:
+    with repository.leases.lease_loaded("double") as version:
         assert version.version == 2
     with pytest.raises(UnknownVersionError):
-        repository.lease_loaded("double", 3)
+        repository.leases.lease_loaded("double", 3)
 
 
 def test_content_that_is_replaced_while_leased_finishes_and_the_new_one_answers(make, put):
@@ -477,14 +481,14 @@ def test_content_that_is_replaced_while_leased_finishes_and_the_new_one_answers(
     repository = make()
     metrics = repository._observer.registry.get_sample_value
     loaded = ("layerserve_model_loaded", {"model": "double", "version": "1"})
-    lease = repository.lease_loaded("double")
+    lease = repository.leases.lease_loaded("double")
     old = lease.version
     path.write_text('{"offset": 9}')
     repository.scan()
     repository.scan()
     assert (old.retired, old.queue._closed) == (True, False)
     assert old.lease() is None
-    for answer in (repository.lease, repository.lease_loaded):
+    for answer in (repository.leases.lease, repository.leases.lease_loaded):
         with answer("double") as version:
             assert (version.model.offset, version is old) == (9, False)
     lease.end()
@@ -514,12 +518,12 @@ def test_a_version_that_is_removed_while_it_loads_is_not_kept(make, put, load_fa
 
     repository = make(load=load, ready=ready.append)
     caught, queues = [], []
-    make_queue = repository._loader.make_queue
-    repository._loader.make_queue = lambda *facts: queues.append(make_queue(*facts)) or queues[-1]
+    make_queue = repository.loader._reader.make_queue
+    repository.loader._reader.make_queue = lambda *facts: queues.append(make_queue(*facts)) or queues[-1]
 
     def ask():
         try:
-            repository.lease("double", 1)
+            repository.leases.lease("double", 1)
         except (UnknownVersionError, UnknownModelError) as error:
             caught.append(str(error))
 
@@ -579,20 +583,20 @@ def test_a_version_that_nobody_uses_is_released_when_it_is_retired(put):
 def test_names_that_are_no_model_are_unknown(make, put, name):
     put()
     with pytest.raises(UnknownModelError, match="unknown model"):
-        make().lease(name)
+        make().leases.lease(name)
 
 
 def test_of_many_versions_the_ten_newest_are_named(make, put):
     for version in range(1, 13):
         put(version=version)
     with pytest.raises(UnknownVersionError, match=r"has no version 99; it has 12, 11, 10, 9, 8, 7, 6, 5, 4, 3$"):
-        make().lease("double", 99)
+        make().leases.lease("double", 99)
 
 
 def test_an_empty_repository_says_so(make, tmp_path):
     (tmp_path / "models").mkdir()
     with pytest.raises(UnknownModelError, match="the server has no models"):
-        make().lease("m")
+        make().leases.lease("m")
 
 
 def test_callers_wait_for_an_old_version_but_not_without_bound(make, put, load_fake):
@@ -614,10 +618,10 @@ def test_callers_wait_for_an_old_version_but_not_without_bound(make, put, load_f
     assert loading.wait(30)
     for thread in threads[1:]:
         thread.start()
-    while repository._models["double"].versions[1].waiting < 8:
+    while repository.catalogue.models["double"].versions[1].waiting < 8:
         time.sleep(0.001)
     with pytest.raises(BusyError, match="8 calls are waiting for it"):
-        repository.lease("double", 1)
+        repository.leases.lease("double", 1)
     assert answering(repository, "double") == (2, 2)
     gate.set()
     for thread in threads:
@@ -631,12 +635,12 @@ def test_a_published_version_is_served_when_publish_returns(make, put, tmp_path)
     repository = make(settle_seconds=1000)
     result = tmp_path / "result.keras"
     result.write_text('{"offset": 7}')
-    assert repository.publish("double", result, run="r1", base_version=1, label="best") == 2
+    assert repository.publisher.publish("double", result, run="r1", base_version=1, label="best") == 2
     assert answering(repository, "double") == (2, 7)
-    newest = repository.describe()[0]
+    newest = repository.catalogue.describe()[0]
     assert (newest.training_run, newest.labels, newest.default) == ("r1", ("best",), True)
-    assert repository.version_of_run("double", "r1") == 2
-    assert repository.version_of_run("double", "r2") == 0
+    assert repository.publisher.version_of_run("double", "r1") == 2
+    assert repository.publisher.version_of_run("double", "r2") == 0
 
 
 def test_a_published_file_that_does_not_load_is_told_and_not_served(make, put, tmp_path):
@@ -648,7 +652,7 @@ def test_a_published_file_that_does_not_load_is_told_and_not_served(make, put, t
     result.write_text("{")
     for _ in range(2):  # again after a restart, when the version is there already
         with pytest.raises(VersionFailedError, match="published as version 2, which can't be loaded"):
-            repository.publish_once("double", result, run="r1", base_version=1, label="best")
+            repository.publisher.publish_once("double", result, run="r1", base_version=1, label="best")
         assert answering(repository, "double") == (1, 1)
         assert answering(repository, "double", None, "best") == (1, 1)
         repository = make()
@@ -669,7 +673,7 @@ def test_a_label_moves_when_the_new_version_is_loaded(make, put, tmp_path, load_
     repository = make(load=load)
     result = tmp_path / "result.keras"
     result.write_text('{"offset": 7}')
-    repository.publish("double", result, run="r1", base_version=1, label="best")
+    repository.publisher.publish("double", result, run="r1", base_version=1, label="best")
     answers.append(answering(repository, "double", None, "best"))
     assert answers == [(1, 1), (2, 7)]
 
@@ -682,7 +686,7 @@ def test_a_run_publishes_once_whatever_it_was_killed_at(make, put, tmp_path):
     def publish(repository, run, label=""):
         result = tmp_path / "result.keras"
         result.write_text('{"offset": 7}')
-        return repository.publish_once("double", result, run=run, base_version=1, label=label)
+        return repository.publisher.publish_once("double", result, run=run, base_version=1, label=label)
 
     repository = make()
     assert publish(repository, "r1") == 2
@@ -705,7 +709,7 @@ def test_a_published_file_that_was_changed_is_not_loaded(make, put, tmp_path):
     (tmp_path / "models" / "double" / "2" / "model.keras").write_text('{"offset": 8}')
     repository = make()
     assert answering(repository, "double") == (1, 1)
-    assert "sha256 differs" in repository.describe()[0].reason
+    assert "sha256 differs" in repository.catalogue.describe()[0].reason
 
 
 def test_a_single_file_is_version_1_and_training_publishes_beside_it(make, put, tmp_path):
@@ -714,7 +718,7 @@ def test_a_single_file_is_version_1_and_training_publishes_beside_it(make, put, 
     assert answering(repository, "digits") == (1, 1)
     result = tmp_path / "result.keras"
     result.write_text('{"offset": 7}')
-    assert repository.publish("digits", result, run="r1", base_version=1) == 2
+    assert repository.publisher.publish("digits", result, run="r1", base_version=1) == 2
     assert (tmp_path / "published" / "digits" / "2" / "model.keras").exists()
     assert answering(repository, "digits") == (2, 7)
     assert answering(repository, "digits", 1) == (1, 1)
@@ -723,7 +727,7 @@ def test_a_single_file_is_version_1_and_training_publishes_beside_it(make, put, 
 def test_a_repository_that_can_be_written_is_left_as_it_was(make, put, tmp_path):
     path = put().rename(tmp_path / "digits.keras")
     for _ in range(2):
-        make(path).check_publishable("digits", 1)
+        make(path).publisher.check_publishable("digits", 1)
     assert os.listdir(tmp_path / "published" / "digits") == []
 
 
@@ -731,7 +735,7 @@ def test_a_repository_can_be_checked_by_several_at_once(make, put, tmp_path):
     put()
     repository = make()
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(repository.check_publishable, ["double"] * 400, [1] * 400)) == [None] * 400
+        assert list(pool.map(repository.publisher.check_publishable, ["double"] * 400, [1] * 400)) == [None] * 400
     assert os.listdir(tmp_path / "models" / "double") == ["1"]
 
 
@@ -739,7 +743,7 @@ def test_what_a_publisher_left_is_swept(make, put, tmp_path):
     put()
     left = tmp_path / "models" / "double" / f".publish-{publishing.host_name()}-{os.getpid()}-abc"
     left.mkdir()
-    make().sweep()
+    make().folder.sweep()
     assert not left.exists()
 
 
@@ -755,11 +759,11 @@ def test_a_disk_that_is_full_when_a_run_publishes_is_told(make, put, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(publishing, "publish", refuse)
         with pytest.raises(NotTrainableError, match="the repository can't be written: No space left on device"):
-            repository.publish_once("double", result, run="r1", base_version=1)
+            repository.publisher.publish_once("double", result, run="r1", base_version=1)
     monkeypatch.setattr(publishing, "write_label", refuse)
     with pytest.raises(NotTrainableError, match="the repository can't be written: No space left on device"):
-        repository.publish_once("double", result, run="r1", base_version=1, label="best")
-    assert repository.version_of_run("double", "r1") == 2
+        repository.publisher.publish_once("double", result, run="r1", base_version=1, label="best")
+    assert repository.publisher.version_of_run("double", "r1") == 2
 
 
 def test_a_repository_that_can_not_be_written_is_told(make, put, tmp_path, monkeypatch):
@@ -771,7 +775,7 @@ def test_a_repository_that_can_not_be_written_is_told(make, put, tmp_path, monke
 
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     with pytest.raises(NotTrainableError, match="can't be written: Permission denied"):
-        repository.check_publishable("double", 1)
+        repository.publisher.check_publishable("double", 1)
 
 
 def test_many_swaps_under_load_lose_no_request(make, put):
@@ -809,17 +813,17 @@ def test_before_the_first_look_nothing_is_denied(make, put):
     put()
     repository = make(scan=False)
     for ask in (
-        lambda: repository.lease("double"),
-        lambda: repository.lease_loaded("nothing"),
-        lambda: repository.describe(),
-        lambda: repository.describe_one("double"),
+        lambda: repository.leases.lease("double"),
+        lambda: repository.leases.lease_loaded("nothing"),
+        lambda: repository.catalogue.describe(),
+        lambda: repository.catalogue.describe_one("double"),
     ):
         with pytest.raises(UnavailableError, match="hasn't read its models yet"):
             ask()
     repository.open()
     assert answering(repository, "double") == (1, 0)
     with pytest.raises(UnknownModelError):
-        repository.lease("nothing")
+        repository.leases.lease("nothing")
 
 
 def test_a_model_whose_newest_version_is_broken_is_being_loaded_until_the_one_before_it_is(make, put, load_fake):
@@ -832,7 +836,7 @@ def test_a_model_whose_newest_version_is_broken_is_being_loaded_until_the_one_be
         if path.parent.name == "1" and not asked:
             asked.append(path)
             with pytest.raises(UnavailableError, match="version 1 is being loaded"):
-                repository.lease_loaded("double")
+                repository.leases.lease_loaded("double")
         return load_fake(path)
 
     repository = make(load=load, scan=False)
@@ -846,7 +850,7 @@ def test_a_version_that_is_unloaded_again_and_again_is_unavailable(make, put, mo
     repository = make()
     monkeypatch.setattr(LoadedVersion, "lease", lambda version: None)
     with pytest.raises(UnavailableError, match="model 'double' version 1 is being unloaded"):
-        repository.lease("double")
+        repository.leases.lease("double")
 
 
 @pytest.fixture
@@ -861,7 +865,7 @@ def both_loaded(make, put, tmp_path):
 
 
 def test_a_choice_that_was_made_before_a_change_is_not_kept_after_it(both_loaded, put, monkeypatch):
-    repository, entry = both_loaded, both_loaded._entry
+    repository, entry = both_loaded, both_loaded.catalogue.entry
     put(version=3, offset=3)
 
     def meanwhile(*choice):
@@ -871,9 +875,9 @@ def test_a_choice_that_was_made_before_a_change_is_not_kept_after_it(both_loaded
             repository.scan()
         return found
 
-    monkeypatch.setattr(repository, "_entry", meanwhile)
+    monkeypatch.setattr(repository.catalogue, "entry", meanwhile)
     for expected in (2, 3, 3):
-        with repository.lease_loaded("double") as version:
+        with repository.leases.lease_loaded("double") as version:
             assert version.version == expected
 
 
@@ -884,25 +888,25 @@ def test_nothing_is_kept_of_what_a_model_that_is_gone_had_chosen(make, put, tmp_
     folder = tmp_path / "models" / "double"
     (folder / "labels.json").write_text('{"old": 1}')
     repository = make(max_bytes=limit)
-    text = 'canary = "50 %"\ncanary_label = "old"\nshadow = "old"\nshadow_share = "50 %"\ncallers = ["a"]\n'
+    text = 'canary = "50 %"\ncanary_label = "old"\ncallers = ["a"]\n'
     (folder / "layerserve.toml").write_text(text)
     repository.scan()
-    kept = ("canaries", "shadows")
-    assert [list(getattr(repository, name)) for name in (*kept, "restrictions")] == [["double"]] * 3
+    catalogue = repository.catalogue
+    assert [list(one) for one in (catalogue.canaries, catalogue.restrictions)] == [["double"]] * 2
     shutil.rmtree(folder)
     repository.scan()
-    assert [list(getattr(repository, name)) for name in (*kept, "sampled", "_chosen")] == [[]] * 4
+    assert [list(one) for one in (catalogue.canaries, catalogue.chosen)] == [[]] * 2
     # Its runs are still there, and a model of its name may come.
-    assert repository.restrictions == {"double": Restriction(("a",))}
+    assert catalogue.restrictions == {"double": Restriction(("a",))}
 
 
 def test_a_default_that_a_call_has_set_answers_at_once(both_loaded):
     repository = both_loaded
     for pinned, expected in ((1, 1), (2, 2), (None, 2), (1, 1)):
-        with repository.lease_loaded("double"):
+        with repository.leases.lease_loaded("double"):
             pass  # so that the choice is kept
-        repository.set_control("double", Control(pinned=pinned))
-        with repository.lease_loaded("double") as version:
+        repository.catalogue.set_control("double", Control(pinned=pinned))
+        with repository.leases.lease_loaded("double") as version:
             assert version.version == expected
         assert answering(repository, "double")[0] == expected
-        assert repository.describe_one("double").version == expected
+        assert repository.catalogue.describe_one("double").version == expected

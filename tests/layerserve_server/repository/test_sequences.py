@@ -7,10 +7,12 @@ import threading
 
 import pytest
 from layerserve_server.errors import NotLoadedError, RefusedChangeError, UnavailableError, VersionFailedError
-from layerserve_server.repository import residents
+from layerserve_server.repository import memory_limit
 from layerserve_server.repository.audit import AuditLog
+from layerserve_server.repository.changes import Changes
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.staging import DeclaredFile
+from layerserve_server.repository.uploads import Uploads
 from layerserve_server.repository.version import GRAPH_BYTES
 
 CALLERS, STEPS = 8, 40
@@ -30,7 +32,7 @@ class Callers:
     def call(self, choice):
         while not self.stop.is_set() and not self.problems:
             try:
-                with self.repository.lease_loaded(*choice) or self.repository.lease(*choice) as version:
+                with self.repository.leases.lease_loaded(*choice) or self.repository.leases.lease(*choice) as version:
                     expected = self.offsets[choice[0], version.version]
                     got = version.model.offset
                     assert not version.queue._closed
@@ -51,19 +53,20 @@ class Callers:
             thread.join()
 
 
-class Changes:
+class RandomChanges:
     """Changes of a repository, chosen at random, and what they must lead to."""
 
-    def __init__(self, repository, manager, offsets, tmp_path, seed):
+    def __init__(self, repository, manager, uploads, offsets, tmp_path, seed):
+        self.uploads = uploads
         self.repository, self.manager, self.offsets, self.tmp_path = repository, manager, offsets, tmp_path
         self.random = random.Random(seed)
         self.runs = 0
 
     def versions(self):
-        return [one.version for one in self.repository.describe("double")]
+        return [one.version for one in self.repository.catalogue.describe("double")]
 
     def labels(self):
-        return self.repository.labels("double")
+        return self.repository.catalogue.labels("double")
 
     def step(self):
         kinds = [self.upload, self.train, self.label, self.pin, self.unpin, self.roll_back, self.delete, self.away]
@@ -75,22 +78,22 @@ class Changes:
     def upload(self):
         content = json.dumps({"offset": self.offset()}).encode()
         digest = hashlib.sha256(content).hexdigest()
-        staged = self.manager.stage("double", [DeclaredFile("model.keras", len(content), digest)], "", "me")
+        staged = self.uploads.stage("double", [DeclaredFile("model.keras", len(content), digest)], "", "me")
         staged.add(0, content)
         staged.complete()
         # Noted before it serves: callers look it up at once.
-        self.offsets["double", self.repository.highest("double") + 1] = json.loads(content)["offset"]
-        version, change = self.manager.publish(staged, "", "me")
+        self.offsets["double", self.repository.publisher.highest("double") + 1] = json.loads(content)["offset"]
+        version, change = self.uploads.publish(staged, "", "me")
         staged.discard()
         assert version == change.versions[0].version
 
     def broken(self):
         digest = hashlib.sha256(b"{").hexdigest()
-        staged = self.manager.stage("double", [DeclaredFile("model.keras", 1, digest)], "", "me")
+        staged = self.uploads.stage("double", [DeclaredFile("model.keras", 1, digest)], "", "me")
         staged.add(0, b"{")
         staged.complete()
         with pytest.raises(VersionFailedError):
-            self.manager.publish(staged, "", "me")
+            self.uploads.publish(staged, "", "me")
         staged.discard()
 
     def train(self):
@@ -98,28 +101,28 @@ class Changes:
         offset = self.offset()
         result = self.tmp_path / "result.keras"
         result.write_text(json.dumps({"offset": offset}))
-        self.offsets["double", self.repository.highest("double") + 1] = offset
+        self.offsets["double", self.repository.publisher.highest("double") + 1] = offset
         label = self.random.choice(["", "stable", "trained"])
-        version = self.repository.publish("double", result, run=f"r{self.runs}", base_version=1, label=label)
+        version = self.repository.publisher.publish("double", result, run=f"r{self.runs}", base_version=1, label=label)
         assert not label or self.labels()[label] == version
 
     def label(self):
         name, version = self.random.choice(["stable", "canary"]), self.random.choice(self.versions())
         self.manager.set_label("double", name, version, "me")
-        with self.repository.lease("double", None, name) as leased:
+        with self.repository.leases.lease("double", None, name) as leased:
             assert leased.version == version
 
     def pin(self):
         version = self.random.choice(self.versions())
         self.manager.pin("double", version, "me")
-        assert self.repository.describe_one("double").version == version
+        assert self.repository.catalogue.describe_one("double").version == version
 
     def unpin(self):
         self.manager.unpin("double", "me")
-        assert self.repository.describe_one("double").version == max(self.versions())
+        assert self.repository.catalogue.describe_one("double").version == max(self.versions())
 
     def roll_back(self):
-        default = self.repository.describe_one("double").version
+        default = self.repository.catalogue.describe_one("double").version
         lower = [version for version in self.versions() if version < default]
         if lower:
             assert self.manager.roll_back("double", 0, "me")[0] == max(lower)
@@ -142,7 +145,7 @@ class Changes:
         self.repository.scan()
 
     def away(self):
-        if self.repository.control("away").loaded is False:
+        if self.repository.catalogue.control("away").loaded is False:
             self.manager.load("away", "me")
         else:
             self.manager.unload("away", "me")
@@ -151,7 +154,7 @@ class Changes:
 @pytest.mark.parametrize(("seed", "graphs"), [(1, 0), (2, 0), (3, 0), (4, 6), (5, 6)])
 def test_no_request_fails_whatever_is_changed(make, put, tmp_path, monkeypatch, seed, graphs):
     """Also where only so many versions are in memory as there may be in use."""
-    monkeypatch.setattr(residents, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(memory_limit, "SETTLED_SECONDS", 0.0)
     offsets = {}
     for name in ("double", "away"):
         for version in (1, 2):
@@ -161,9 +164,13 @@ def test_no_request_fails_whatever_is_changed(make, put, tmp_path, monkeypatch, 
         max_bytes=graphs * 2 * GRAPH_BYTES,
         queue_limits=lambda model: (model.max_batch_rows or 8, model.max_queue_rows or 8),
     )
-    manager = Manager(repository, AuditLog(tmp_path / "state"), max_upload_bytes=1000)
+    in_turn = Changes(repository, AuditLog(tmp_path / "state"))
+    manager, uploads = Manager(repository, in_turn), Uploads(repository, in_turn, max_bytes=1000)
     manager.set_label("double", "stable", 1, "me")
-    changes, callers = Changes(repository, manager, offsets, tmp_path, seed), Callers(repository, offsets)
+    changes, callers = (
+        RandomChanges(repository, manager, uploads, offsets, tmp_path, seed),
+        Callers(repository, offsets),
+    )
     try:
         for _ in range(STEPS):
             changes.step()
@@ -178,9 +185,9 @@ def test_no_request_fails_whatever_is_changed(make, put, tmp_path, monkeypatch, 
     # Another process, or this server after a restart, serves the same.
     again = make()
     for name in ("double", "away"):
-        here, there = repository.serving(name), again.serving(name)
+        here, there = repository.catalogue.serving(name), again.catalogue.serving(name)
         assert {key: here[key] for key in ("default", "labels", "loaded")} == {
             key: there[key] for key in ("default", "labels", "loaded")
         }
-    leaked = [entry for entry in repository._entries() if entry.loaded and entry.loaded._users]
+    leaked = [entry for entry in repository.catalogue.entries() if entry.loaded and entry.loaded._users]
     assert leaked == []

@@ -10,7 +10,7 @@ from layerserve import Client, DeadlineExceeded, ModelNotReady
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc
 from layerserve.values.tensors import decode, encode
 from layerserve_server.protocols.inference import inference_pb2 as oip
-from layerserve_server.repository import residents
+from layerserve_server.repository import memory_limit
 from layerserve_server.repository.version import GRAPH_BYTES
 
 X = np.ones((3, 2), np.float32)
@@ -44,19 +44,19 @@ class Loader:
 @pytest.fixture(params=["grpcio", "native"])
 def served(request, start, put, load_fake, monkeypatch, wait_until):
     """A server that has room for "a" and "b" of its six models, and has loaded these behind its start."""
-    monkeypatch.setattr(residents, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(memory_limit, "SETTLED_SECONDS", -1.0)
     if request.param == "native":
         pytest.importorskip("pygrpc_native")
     for number, name in enumerate(("a", "b", *COLD)):
         put(name, offset=number)
     load = Loader(load_fake)
     app = start(load=load, transport=request.param, max_model_bytes=5 * GRAPH_BYTES // 2, http_port=0, tuning_seconds=0)
-    wait_until(lambda: load.read == ["a", "b"] and app.repository.describe("b")[0].memory_bytes)
+    wait_until(lambda: load.read == ["a", "b"] and app.repository.catalogue.describe("b")[0].memory_bytes)
     with Client(f"127.0.0.1:{app.grpc_port}", timeout=30) as client:
         yield app, client, load
 
 
-def test_every_contract_answers_for_a_model_that_is_not_in_memory(served, connect):
+def test_every_protocol_answers_for_a_model_that_is_not_in_memory(served, connect):
     app, client, load = served
     channel = connect(app)
 
@@ -88,7 +88,7 @@ def test_every_contract_answers_for_a_model_that_is_not_in_memory(served, connec
     assert sorted(one.response.id for one in replies) == ["0", "1", "2", "3", "4"]
     np.testing.assert_array_equal(decode(replies[0].response.outputs[0]), 2 * X + 2)
     assert load.read == ["a", "b", *COLD, "c"]
-    assert app.repository.loaded_bytes() <= 5 * GRAPH_BYTES // 2
+    assert app.repository.memory.loaded_bytes() <= 5 * GRAPH_BYTES // 2
     assert client.model("c").last_used is not None
 
 
@@ -99,7 +99,7 @@ def test_callers_share_a_load_and_cost_others_nothing(served, connect, wait_unti
     stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
     # More than the threads for blocking work, of which none waits.
     calls = [stub.Predict.future(asking("c"), timeout=30) for _ in range(20)]
-    wait_until(lambda: sum(entry.waiting for entry in app.repository._entries()) == 20)
+    wait_until(lambda: sum(entry.waiting for entry in app.repository.catalogue.entries()) == 20)
     with pytest.raises(DeadlineExceeded):
         client.predict("c", X, timeout=0.2)
     # The other one made room.
@@ -139,11 +139,11 @@ def test_when_models_were_used_survives_a_restart(start, put, load_fake, wait_un
         put(name, offset=number)
     options = {"max_model_bytes": 3 * GRAPH_BYTES // 2, "tuning_seconds": 0}
     app = start(**options)
-    wait_until(lambda: app.repository.describe("a")[0].memory_bytes)
-    with app.repository.lease("b"):
+    wait_until(lambda: app.repository.catalogue.describe("a")[0].memory_bytes)
+    with app.repository.leases.lease("b"):
         pass
     app.stop()
     load = Loader(load_fake)
     app = start(load=load, **options)
-    wait_until(lambda: app.repository.describe("b")[0].memory_bytes)
+    wait_until(lambda: app.repository.catalogue.describe("b")[0].memory_bytes)
     assert load.read == ["b"]

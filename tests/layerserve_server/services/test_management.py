@@ -44,7 +44,7 @@ def chunk(data, file=0):
 
 
 def answering(server, *choice):
-    with server.repository.lease(*choice) as version:
+    with server.repository.leases.lease(*choice) as version:
         return version.version, version.model.offset
 
 
@@ -208,7 +208,7 @@ def test_an_upload_in_the_background_delays_no_prediction(served, put, load_fake
     """Its file is read and tested beside the requests of others."""
     server, stub = served
     gate, testing = threading.Event(), threading.Event()
-    load = server.repository._loader.load
+    load = server.repository.loader._reader.load
 
     def slow(path, settings):
         if ".publish-" in str(path):
@@ -216,7 +216,7 @@ def test_an_upload_in_the_background_delays_no_prediction(served, put, load_fake
             assert gate.wait(30)
         return load(path, settings)
 
-    server.repository._loader.load = slow
+    server.repository.loader._reader.load = slow
     going = stub.UploadModel(iter([spec(), chunk(CONTENT)]), timeout=30)
     assert testing.wait(30)
     assert answering(server, "double") == (1, 1)

@@ -12,7 +12,8 @@ from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve.v1 import graph_pb2, models_pb2, tensor_pb2
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.errors import InvalidRequestError, UnknownLayerError
-from layerserve_server.repository.entry import Description, State
+from layerserve_server.repository.entry import Description
+from layerserve_server.repository.version_states import State
 from layerserve_server.services import graph, messages, model_version, run_replies, run_requests
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.training import events
@@ -583,14 +584,11 @@ def test_layers_are_chosen_by_their_paths_and_told_in_the_models_order():
 
 
 def test_node_shapes_end_their_lease_and_name_their_version(put, load_fake, tmp_path):
-    from layerserve_server.observability.metrics import Metrics
-    from layerserve_server.repository.repository import Repository
+    from repositories import repository_of
 
     put("double", 3)
     queue = SimpleNamespace(close=lambda: None)
-    repository = Repository(
-        tmp_path / "models", tmp_path, lambda path, _: load_fake(path), lambda *_: queue, observer=Metrics()
-    )
+    repository = repository_of(tmp_path / "models", lambda path, _: load_fake(path), queue=lambda *_: queue)
     repository.scan()
     observer = CallObserver()
     batches = event_batches_here(observer)
@@ -606,7 +604,7 @@ def test_node_shapes_end_their_lease_and_name_their_version(put, load_fake, tmp_
             assert (response.model.name, response.model.version) == ("double", 3)
             assert [spec.name for spec in (*response.inputs, *response.outputs)] == ["x", "y"]
     assert [ended[1:4] for ended in observer.ended] == [("double", "3", "OK"), ("", "", "NOT_FOUND")]
-    with repository.lease("double") as version:
+    with repository.leases.lease("double") as version:
         assert version._users == 1
         # Made once: a caller that repeats the call costs others nothing.
         version.model.node_table = lambda: pytest.fail("the nodes are listed again")

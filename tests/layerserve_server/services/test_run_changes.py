@@ -471,7 +471,7 @@ def test_a_result_is_withheld_if_another_version_was_published_and_can_be_publis
     assert refused(trainer.train, spec(expected_base_version=4))[0] is PRECONDITION
     published = trainer.call("PublishRun", kept.id, expected_base_version=3, label="best")
     assert (published.published.version, published.publishable) == (4, False)
-    assert trainer.app.repository.describe_one("double", label="best").version == 4
+    assert trainer.app.repository.catalogue.describe_one("double", label="best").version == 4
     assert refused(trainer.call, "PublishRun", kept.id) == (
         PRECONDITION,
         f"run '{kept.id}' has no result that could be published: its state is finished",
@@ -498,7 +498,7 @@ def test_a_result_is_compared_with_the_version_that_was_published_meanwhile(trai
 def test_a_result_that_can_not_be_compared_is_withheld_with_the_reason(trainer, put, monkeypatch):
     def withheld(most=ending.MAX_COMPARISONS):
         monkeypatch.setattr(ending, "MAX_COMPARISONS", most)
-        newest = trainer.app.repository.newest("double")
+        newest = trainer.app.repository.publisher.newest("double")
         rebased = {"expected_base_version": newest, "on_conflict": pb.CONFLICT_POLICY_REBASE, "validation_split": 0.5}
         _, run_id = trainer.begin(spec("wait", **rebased))
         put("double", version=newest + 1)
@@ -535,7 +535,9 @@ def test_of_two_runs_with_one_base_one_is_published(trainer, tmp_path):
 
     def publish(file):
         try:
-            outcomes.append(repository.publish_once("double", file, run=file.stem, base_version=1, expected=1))
+            outcomes.append(
+                repository.publisher.publish_once("double", file, run=file.stem, base_version=1, expected=1)
+            )
         except VersionConflictError as error:
             outcomes.append(error.newest)
 

@@ -27,7 +27,7 @@ def serve(put, start, connect):
     def serve_double(fields=None, **settings):
         put("double", **(fields or {}))
         app = start(**settings)
-        with app.repository.lease("double") as version:
+        with app.repository.leases.lease("double") as version:
             model = version.model
         return app, model, prediction_pb2_grpc.PredictionServiceStub(connect(app))
 

@@ -44,7 +44,7 @@ def test_a_run_goes_from_accepted_to_finished_and_its_version_answers(trainer):
     assert (finished.published.name, finished.published.version) == ("double", 2)
     assert [(log.name, log.value) for log in finished.logs] == [("loss", 0.5)]
     assert trainer.offset() == (2, X.sum())
-    newest = trainer.app.repository.describe("double")[0]
+    newest = trainer.app.repository.catalogue.describe("double")[0]
     assert (newest.training_run, newest.labels) == (events[0].run_id, ("best",))
 
 
@@ -74,7 +74,7 @@ def test_a_version_that_is_kept_back_is_told_before_and_after_training(trainer, 
     assert (events[0].accepted.kept_back, events[-1].finished.kept_back) == (reason, reason)
     run = trainer.run(events[0].run_id)
     assert (run.published.version, run.kept_back) == (2, reason)
-    assert trainer.app.repository.describe_one("double").version == (1 if reason else 2)
+    assert trainer.app.repository.catalogue.describe_one("double").version == (1 if reason else 2)
     events = trainer.train(spec(publish=False))
     assert (events[0].accepted.kept_back, events[-1].finished.kept_back) == ("", "")
     stub = trainer.stub

@@ -31,7 +31,7 @@ class Served:
     def default(self, model: str) -> int | None:
         """Returns the version that answers requests that name none; None if there is none."""
         try:
-            found = self.repository.describe_one(model)
+            found = self.repository.catalogue.describe_one(model)
         except ServerError:
             return None
         return found.version if found.default else None
@@ -58,6 +58,6 @@ class Served:
 
     def _lease(self, model: str, version: int | None) -> Lease | None:
         try:
-            return self.repository.lease_loaded(model, version)
+            return self.repository.leases.lease_loaded(model, version)
         except ServerError:
             return None

@@ -65,7 +65,7 @@ class MirrorObserver(Protocol):
 
 
 class Mirror:
-    """Copies of a store's versions in a folder. Implements `repository.origin.Origin`. Thread-safe.
+    """Copies of a store's versions in a folder. Implements `VersionSource`. Thread-safe.
 
     One thread lists the store, and others fetch: neither blocks the repository. A store that doesn't answer changes
     nothing about the copies.
@@ -353,7 +353,7 @@ class Mirror:
                 self._begin((name, version))
 
     def fetch(self, name: str, version: int) -> None:
-        """Waits until a version is in the folder. Raises as `Origin.fetch` does."""
+        """Waits until a version is in the folder. Raises as `VersionSource.fetch` does."""
         key = name, version
         with self._lock:
             if key in self._copies:

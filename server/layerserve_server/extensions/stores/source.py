@@ -5,10 +5,10 @@ from __future__ import annotations
 from layerserve_server.extensions.extension import Source
 from layerserve_server.extensions.stores.addresses import scheme_of
 from layerserve_server.extensions.stores.cache import Cache
-from layerserve_server.extensions.stores.follower import Follower
 from layerserve_server.extensions.stores.metrics import StoreMetrics
 from layerserve_server.extensions.stores.mirror import SETTLE_SECONDS, Mirror
 from layerserve_server.extensions.stores.process import ProcessStore
+from layerserve_server.extensions.stores.read_only_mirror import ReadOnlyMirror
 from layerserve_server.extensions.stores.settings import StoreSettings
 from layerserve_server.extensions.stores.store import FsspecStore
 from layerserve_server.extensions.stores.store_writer import StoreWriter
@@ -48,4 +48,4 @@ def fetching(settings: StoreSettings, metrics: Metrics) -> Source:
 
 def following(settings: StoreSettings) -> Source:
     """Returns the source of a process that waits for what another one fetches."""
-    return Source(origin=Follower(Cache(settings.mirror_folder)))
+    return Source(origin=ReadOnlyMirror(Cache(settings.mirror_folder)))

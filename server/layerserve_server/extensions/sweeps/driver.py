@@ -206,7 +206,7 @@ class Driver:
 
     def _publish(self, file: Path) -> int:
         request = self._sweep.request
-        return self._repository.publish_once(
+        return self._repository.publisher.publish_once(
             request.model,
             file,
             run=self._sweep.id,

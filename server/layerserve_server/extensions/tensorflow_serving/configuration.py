@@ -19,7 +19,8 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_servin
     ModelConfig,
     ReloadConfigRequest,
 )
-from layerserve_server.repository.management import Change, Manager, check_label, check_labels_served
+from layerserve_server.repository.changes import Change
+from layerserve_server.repository.management import Manager, check_label, check_labels_served
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version_policy import VersionPolicy
 
@@ -44,7 +45,7 @@ class Configuration:
         """Serves the models of a request as it says, and unloads the others. Returns the processes that lag behind.
 
         Everything is checked first; a version that can't be loaded ends it where it is. Raises InvalidRequestError,
-        RefusedChangeError for what can't be changed, and as the methods of `Manager`, `Repository.describe_one` and
+        RefusedChangeError for what can't be changed, and as the methods of `Manager`, `Catalogue.describe_one` and
         `Caller.check_model` do.
         """
         if request.config.WhichOneof("config") != "model_config_list":
@@ -61,7 +62,8 @@ class Configuration:
             if names.count(name) > 1:
                 raise InvalidRequestError(f"model '{safe_text(name, 80)}': configured twice, expected once")
         steps = [step for config in configs for step in self._steps(config)]
-        left_out = {one.name for one in self._repository.describe() if caller.may("manage", one.name)} - set(names)
+        managed = {one.name for one in self._repository.catalogue.describe() if caller.may("manage", one.name)}
+        left_out = managed - set(names)
         steps += [partial(self._manager.unload, name) for name in sorted(left_out) if self._is_loaded(name)]
         lagging: dict[str, None] = {}
         for step in steps:
@@ -73,7 +75,7 @@ class Configuration:
         name, model = config.name, f"model '{safe_text(config.name, 80)}'"
         if not name:
             raise InvalidRequestError("config: got a model without a name, expected one")
-        self._repository.describe_one(name)
+        self._repository.catalogue.describe_one(name)
         if config.base_path and not self._is_folder(name, config.base_path):
             raise RefusedChangeError(
                 f"{model}: base_path: got '{safe_text(config.base_path, 200)}', expected none or the model's folder in "
@@ -86,12 +88,12 @@ class Configuration:
         if config.HasField("logging_config"):
             raise RefusedChangeError(f"{model}: logging_config: got one, expected none")
         policy = self._policy(config, model)
-        before = VersionPolicy.of(self._repository.settings(name))
-        after = policy or VersionPolicy.of(self._repository.file_settings(name))
+        before = VersionPolicy.of(self._repository.catalogue.settings(name))
+        after = policy or VersionPolicy.of(self._repository.catalogue.file_settings(name))
         sets_policy: list[Step] = []
-        if policy != self._repository.control(name).policy:
+        if policy != self._repository.catalogue.control(name).policy:
             sets_policy = [partial(self._manager.set_version_policy, name, policy)]
-        labels = dict(self._repository.labels(name))
+        labels = dict(self._repository.catalogue.labels(name))
         moved = self._moved_labels(config, labels)
         check_labels_served(name, dict(config.version_labels) or labels, after)
         # A configuration without labels doesn't ask to remove any.
@@ -110,27 +112,27 @@ class Configuration:
     def _policy(self, config: ModelConfig, model: str) -> VersionPolicy | None:
         """Returns the policy that a configuration has; None if it has none, or that of the model's settings."""
         found = _policy(config.model_version_policy, f"{model}: model_version_policy")
-        if found is None or found == VersionPolicy.of(self._repository.file_settings(config.name)):
+        if found is None or found == VersionPolicy.of(self._repository.catalogue.file_settings(config.name)):
             return None
         for version in found.specific_versions:
-            self._repository.describe_one(config.name, version)
+            self._repository.catalogue.describe_one(config.name, version)
         return found
 
     def _moved_labels(self, config: ModelConfig, labels: dict[str, int]) -> dict[str, int]:
         """Returns the labels of a configuration that point elsewhere, or don't exist."""
         for label, version in sorted(config.version_labels.items()):
             check_label(label)
-            self._repository.describe_one(config.name, version)
+            self._repository.catalogue.describe_one(config.name, version)
         return {label: to for label, to in sorted(config.version_labels.items()) if labels.get(label) != to}
 
     def _moves(self, name: str, labels: dict[str, int]) -> list[Step]:
         return [partial(self._manager.set_label, name, label, version) for label, version in labels.items()]
 
     def _is_loaded(self, name: str) -> bool:
-        return bool(self._repository.serving(name)["loaded"])
+        return bool(self._repository.catalogue.serving(name)["loaded"])
 
     def _is_folder(self, name: str, base_path: str) -> bool:
-        folder = self._repository.folder(name)
+        folder = self._repository.folder.of_model(name)
         folders = (f"{self._path}/{name}", str(folder), os.path.abspath(folder))
         return posixpath.normpath(base_path) in map(posixpath.normpath, folders)
 

@@ -1,4 +1,4 @@
-"""Predict of TensorFlow Serving as a contract of the prediction road: how requests are read."""
+"""Predict of TensorFlow Serving as a `PredictProtocol`: how requests are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ from layerserve_server.extensions.tensorflow_serving.signatures import (
 from layerserve_server.extensions.tensorflow_serving.tensors import CONTENT_FIELD, RAW_FIELDS, TensorFlowTensor
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
-from layerserve_server.services.prediction.contract import Contract, PredictionRequest, Selection, Span
+from layerserve_server.services.prediction.predict_protocol import (
+    PredictionRequest,
+    PredictProtocol,
+    RequestedOutputs,
+    Span,
+)
 from layerserve_server.services.prediction.wire_format import UNREAD, fields
 
 #: Numbers of key and value in an entry of a map.
@@ -31,8 +36,8 @@ _ELEMENTS = frozenset(field.number for field in TensorProto.DESCRIPTOR.fields if
 }
 
 
-class PredictContract(Contract):
-    """Conversions of the messages of TensorFlow Serving's Predict (see `prediction.contract.Contract`)."""
+class TensorFlowPredict(PredictProtocol):
+    """Conversions of the messages of TensorFlow Serving's Predict (see `PredictProtocol`)."""
 
     descriptor = PredictRequest.DESCRIPTOR
 
@@ -45,12 +50,12 @@ class PredictContract(Contract):
         names = Names(message.model_spec.signature_name or DEFAULT_KEY, tuple(sorted(message.inputs)))
         return PredictionRequest(
             model_choice(message.model_spec),
-            Selection(self, tuple(message.output_filter), names),
+            RequestedOutputs(self, tuple(message.output_filter), names),
             [TensorFlowTensor(name, tensor) for name, tensor in message.inputs.items()],
         )
 
     def spans(self, message: bytes, request: PredictionRequest) -> tuple[list[Span], Span | None] | None:
-        """See `prediction.contract.Contract`. None if an array isn't in one field, as its bytes."""
+        """See `PredictProtocol`. None if an array isn't in one field, as its bytes."""
         found: dict[str, Span] = {}
         given = {tensor.name: tensor for tensor in request.tensors}
         for number, span in fields(message, Span(0, len(message))):
@@ -76,24 +81,26 @@ class PredictContract(Contract):
             return None
         return [found[tensor.name] for tensor in request.tensors], None
 
-    def input_names(self, version: LoadedVersion, selection: Selection) -> Mapping[str, str]:
-        """Returns the model's own name for each input of a selection. Raises as `own_inputs` does."""
-        return own_inputs(version, _names(selection), self.output_names(version, selection))
+    def input_names(self, version: LoadedVersion, requested: RequestedOutputs) -> Mapping[str, str]:
+        """Returns the model's own name for each input of a request. Raises as `own_inputs` does."""
+        return own_inputs(version, _names(requested), self.output_names(version, requested))
 
-    def output_names(self, version: LoadedVersion, selection: Selection) -> tuple[str, ...]:
-        """Returns the model's own names for the outputs of a selection. Raises as `own_outputs` does."""
-        return own_outputs(version, _names(selection).key, selection.outputs)
+    def output_names(self, version: LoadedVersion, requested: RequestedOutputs) -> tuple[str, ...]:
+        """Returns the model's own names for the outputs of a request. Raises as `own_outputs` does."""
+        return own_outputs(version, _names(requested).key, requested.outputs)
 
-    def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> PredictResponseEncoder:
+    def encoder(
+        self, version: LoadedVersion, requested: RequestedOutputs, names: tuple[str, ...]
+    ) -> PredictResponseEncoder:
         """Returns the encoder of PredictResponse messages, which have the names of the request, or the signature's."""
-        key = _names(selection).key
-        shown = selection.outputs or tuple(signature(version, key).outputs)
+        key = _names(requested).key
+        shown = requested.outputs or tuple(signature(version, key).outputs)
         return PredictResponseEncoder(version.name, version.version, key, list(zip(shown, names, strict=True)))
 
 
-def _names(selection: Selection) -> Names:
-    assert isinstance(selection.form, Names)
-    return selection.form
+def _names(requested: RequestedOutputs) -> Names:
+    assert isinstance(requested.form, Names)
+    return requested.form
 
 
 def _elements(message: bytes, tensor: Span) -> tuple[int, Span] | None:

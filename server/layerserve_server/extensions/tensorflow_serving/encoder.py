@@ -27,7 +27,7 @@ _KEY_TAG, _VALUE_TAG = tag(1), tag(2)
 
 
 class PredictResponseEncoder:
-    """Encodes replies to requests for the same outputs of a version (see `prediction.contract.Encoder`)."""
+    """Encodes replies to requests for the same outputs of a version (see `prediction.predict_protocol.Encoder`)."""
 
     def __init__(self, model: str, version: int, signature: str, outputs: Sequence[tuple[str, str]]) -> None:
         """`outputs` are the names in the reply, each with the model's own name."""

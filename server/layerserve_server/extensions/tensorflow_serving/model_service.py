@@ -14,8 +14,9 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_servin
     ReloadConfigResponse,
     StatusProto,
 )
-from layerserve_server.repository.entry import Description, State
+from layerserve_server.repository.entry import Description
 from layerserve_server.repository.repository import Repository
+from layerserve_server.repository.version_states import State
 from layerserve_server.services.messages import parse
 from layerserve_server.transport.call import Call, Routes
 
@@ -50,14 +51,14 @@ class TensorFlowModelService:
     def get_model_status(self, call: Call) -> None:
         """Handles GetModelStatus: replies with the states of all versions of a model, or of one.
 
-        Raises UnknownModelError, UnknownVersionError, and as `chosen_by` and `Repository.describe` do.
+        Raises UnknownModelError, UnknownVersionError, and as `chosen_by` and `Catalogue.describe` do.
         """
         request = parse(GetModelStatusRequest, call.request)
         name, version, label = chosen_by(call.caller, "any", request.model_spec)
         if label is not None:
-            found = [self._repository.describe_one(name, None, label)]
+            found = [self._repository.catalogue.describe_one(name, None, label)]
         else:
-            found = self._repository.describe(name)
+            found = self._repository.catalogue.describe(name)
         if not found:
             raise UnknownModelError(f"Could not find any versions of model {name}")
         if version is not None:

@@ -6,7 +6,7 @@ from layerserve_server.access.caller import Caller
 from layerserve_server.access.rights import Right
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.model_pb2 import ModelSpec
-from layerserve_server.services.prediction.contract import Choice
+from layerserve_server.repository.leases import Choice
 
 
 def model_choice(spec: ModelSpec) -> Choice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerserve_server.extensions.tensorflow_serving.contract import PredictContract
+from layerserve_server.extensions.tensorflow_serving.contract import TensorFlowPredict
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.transport.call import Routes
 
@@ -18,5 +18,5 @@ class PredictService:
     def routes(self) -> Routes:
         """Returns the handler."""
         return Routes(
-            unary={SERVICE + "Predict": self._predictor.handler(PredictContract())}, prompt={SERVICE + "Predict"}
+            unary={SERVICE + "Predict": self._predictor.handler(TensorFlowPredict())}, prompt={SERVICE + "Predict"}
         )

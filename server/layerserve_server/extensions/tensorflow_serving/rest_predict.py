@@ -27,9 +27,10 @@ from layerserve_server.extensions.tensorflow_serving.rest_body import InputSpec,
 from layerserve_server.extensions.tensorflow_serving.signatures import DEFAULT_KEY, Names, own_inputs, signature
 from layerserve_server.extensions.tensorflow_serving.tensors import RAW_FIELDS, TensorFlowTensor
 from layerserve_server.inference.runner import Array
+from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
-from layerserve_server.services.prediction.contract import Choice, Span
+from layerserve_server.services.prediction.predict_protocol import Span
 from layerserve_server.services.prediction.wire_format import without
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.json_text import array_pieces, written
@@ -48,7 +49,7 @@ class Predict:
         self._reader = reader
 
     def translate(self, request: HttpRequest) -> Translated:
-        """Translates a request. Raises InvalidRequestError, as `Repository.lease`, and WouldBlockError."""
+        """Translates a request. Raises InvalidRequestError, as `Leases.lease`, and WouldBlockError."""
         spec = model_spec(request.names)
         choice = chosen_by(request.caller, "predict", spec)
         order: Sequence[str] = ()
@@ -75,10 +76,10 @@ class Predict:
         return Translated(message, partial(_reply, write, order))
 
     def _leased(self, choice: Choice, *, may_block: bool) -> Lease:
-        lease = self._repository.lease_loaded(*choice)
+        lease = self._repository.leases.lease_loaded(*choice)
         if lease is None and not may_block:
             raise WouldBlockError
-        return lease or self._repository.lease(*choice)
+        return lease or self._repository.leases.lease(*choice)
 
 
 def model_spec(names: Mapping[str, str]) -> ModelSpec:

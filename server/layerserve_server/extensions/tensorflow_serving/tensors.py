@@ -73,7 +73,7 @@ def field_number(dtype: str) -> int:
 
 @dataclass(frozen=True)
 class TensorFlowTensor:
-    """A tensor of a PredictRequest (see `prediction.contract.GivenTensor`)."""
+    """A tensor of a PredictRequest (see `prediction.predict_protocol.GivenTensor`)."""
 
     name: str
     _message: TensorProto
@@ -103,7 +103,7 @@ class TensorFlowTensor:
         return len(values) * RAW_FIELDS[number] // parts
 
     def array(self) -> Array:
-        """See `prediction.contract.GivenTensor`."""
+        """See `prediction.predict_protocol.GivenTensor`."""
         kind = self.dtype
         if not kind:
             known = ", ".join(DataType.Name(wire.number) for wire in WIRE_TYPES.values())

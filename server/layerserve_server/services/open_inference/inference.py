@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from layerserve_server.services.open_inference.contract import InferContract
+from layerserve_server.services.open_inference.infer_protocol import InferProtocol
 from layerserve_server.services.prediction.prediction_stream import PredictionStream
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.transport.call import Routes, Stream
@@ -19,12 +19,12 @@ class InferService:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._contract = InferContract()
+        self._protocol = InferProtocol()
 
     def routes(self) -> Routes:
         """Returns the handlers."""
         return Routes(
-            unary={SERVICE + "ModelInfer": self._predictor.handler(self._contract)},
+            unary={SERVICE + "ModelInfer": self._predictor.handler(self._protocol)},
             prompt={SERVICE + "ModelInfer"},
             both_streams={SERVICE + "ModelStreamInfer": self.model_stream_infer},
         )
@@ -32,4 +32,4 @@ class InferService:
     def model_stream_infer(self, stream: Stream) -> AsyncGenerator[bytes, None]:
         """Handles ModelStreamInfer: yields replies in the order of the requests."""
         strict = STATUS_OF_ERRORS in stream.metadata
-        return PredictionStream(stream, self._contract, self._predictor, errors_end=strict).messages()
+        return PredictionStream(stream, self._protocol, self._predictor, errors_end=strict).messages()

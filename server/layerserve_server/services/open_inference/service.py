@@ -13,16 +13,17 @@ from layerserve_server.access.rights import Right
 from layerserve_server.errors import InvalidRequestError, ServerError, UnknownMethodError, safe_text
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.protocols.inference import inference_pb2 as pb
-from layerserve_server.repository.entry import Description, State
+from layerserve_server.repository.entry import Description
+from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version_states import State
 from layerserve_server.services.messages import parse
-from layerserve_server.services.open_inference.contract import model_choice
 from layerserve_server.services.open_inference.datatypes import config_type, datatype
+from layerserve_server.services.open_inference.infer_protocol import model_choice
 from layerserve_server.services.open_inference.inference import SERVICE
 from layerserve_server.services.open_inference.statistics import statistics
-from layerserve_server.services.prediction.contract import Choice
 from layerserve_server.transport.call import Call, Handler, Routes
 
 #: Name of the platform and of the backend, which clients show.
@@ -106,7 +107,7 @@ class OpenInferenceService:
         """Handles ModelReady: False for a model or version that doesn't exist, as in Triton. Raises ForbiddenError."""
         choice = _chosen_by(caller, request)
         try:
-            found = self._repository.describe_one(*choice)
+            found = self._repository.catalogue.describe_one(*choice)
         except ServerError:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=_state(found) == "READY")
@@ -116,9 +117,9 @@ class OpenInferenceService:
         return pb.ServerMetadataResponse(name=PLATFORM, version=self._version, extensions=EXTENSIONS)
 
     def model_metadata(self, request: pb.ModelMetadataRequest, caller: Caller) -> pb.ModelMetadataResponse:
-        """Handles ModelMetadata. Loads the version if it isn't; raises as `Repository.lease` does."""
-        with self._repository.lease(*_chosen_by(caller, request)) as version:
-            versions = sorted(one.version for one in self._repository.describe(version.name))
+        """Handles ModelMetadata. Loads the version if it isn't; raises as `Leases.lease` does."""
+        with self._repository.leases.lease(*_chosen_by(caller, request)) as version:
+            versions = sorted(one.version for one in self._repository.catalogue.describe(version.name))
             return pb.ModelMetadataResponse(
                 name=version.name,
                 versions=map(str, versions),
@@ -129,17 +130,17 @@ class OpenInferenceService:
 
     def model_config(self, request: pb.ModelConfigRequest, caller: Caller) -> pb.ModelConfigResponse:
         """Handles ModelConfig. Raises as `model_metadata` does."""
-        with self._repository.lease(*_chosen_by(caller, request)) as version:
+        with self._repository.leases.lease(*_chosen_by(caller, request)) as version:
             return pb.ModelConfigResponse(config=config(version))
 
     def model_statistics(self, request: pb.ModelStatisticsRequest, caller: Caller) -> pb.ModelStatisticsResponse:
-        """Handles ModelStatistics. Raises as `Repository.describe_one` does if the request names a model."""
+        """Handles ModelStatistics. Raises as `Catalogue.describe_one` does if the request names a model."""
         if request.name:
-            found = [self._repository.describe_one(*_chosen_by(caller, request, "read"))]
+            found = [self._repository.catalogue.describe_one(*_chosen_by(caller, request, "read"))]
             if not request.version:
-                found = self._repository.describe(request.name)
+                found = self._repository.catalogue.describe(request.name)
         else:
-            found = self._repository.describe()
+            found = self._repository.catalogue.describe()
         served = [(one.name, one.version) for one in found if one.answers and caller.may("read", one.name)]
         return pb.ModelStatisticsResponse(model_stats=statistics(self._registry, served))
 
@@ -149,7 +150,7 @@ class OpenInferenceService:
         entry = pb.RepositoryIndexResponse.ModelIndex
         models = [
             entry(name=one.name, version=str(one.version), state=_state(one), reason=one.reason)
-            for one in self._repository.describe()
+            for one in self._repository.catalogue.describe()
             if caller.may("read", one.name) and (not request.ready or _state(one) == "READY")
         ]
         return pb.RepositoryIndexResponse(models=models)

@@ -10,7 +10,7 @@ from layerserve.values import tensors
 
 from layerserve_server.inference.admission import Admission, Admitted
 from layerserve_server.inference.runner import Array
-from layerserve_server.services.prediction.contract import NO_NAMES, GivenTensor
+from layerserve_server.services.prediction.predict_protocol import NO_NAMES, GivenTensor
 from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
 
 #: Dtypes whose bytes on the wire are valid array data without conversion or checks.
@@ -19,8 +19,30 @@ PLAIN = {name: dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name not
 MAX_KEPT = 2048
 
 
+class TemplatedRequest:
+    """A message that has a template: a request whose arrays can be read without parsing it."""
+
+    __slots__ = ("choice", "id", "max_wait", "message", "priority", "requested", "template")
+
+    def __init__(self, template: RequestTemplate, message: bytes) -> None:
+        self.template = template
+        self.message = message
+        self.choice = template.choice
+        self.requested = template.requested
+        self.priority = template.priority
+        self.max_wait = template.max_wait
+        self.id = template.id(message)
+
+    def admit(self, decoder: Decoder) -> Admitted | None:
+        """Returns the model's input arrays; None if they can't be read in place."""
+        layouts = decoder.layouts(self.template)
+        if layouts is None:
+            return None
+        return Admitted({layout.name: layout.read(self.message) for layout in layouts}, layouts[0].shape[0])
+
+
 class Decoder:
-    """Decodes requests with the same selection of a version."""
+    """Decodes requests for the same outputs of a version."""
 
     def __init__(self, admission: Admission, further_names: Mapping[str, str] = NO_NAMES) -> None:
         """`further_names` are names of inputs besides the model's own, with those."""

@@ -13,7 +13,7 @@ from layerserve.values.wire import WIRE_TYPES, TensorWriter
 from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
-from layerserve_server.services.prediction import contract
+from layerserve_server.services.prediction import predict_protocol
 
 
 class Encoder:
@@ -60,7 +60,7 @@ def joined(parts: Sequence[Any]) -> bytes:
     return stream.getvalue()
 
 
-def fill_each(encoder: contract.Encoder, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
+def fill_each(encoder: predict_protocol.Encoder, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
     """Returns a serialized reply for each id, with the next `rows` rows of the results each, encoded one by one."""
     return [
         encoder.fill({name: array[start : start + rows] for name, array in results.items()}, id)

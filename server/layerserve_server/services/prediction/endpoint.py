@@ -1,4 +1,4 @@
-"""Endpoints: objects that a version caches for requests with the same selection."""
+"""Endpoints: objects that a version caches for requests with the same requested."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.inference.admission import Admission
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.prediction.contract import Encoder, Selection
 from layerserve_server.services.prediction.decoder import Decoder
+from layerserve_server.services.prediction.predict_protocol import Encoder, RequestedOutputs
 
 #: Maximum number of cached endpoints per version. Clients choose the outputs, so there has to be a limit.
 MAX_KEPT = 64
@@ -17,7 +17,7 @@ MAX_KEPT = 64
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Admission, decoder and encoder for requests with the same selection of a version."""
+    """Admission, decoder and encoder for requests for the same outputs of a version."""
 
     admission: Admission
     decoder: Decoder
@@ -26,23 +26,23 @@ class Endpoint:
     encoder: Encoder
 
 
-def endpoint_of(version: LoadedVersion, selection: Selection) -> Endpoint:
-    """Returns the version's endpoint for this selection.
+def endpoint_of(version: LoadedVersion, requested: RequestedOutputs) -> Endpoint:
+    """Returns the version's endpoint for these outputs.
 
     Raises UnknownOutputError if there is no such output, and InvalidRequestError if one is given twice.
     """
-    found: Endpoint | None = version.endpoints.get(selection)
+    found: Endpoint | None = version.endpoints.get(requested)
     if found is None:
-        found = _make_endpoint(version, selection)
+        found = _make_endpoint(version, requested)
         if len(version.endpoints) >= MAX_KEPT:
             version.endpoints.clear()
-        version.endpoints[selection] = found
+        version.endpoints[requested] = found
     return found
 
 
-def _make_endpoint(version: LoadedVersion, selection: Selection) -> Endpoint:
-    contract = selection.contract
-    outputs = contract.output_names(version, selection)
+def _make_endpoint(version: LoadedVersion, requested: RequestedOutputs) -> Endpoint:
+    protocol = requested.protocol
+    outputs = protocol.output_names(version, requested)
     if len(set(outputs)) < len(outputs):
         # The reply would be larger than the results by this factor.
         name, count = Counter(outputs).most_common(1)[0]
@@ -52,5 +52,5 @@ def _make_endpoint(version: LoadedVersion, selection: Selection) -> Endpoint:
     computed = tuple(dict.fromkeys(names))
     padding = version.runner.padding(computed, plan.input_specs)
     admission = Admission(plan, version.model.input_specs, computed, padding)
-    decoder = Decoder(admission, contract.input_names(version, selection))
-    return Endpoint(admission, decoder, computed, contract.encoder(version, selection, names))
+    decoder = Decoder(admission, protocol.input_names(version, requested))
+    return Endpoint(admission, decoder, computed, protocol.encoder(version, requested, names))

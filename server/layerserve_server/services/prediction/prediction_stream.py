@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from layerserve_server.errors import STOPPING, BusyError, UnavailableError
-from layerserve_server.services.prediction.contract import Contract
+from layerserve_server.services.prediction.predict_protocol import PredictProtocol
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.transport.call import Stream
 from layerserve_server.transport.request_ids import sent_id
@@ -24,8 +24,8 @@ MAX_OPEN = 256
 MAX_OPEN_BYTES = 64 << 20
 
 
-class StreamContract(Contract, Protocol):
-    """A contract with streams of requests, whose messages have an `id`."""
+class StreamProtocol(PredictProtocol, Protocol):
+    """A protocol with streams of requests, whose messages have an `id`."""
 
     @property
     def ordered(self) -> bool:
@@ -48,11 +48,11 @@ class PredictionStream:
     """Starts the requests of a stream, and yields their replies until all are sent or the client cancels."""
 
     def __init__(
-        self, stream: Stream, contract: StreamContract, predictor: Predictor, *, errors_end: bool = False
+        self, stream: Stream, protocol: StreamProtocol, predictor: Predictor, *, errors_end: bool = False
     ) -> None:
         """With `errors_end`, the first request that fails ends the stream with its error."""
         self._stream = stream
-        self.contract = contract
+        self.protocol = protocol
         self._predictor = predictor
         #: Replies to be sent, with the sizes of their requests. Appended by any thread.
         self._ready: deque[tuple[bytes, int]] = deque()
@@ -60,7 +60,7 @@ class PredictionStream:
         self._lock = threading.Lock()
         self._in_progress: set[StreamedCall] = set()
         #: If replies are ordered: the requests in order, each until its reply is in `_ready`.
-        self._order: deque[StreamedCall] | None = deque() if contract.ordered else None
+        self._order: deque[StreamedCall] | None = deque() if protocol.ordered else None
         self._errors_end = errors_end
         #: The error that ends the stream.
         self.error: Exception | None = None
@@ -129,7 +129,7 @@ class PredictionStream:
                 self._in_progress.add(call)
                 if self._order is not None:
                     self._order.append(call)
-            if self.contract.is_long_streamed(message):
+            if self.protocol.is_long_streamed(message):
                 await self._stream.blocking(partial(self._begin, call, message))
             else:
                 self._begin(call, message)
@@ -138,12 +138,12 @@ class PredictionStream:
                 await self._stream.blocking(partial(self._try, call, call.blocking))
 
     def _begin(self, call: StreamedCall, message: bytes) -> None:
-        parsed = self.contract.read_streamed(message)
+        parsed = self.protocol.read_streamed(message)
         call.id = parsed.id
 
         def start() -> None:
             # Batches run in another thread, so that the event loop receives the requests of the next one meanwhile.
-            self._predictor.start(call, self.contract.request(parsed), here=False)
+            self._predictor.start(call, self.protocol.request(parsed), here=False)
 
         self._try(call, start)
 
@@ -271,7 +271,7 @@ class StreamedCall:
         return self._stream.client()
 
     def answer(self, message: bytes) -> None:
-        self._answers.end(self, self._answers.contract.wrap(message))
+        self._answers.end(self, self._answers.protocol.wrap(message))
 
     @property
     def answered(self) -> bool:
@@ -280,11 +280,11 @@ class StreamedCall:
     def fail(self, error: Exception) -> None:
         if not self._answers.end_with(error):
             wire = self._wire(error)
-            self._answers.end(self, self._answers.contract.refusal(self.id, wire), wire.code.name)
+            self._answers.end(self, self._answers.protocol.refusal(self.id, wire), wire.code.name)
 
     def refusal(self, error: Exception) -> bytes:
         """Returns the serialized reply for an error."""
-        return self._answers.contract.refusal(self.id, self._wire(error))
+        return self._answers.protocol.refusal(self.id, self._wire(error))
 
     def _wire(self, error: Exception) -> Failure:
         return failure(error, self.method, sent_id(self.metadata), "" if self.trace is None else self.trace.trace_id)

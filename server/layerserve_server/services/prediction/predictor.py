@@ -1,78 +1,60 @@
-"""Answers requests of all contracts: together if they have the same template, else by the queue of their version."""
+"""Answers requests of all protocols: equal ones that came together in one batch, others by a version's queue."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import partial
-from typing import Protocol, TypeAlias
 
-from layerserve_server.errors import (
-    ServerError,
-    UnknownModelError,
-    UnknownVersionError,
-    VersionFailedError,
-)
-from layerserve_server.inference.queue import Arrays, QueuedRequest
-from layerserve_server.repository.canary import Shadow
-from layerserve_server.repository.loaded_models import LOAD_TRIES
+from layerserve_server.errors import ServerError
+from layerserve_server.inference.admission import Admitted
+from layerserve_server.inference.queue import QueuedRequest
+from layerserve_server.repository.leases import LOAD_TRIES, Choice
 from layerserve_server.repository.repository import Repository
-from layerserve_server.repository.version import Lease, LoadedVersion
+from layerserve_server.repository.version import Lease
 from layerserve_server.services.prediction.caller_key import caller_key
 from layerserve_server.services.prediction.coalesced import CoalescedCalls
-from layerserve_server.services.prediction.contract import Choice, Contract, PredictionRequest, Selection
+from layerserve_server.services.prediction.decoder import TemplatedRequest
 from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
+from layerserve_server.services.prediction.observer import Answered, RequestObserver, Watch
+from layerserve_server.services.prediction.predict_protocol import PredictionRequest, PredictProtocol
 from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
-from layerserve_server.services.prediction.samples import RequestSamples
-from layerserve_server.services.prediction.shadow import Shadows
 from layerserve_server.services.waiting import proceed, unloaded
 from layerserve_server.transport.call import Call, Handler
 
 
-class Observed(Protocol):
-    """A request whose arrays are seen by something else than its caller."""
-
-    def answered(self, version: LoadedVersion, outputs: tuple[str, ...], results: Arrays | None) -> None:
-        """Called after the answer was given. `results` is None if that is an error."""
-
-
-#: Begins to observe a request with this selection, arrays and id.
-Observe: TypeAlias = Callable[[Selection, Arrays, str], Observed | None]
-
-
-#: Reads the arrays of a request for its version; None if another reading is needed.
-Read: TypeAlias = Callable[[Lease, Endpoint], QueuedRequest | None]
-
-
 class Predictor:
-    """Answers calls with the outputs for their rows, computed in a batch with other requests."""
+    """Answers calls with the outputs for their rows, computed in a batch with other requests.
 
-    def __init__(self, repository: Repository, shadows: Shadows, samples: RequestSamples) -> None:
-        self._repository = repository
-        self._samples = samples
-        self._shadows = shadows
+    Each request takes the same steps: a version is chosen and leased, the arrays are decoded, and the request is
+    queued. A template makes decoding faster, and lets calls that came together skip the queue.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self._catalogue = repository.catalogue
+        self._leases = repository.leases
+        #: See the arrays and results of some requests.
+        self.observers: list[RequestObserver] = []
         #: A single bound method object: `Call.coalesce` groups calls by it.
         self._answer = self._answer_templates
 
-    def handler(self, contract: Contract) -> Handler:
-        """Returns the handler of a contract's unary method. It never blocks."""
+    def handler(self, protocol: PredictProtocol) -> Handler:
+        """Returns the handler of a protocol's unary method. It never blocks."""
         templates = RequestTemplates()
 
         def handle(call: Call) -> None:
             template = templates.find(call.request)
-            if template is not None:
-                _admit(call, template)
-                if (self._repository.shadows or self._repository.sampled) and (
-                    observers := self._observers(template.choice)
-                ):
-                    # Its results are needed as arrays.
-                    self._queue(call, template, self._chosen(call, template.choice), observers)
-                else:
-                    call.coalesce(self._answer, (call, template))
+            if template is None:
+                self._parse(call, protocol, templates)
+                return
+            _admit(call, template)
+            if self.observers and (watches := self._watches(template.choice)):
+                # Its results are needed as arrays.
+                chosen = self._chosen(call, template.choice)
+                self._begin(call, TemplatedRequest(template, call.request), chosen, watches, here=True)
             else:
-                self._parse(call, contract, templates)
+                call.coalesce(self._answer, (call, template))
 
         return handle
 
@@ -82,109 +64,105 @@ class Predictor:
         With `here`, a quick model runs in this thread, after all calls of the event batch were queued.
         """
         _admit(call, request)
-        self._start(call, request, here=here)
-
-    def _start(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
-        """Queues a parsed request of a caller that may send it."""
-
-        observers = self._observers(request.choice)
-
-        def read(held: Lease, endpoint: Endpoint) -> QueuedRequest:
-            admitted = endpoint.decoder.read(request.tensors)
-            samples = [observe(request.selection, admitted.arrays, request.id) for observe in observers]
-            return _queued(call, held, endpoint, admitted.arrays, admitted.rows, request.id, request, samples)
-
-        self._begin(call, self._chosen(call, request.choice), request, read, LOAD_TRIES, here=here)
-
-    def _begin(
-        self, call: Call, choice: Choice, request: PredictionRequest, read: Read, tries: int, *, here: bool
-    ) -> None:
-        """Queues a request, after its version was loaded if it isn't: up to `tries` times."""
-        held = self._lease_loaded(choice, request.choice)
-        if held is not None:
-            _put(call, held, request, read, here=here)
-            return
-        if not tries:
-            raise unloaded(request.choice[0])
-        again = partial(self._begin, call, choice, request, read, tries - 1, here=here)
-        self._load(choice, request.choice, partial(proceed, call, again), lambda: call.answered)
-
-    def _answer_templates(self, known: Sequence[tuple[Call, RequestTemplate]]) -> None:
-        """Answers calls of an event batch that have templates."""
-        calls: dict[RequestTemplate, list[Call]] = {}
-        for call, template in known:
-            calls.setdefault(template, []).append(call)
-        if self._repository.canaries:
-            self._answer_divided(calls)
-            return
-        models = Counter(template.choice for template in calls) if len(calls) > 1 else None
-        for template, same in calls.items():
-            self._answer_group(template, template.choice, same, alone=models is None or models[template.choice] == 1)
-
-    def _answer_divided(self, calls: Mapping[RequestTemplate, Sequence[Call]]) -> None:
-        """Answers calls by template, when some of their callers get other versions than others."""
-        divided: dict[tuple[RequestTemplate, Choice], list[Call]] = {}
-        for template, same in calls.items():
-            for call in same:
-                divided.setdefault((template, self._chosen(call, template.choice)), []).append(call)
-        models = Counter(choice for _, choice in divided)
-        for (template, choice), same in divided.items():
-            self._answer_group(template, choice, same, alone=models[choice] == 1)
-
-    def _answer_group(self, template: RequestTemplate, choice: Choice, calls: Sequence[Call], *, alone: bool) -> None:
-        """Answers calls with the same template and version; `alone` if others of the event batch have another one."""
-        # Requests with different templates for one model can only be batched in its queue.
-        if not alone or not self._answer_together(template, choice, calls):
-            for call in calls:
-                self._queue(call, template, choice)
+        chosen = self._chosen(call, request.choice)
+        self._begin(call, request, chosen, self._watches(request.choice), here=here)
 
     def _chosen(self, call: Call, named: Choice) -> Choice:
-        """Returns the version for a call that names a model, a version or a label: perhaps the model's canary."""
-        if not self._repository.canaries or named[1] is not None or named[2] is not None:
-            return named
-        canary = self._repository.canaries.get(named[0])
-        return (named[0], canary.version, None) if canary is not None and canary.takes(caller_key(call)) else named
+        """Returns the version for a call: the one that it names, or the model's canary."""
+        return self._leases.chosen(named, lambda: caller_key(call)) if self._catalogue.canaries else named
 
-    def _observers(self, named: Choice) -> Sequence[Observe]:
-        """Returns what is to see the arrays of a call that names a model, a version or a label."""
-        found: list[Observe] = []
-        if self._repository.shadows and (shadow := self._shadow(named)) is not None:
-            found.append(lambda selection, arrays, _: self._shadows.sample(shadow, selection, arrays))
-        if self._repository.sampled and self._samples.chosen(named[0]):
-            found.append(lambda _, arrays, name: self._samples.sample(arrays, name))
-        return found
+    def _watches(self, choice: Choice) -> Sequence[Watch]:
+        return [watch for one in self.observers if (watch := one.watch(choice)) is not None]
 
-    def _shadow(self, named: Choice) -> Shadow | None:
-        """Returns the shadow version that is to compute a call, too, that names a model, a version or a label."""
-        return self._shadows.chosen(named[0]) if named[1] is None and named[2] is None else None
-
-    def _lease_loaded(self, choice: Choice, named: Choice) -> Lease | None:
-        """Leases the chosen version; None if it has to be loaded. Of a canary that can't answer, the named one."""
-        if choice is not named:
-            with suppress(ServerError):
-                held = self._repository.lease_loaded(*choice)
-                if held is not None or self._repository.limited:
-                    return held
-        return self._repository.lease_loaded(*named)
-
-    def _load(
-        self, choice: Choice, named: Choice, proceed: Callable[[Exception | None], None], gone: Callable[[], bool]
+    def _begin(
+        self,
+        call: Call,
+        request: PredictionRequest | TemplatedRequest,
+        chosen: Choice,
+        watches: Sequence[Watch] = (),
+        *,
+        here: bool,
+        tries: int = LOAD_TRIES,
     ) -> None:
-        """Has the version loaded that `_lease_loaded` would lease. See `Repository.when_loaded`."""
-        if choice is not named and self._repository.limited:
-            with suppress(VersionFailedError, UnknownModelError, UnknownVersionError):
-                self._repository.when_loaded(*choice, proceed, gone)
-                return
-        self._repository.when_loaded(*named, proceed, gone)
+        """Leases the version, decodes the request and queues it: now, or after the version was loaded.
 
-    def _answer_together(self, template: RequestTemplate, choice: Choice, calls: Sequence[Call]) -> bool:
+        The version may be loaded up to `tries` times.
+        """
+        held = self._leases.lease_chosen(chosen, request.choice)
+        if held is None:
+            if not tries:
+                raise unloaded(request.choice[0])
+            again = partial(self._begin, call, request, chosen, watches, here=here, tries=tries - 1)
+            waits = partial(proceed, call, again)
+            self._leases.when_chosen_loaded(chosen, request.choice, waits, lambda: call.answered)
+            return
+        version = held.version
+        try:
+            call.set_metric_labels(version.name, version.version)
+            endpoint = endpoint_of(version, request.requested)
+            admitted = request.admit(endpoint.decoder)
+            if admitted is None:
+                held.end()
+                self._parse(call, request.requested.protocol)
+                return
+            seen = [watch(request.requested, admitted.arrays, request.id) for watch in watches]
+            queued = _queued(call, held, endpoint, admitted, request, [answered for answered in seen if answered])
+            queue = version.queue
+            queue.put(queued)
+            call.on_gone(queued.cancel)
+        except BaseException:
+            held.end()
+            raise
+        if here:
+            call.after_batch(queue.run_if_quick)
+        else:
+            queue.run_in_background()
+
+    def _parse(self, call: Call, protocol: PredictProtocol, templates: RequestTemplates | None = None) -> None:
+        """Parses a request and begins it. Its template is added to `templates` unless the request is refused."""
+
+        def read() -> None:
+            request = protocol.request(protocol.read(call.request))
+            # One that has a template was admitted before.
+            if templates is not None:
+                _admit(call, request)
+            chosen = self._chosen(call, request.choice)
+            self._begin(call, request, chosen, self._watches(request.choice), here=True)
+            if templates is not None:
+                templates.learn(call.request, request)
+
+        if protocol.is_long(call.request):
+            call.in_pool(read)
+        else:
+            read()
+
+    # Calls that came together.
+
+    def _answer_templates(self, known: Sequence[tuple[Call, RequestTemplate]]) -> None:
+        """Answers calls of an event batch that have templates: those with the same template and version together."""
+        groups: dict[tuple[RequestTemplate, Choice], list[Call]] = {}
+        for call, template in known:
+            groups.setdefault((template, self._chosen(call, template.choice)), []).append(call)
+        choices = Counter(chosen for _, chosen in groups) if len(groups) > 1 else None
+        for (template, chosen), calls in groups.items():
+            # Requests with different templates for one version can only be batched in its queue.
+            alone = choices is None or choices[chosen] == 1
+            if alone and self._answer_together(template, chosen, calls):
+                continue
+            for call in calls:
+                try:
+                    self._begin(call, TemplatedRequest(template, call.request), chosen, here=True)
+                except Exception as error:
+                    call.fail(error)
+
+    def _answer_together(self, template: RequestTemplate, chosen: Choice, calls: Sequence[Call]) -> bool:
         """Answers calls with the same template and version without a queue. Returns False if that isn't possible."""
         try:
-            held = self._repository.lease_loaded(*choice)
+            held = self._leases.lease_loaded(*chosen)
             if held is None:
                 return False
             with held as version:
-                endpoint = version.endpoints.get(template.selection) or endpoint_of(version, template.selection)
+                endpoint = version.endpoints.get(template.requested) or endpoint_of(version, template.requested)
                 layouts = endpoint.decoder.layouts(template)
                 if layouts is None:
                     return False
@@ -194,43 +172,6 @@ class Predictor:
         except ServerError:
             # An invalid choice of version or outputs is reported to each call separately.
             return False
-
-    def _queue(self, call: Call, template: RequestTemplate, choice: Choice, observers: Sequence[Observe] = ()) -> None:
-        """Queues a call that has a template."""
-
-        def read(held: Lease, endpoint: Endpoint) -> QueuedRequest | None:
-            layouts = endpoint.decoder.layouts(template)
-            if layouts is None:
-                return None
-            message = call.request
-            arrays = {layout.name: layout.read(message) for layout in layouts}
-            id = template.id(message)
-            samples = [observe(template.selection, arrays, id) for observe in observers]
-            return _queued(call, held, endpoint, arrays, layouts[0].shape[0], id, template, samples)
-
-        try:
-            held = self._lease_loaded(choice, template.choice)
-            if held is None or not _put(call, held, template, read, here=True):
-                self._parse(call, template.selection.contract)
-        except Exception as error:
-            call.fail(error)
-
-    def _parse(self, call: Call, contract: Contract, templates: RequestTemplates | None = None) -> None:
-        """Parses a request and queues it. Its template is added to `templates` unless the request is refused."""
-
-        def read() -> None:
-            request = contract.request(contract.read(call.request))
-            # One that has a template was admitted before.
-            if templates is not None:
-                _admit(call, request)
-            self._start(call, request, here=True)
-            if templates is not None:
-                templates.learn(call.request, request)
-
-        if contract.is_long(call.request):
-            call.in_pool(read)
-        else:
-            read()
 
 
 def _admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
@@ -243,46 +184,16 @@ def _admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
         caller.quota.take_rows(max((1, *(tensor.shape[0] for tensor in request.tensors if tensor.shape))))
 
 
-def _put(
-    call: Call,
-    held: Lease,
-    request: PredictionRequest | RequestTemplate,
-    read: Read,
-    *,
-    here: bool,
-) -> bool:
-    """Adds a request to the queue of its version and runs it. Returns False, without effect, if `read` returns None."""
-    version = held.version
-    try:
-        call.set_metric_labels(version.name, version.version)
-        queued = read(held, endpoint_of(version, request.selection))
-        if queued is None:
-            held.end()
-            return False
-        queue = version.queue
-        queue.put(queued)
-        call.on_gone(queued.cancel)
-    except BaseException:
-        held.end()
-        raise
-    if here:
-        call.after_batch(queue.run_if_quick)
-    else:
-        queue.run_in_background()
-    return True
-
-
 def _queued(
     call: Call,
     held: Lease,
     endpoint: Endpoint,
-    arrays: Arrays,
-    rows: int,
-    id: str,
-    request: PredictionRequest | RequestTemplate,
-    samples: Sequence[Observed | None],
+    admitted: Admitted,
+    request: PredictionRequest | TemplatedRequest,
+    observers: Sequence[Answered],
 ) -> QueuedRequest:
     """Makes the queued request of a call. The lease ends when it is answered."""
+    id = request.id
 
     def answer(queued: QueuedRequest) -> None:
         held.end()
@@ -294,18 +205,17 @@ def _queued(
                 call.answer(endpoint.encoder.fill(results, id))
             except Exception as error:
                 call.fail(error)
-        for sample in samples:
-            if sample is not None:
-                sample.answered(held.version, endpoint.computed, results)
+        for answered in observers:
+            answered(held.version, endpoint.computed, results)
 
     if call.trace is not None:
         call.trace.queued = time.monotonic()
     admission = endpoint.admission
-    padded = admission.padded_group(arrays)
+    padded = admission.padded_group(admitted.arrays)
     return QueuedRequest(
         outputs=endpoint.computed,
-        arrays=arrays,
-        rows=rows,
+        arrays=admitted.arrays,
+        rows=admitted.rows,
         joinable=admission.joinable,
         done=answer,
         deadline=call.deadline,

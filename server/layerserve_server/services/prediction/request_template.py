@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from layerserve_server.inference.runner import Array
-from layerserve_server.services.prediction.contract import PredictionRequest, Span
+from layerserve_server.services.prediction.predict_protocol import PredictionRequest, Span
 
 #: Maximum number of templates per message length, and of lengths. Clients choose both, so there have to be limits.
 MAX_OF_LENGTH = 4
@@ -47,13 +47,13 @@ class Layout(NamedTuple):
 class RequestTemplate:
     """The common part of requests that are equal except for tensor data and id."""
 
-    __slots__ = ("_fixed", "_id", "choice", "max_wait", "priority", "selection", "tensors")
+    __slots__ = ("_fixed", "_id", "choice", "max_wait", "priority", "requested", "tensors")
 
     def __init__(
         self, message: bytes, request: PredictionRequest, tensors: tuple[Tensor, ...], id: Span | None
     ) -> None:
         self.choice = request.choice
-        self.selection = request.selection
+        self.requested = request.requested
         self.priority = request.priority
         self.max_wait = request.max_wait
         self.tensors = tensors
@@ -109,8 +109,8 @@ class RequestTemplates:
 
 
 def template_of(message: bytes, request: PredictionRequest) -> RequestTemplate | None:
-    """Returns the template of a message; None if its contract can't read other messages in the same way."""
-    found = request.selection.contract.spans(message, request)
+    """Returns the template of a message; None if its protocol can't read other messages in the same way."""
+    found = request.requested.protocol.spans(message, request)
     if found is None:
         return None
     data, id = found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from layerserve_server.services.prediction.contract import Span
+from layerserve_server.services.prediction.predict_protocol import Span
 from layerserve_server.transport.perimeter.message_size import read_varint
 
 #: Returned in place of the field number for the rest of a message that isn't read; field numbers start at 1.

@@ -62,10 +62,10 @@ class RunChecks:
                 budget.check_room(filled, self._folder, base.parameter_count, size)
         if request.publish:
             with notes:
-                self._repository.check_publishable(request.model, request.version)
+                self._repository.publisher.check_publishable(request.model, request.version)
         if request.expected_base_version and request.on_conflict == "refuse":
             with notes:
-                self._repository.check_newest(request.model, request.expected_base_version)
+                self._repository.publisher.check_newest(request.model, request.expected_base_version)
         with notes:
             path = base.found.path if start is None else start.model
             # The child refuses a request with invalid options, as it is.

@@ -85,7 +85,7 @@ class Estimator:
         request = filled or request
         publication = None
         if measured is not None and request.publish and request.kind is Kind.TRAINING:
-            publication = Publication(self._repository.highest(request.model) + 1, measured[0].result)
+            publication = Publication(self._repository.publisher.highest(request.model) + 1, measured[0].result)
         ahead, wait = self._runs.line(request)
         found = None if measured is None else measured[1]
         return Estimate(request, tuple(notes.texts), steps, found, publication, ahead, wait)

@@ -204,14 +204,14 @@ class RunEndings:
             except ServerError as error:
                 self.end(run, Failed(str(error), result.epoch))
                 return False
-        kept_back = self._repository.kept_back(request.model, version) if version else ""
+        kept_back = self._repository.catalogue.kept_back(request.model, version) if version else ""
         self.end(run, events.Finished(version, result.logs, _seconds(run, result), safe_text(withheld), kept_back))
         return False
 
     def _publish(self, run: Run, label: str, expected: int, who: str = "") -> int:
         request = run.request
         file, base = result_file(run.folder), request.version
-        return self._repository.publish_once(
+        return self._repository.publisher.publish_once(
             request.model, file, run=run.id, base_version=base, label=label, expected=expected, who=who
         )
 
@@ -227,10 +227,10 @@ class RunEndings:
         # Another server may have published it a moment ago.
         self._repository.scan(model)
         until = time.monotonic() + RIVAL_SECONDS
-        while self._repository.newest(model) < newest and time.monotonic() < until and not self._stops_soon():
+        while self._repository.publisher.newest(model) < newest and time.monotonic() < until and not self._stops_soon():
             self._repository.scan(model)
         try:
-            with self._repository.lease(model, newest) as version:
+            with self._repository.leases.lease(model, newest) as version:
                 for folder in (part, rival):
                     shutil.rmtree(folder, ignore_errors=True)
                 copy_version(version.found, part)
@@ -262,7 +262,7 @@ class RunEndings:
             version = self._publish(run, label, expected, who)
             shutil.rmtree(run.folder / RESULT, ignore_errors=True)
             with self._table.changed:
-                kept_back = self._repository.kept_back(run.request.model, version)
+                kept_back = self._repository.catalogue.kept_back(run.request.model, version)
                 self._write(run, events.Finished(version, result.logs, _seconds(run, result), kept_back=kept_back))
         finally:
             run.disown()

@@ -152,7 +152,7 @@ class Runs:
         with self._queue.admitted(request.kind):
             request = self._checked(request, base, gone, start)
             publishes = request.publish and request.kind is Kind.TRAINING and not request.sweep
-            kept_back = self._repository.kept_back(request.model) if publishes else ""
+            kept_back = self._repository.catalogue.kept_back(request.model) if publishes else ""
             run = self._table.create(request, base.found, start, kept_back)
         self._table.report()
         return run

@@ -16,7 +16,7 @@ def publish_versions(repository: Repository, run: Run) -> None:
     request = run.request
 
     def publish(file: Path, step: int) -> int:
-        return repository.publish_once(
+        return repository.publisher.publish_once(
             request.model,
             file,
             run=run.id,

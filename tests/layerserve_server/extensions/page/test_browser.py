@@ -330,22 +330,22 @@ def test_a_version_is_rolled_back_and_a_label_moves(page: Any, app: App) -> None
 
     page.on("dialog", answer)
     page.get_by_role("button", name="Roll back to version 1").click()
-    assert app.repository.describe_one("picture").version == 2
+    assert app.repository.catalogue.describe_one("picture").version == 2
     page.get_by_role("button", name="Roll back to version 1").click()
     page.wait_for_selector("#status:has-text('Rolled back: version 1 of')")
     assert len(asked) == 2
     assert asked[0].startswith("Roll back from version 2 to version 1?")
     page.wait_for_selector("button:disabled:has-text('Roll back')")
     page.wait_for_selector("tr:has-text('pinned') th:has-text('1')")
-    assert app.repository.describe_one("picture").version == 1
+    assert app.repository.catalogue.describe_one("picture").version == 1
     page.get_by_label("Label", exact=True).fill("stable")
     page.get_by_label("on version").select_option("1")
     page.get_by_role("button", name="Set label").click()
     page.wait_for_selector("tr:has-text('answers') .label:has-text('stable')")
-    assert app.repository.describe_one("picture", None, "stable").version == 1
+    assert app.repository.catalogue.describe_one("picture", None, "stable").version == 1
     page.get_by_role("button", name="Unpin").click()
     page.wait_for_selector("#status:has-text('No version of')")
-    assert app.repository.describe_one("picture").version == 2
+    assert app.repository.catalogue.describe_one("picture").version == 2
 
 
 def test_live_rates_show_what_was_asked(page: Any, app: App) -> None:

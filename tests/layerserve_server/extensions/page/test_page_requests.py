@@ -155,10 +155,10 @@ def test_other_sites_change_and_read_nothing(serve):
             assert (reply.status, word in reply.json["error"]) == (403, True), (name, route.path)
         if word != "secret":
             assert call("GET", PARTS + "models", **headers).status == 403, name
-    assert not app.repository.describe_one("double").pinned
+    assert not app.repository.catalogue.describe_one("double").pinned
     # The same request of the page itself does it.
     assert ask(call, next(route for route in CHANGES if route.path.endswith("PinVersion"))).status == 200
-    assert app.repository.describe_one("double").pinned
+    assert app.repository.catalogue.describe_one("double").pinned
 
 
 def test_names_of_the_server_are_set_or_need_a_token(serve, tmp_path):

@@ -24,7 +24,7 @@ from layerserve_server.errors import NotTrainableError
 from layerserve_server.extensions.stores import source
 from layerserve_server.extensions.stores.process import ProcessStore
 from layerserve_server.extensions.stores.store import FsspecStore
-from layerserve_server.repository.entry import State
+from layerserve_server.repository.version_states import State
 
 X = np.ones((1, 2), np.float32)
 ROOT = "s3://bucket/models"
@@ -65,7 +65,7 @@ def test_the_newest_version_is_served_and_an_older_one_on_demand(s3, served, con
     assert sorted(path.name for path in copies.iterdir()) == ["3"], "only what is served is fetched"
     assert predict(channel, version=1) == (1, 10)
     assert sorted(path.name for path in copies.iterdir()) == ["1", "3"]
-    assert {one.version: one.state for one in app.repository.describe()} == {
+    assert {one.version: one.state for one in app.repository.catalogue.describe()} == {
         3: State.READY,
         2: State.AVAILABLE,
         1: State.READY,
@@ -158,18 +158,18 @@ def test_objects_that_the_store_refuses_concern_their_version_alone(s3, served, 
     assert predict(connect(app)) == (1, 10)
 
     def other():
-        (found,) = app.repository.describe("other")
+        (found,) = app.repository.catalogue.describe("other")
         return found
 
     wait_until(lambda: other().reason)
     assert other().state is State.FAILED
     assert other().reason.startswith("labels.json: ")
     # Nor is it known who may use it.
-    assert app.repository.restrictions == {"other": UNREADABLE}
+    assert app.repository.catalogue.restrictions == {"other": UNREADABLE}
     del s3.proxy.statuses["models/other/labels.json"]
     forbidden = "s3://bucket/models/other/1/model.keras: Forbidden"
     wait_until(lambda: (other().state, other().reason) == (State.AVAILABLE, forbidden))
-    assert app.repository.restrictions == {}
+    assert app.repository.catalogue.restrictions == {}
     s3.proxy.statuses.clear()
     wait_until(lambda: other().state is State.READY)
     assert other().reason == ""
@@ -182,7 +182,7 @@ def test_a_version_with_a_hostile_name_is_shown_and_the_others_are_served(s3, se
     s3.put("models/double/2/a\\b", "x")
     app = served()
     assert predict(connect(app)) == (1, 10)
-    newest, _ = app.repository.describe()
+    newest, _ = app.repository.catalogue.describe()
     assert newest.state is State.FAILED
     assert "can't be a file of a version" in newest.reason
 
@@ -193,8 +193,8 @@ def test_publishing_writes_the_manifest_last_and_another_server_serves_it(s3, se
     other = connect(served(state=tmp_path / "other"))
     file = tmp_path / "trained.keras"
     file.write_text(json.dumps({"offset": 20}))
-    app.repository.check_publishable("double", 1)
-    assert app.repository.publish("double", file, run="r1", base_version=1, label="stable") == 2
+    app.repository.publisher.check_publishable("double", 1)
+    assert app.repository.publisher.publish("double", file, run="r1", base_version=1, label="stable") == 2
     assert not file.exists()
     assert predict(connect(app), label="stable") == (2, 20)
     assert s3.paths() == [
@@ -206,7 +206,7 @@ def test_publishing_writes_the_manifest_last_and_another_server_serves_it(s3, se
     assert json.loads(s3.text("models/double/2/manifest.json"))["run"] == "r1"
     assert json.loads(s3.text("models/double/labels.json")) == {"stable": 2}
     wait_until(lambda: _answers(other, label="stable") == (2, 20))
-    assert app.repository.version_of_run("double", "r1") == 2
+    assert app.repository.publisher.version_of_run("double", "r1") == 2
 
 
 def test_two_servers_never_publish_the_same_version(s3, served, tmp_path):
@@ -216,7 +216,7 @@ def test_two_servers_never_publish_the_same_version(s3, served, tmp_path):
     for number, app in enumerate((*apps, *apps)):
         file = tmp_path / f"{number}.keras"
         file.write_text(json.dumps({"offset": number}))
-        versions.append(app.repository.publish("double", file, run=f"r{number}", base_version=1))
+        versions.append(app.repository.publisher.publish("double", file, run=f"r{number}", base_version=1))
     assert versions == [2, 3, 4, 5]
     for version in versions:
         assert json.loads(s3.text(f"models/double/{version}/model.keras")) == {"offset": version - 2}
@@ -229,11 +229,11 @@ def test_publishing_while_the_store_is_away_leaves_nothing(s3, served, tmp_path)
     file.write_text("{}")
     s3.proxy.leave()
     with pytest.raises(NotTrainableError, match="the repository can't be written: s3://bucket/models"):
-        app.repository.publish("double", file, run="r1", base_version=1)
+        app.repository.publisher.publish("double", file, run="r1", base_version=1)
     assert file.exists()
     assert s3.paths() == ["models/double/1/model.keras"]
     s3.proxy.come_back()
-    assert app.repository.publish("double", file, run="r1", base_version=1) == 2
+    assert app.repository.publisher.publish("double", file, run="r1", base_version=1) == 2
 
 
 def test_copies_that_are_in_use_stay_within_the_limit(s3, served, connect):
@@ -308,7 +308,7 @@ def test_labels_of_classes_come_with_each_version(s3, served, wait_until, tmp_pa
     app = served()
 
     def labels(version):
-        with app.repository.lease("double", version) as loaded:
+        with app.repository.leases.lease("double", version) as loaded:
             return b" ".join(loaded.class_labels["y"])
 
     assert (labels(1), labels(2)) == (b"cat dog", b"cow pig")
@@ -316,15 +316,15 @@ def test_labels_of_classes_come_with_each_version(s3, served, wait_until, tmp_pa
     wait_until(lambda: labels(1) == b"hen fox")
     file = tmp_path / "trained.keras"
     file.write_text(json.dumps({"offset": 30}))
-    assert app.repository.publish("double", file, run="r1", base_version=1) == 3
+    assert app.repository.publisher.publish("double", file, run="r1", base_version=1) == 3
     assert labels(3) == b"hen fox"
     # Without a version whose labels it could have.
     file.write_text(json.dumps({"offset": 40}))
-    assert app.repository.publish("double", file, run="r2", base_version=0) == 4
+    assert app.repository.publisher.publish("double", file, run="r2", base_version=0) == 4
     assert labels(4) == b"hen fox"
-    app.repository.writer.withdraw("double", 1, app.settings.root / "double" / "1")
+    app.repository.publisher.writer.withdraw("double", 1, app.settings.root / "double" / "1")
     assert "models/double/labels.txt" in s3.paths()
-    app.repository.writer.withdraw_model("double", 3)
+    app.repository.publisher.writer.withdraw_model("double", 3)
     assert s3.paths() == ["models/double/serving.json"]
 
 
@@ -332,7 +332,7 @@ def test_a_scan_while_a_copy_is_replaced_unloads_nothing(s3, served, tmp_path):
     """Between the renames of the old and the new copy, the folder has none."""
     put(s3, 1, 10)
     app = served(model_control="none")
-    with app.repository.lease("double", 1) as version:
+    with app.repository.leases.lease("double", 1) as version:
         place = app.settings.root / "double" / "1"
         assert place.rename(tmp_path / "away").is_dir()
         app.repository.scan()

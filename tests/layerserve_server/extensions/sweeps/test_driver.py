@@ -103,7 +103,8 @@ class Case:
         self.sweep = Sweep("sweep", folder / "sweep", plan, asked, 0.0)
         self.runs, self.study, self.published = Runs(folder), Study(), []
         self.answer: int | Exception = 7
-        self.driver = Driver(self.sweep, self.runs, SimpleNamespace(publish_once=self._publish), lambda: False)  # type: ignore[arg-type]
+        repository: Any = SimpleNamespace(publisher=SimpleNamespace(publish_once=self._publish))
+        self.driver = Driver(self.sweep, self.runs, repository, lambda: False)  # type: ignore[arg-type]
 
     def _publish(self, model: str, file: Path, **options: Any) -> int:
         self.published.append((model, file.read_text(), options))

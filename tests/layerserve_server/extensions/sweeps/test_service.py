@@ -72,7 +72,7 @@ class Sweeper:
 
     def offset(self):
         """Version that answers, and the seed of the run that made it."""
-        with self.app.repository.lease("double") as version:
+        with self.app.repository.leases.lease("double") as version:
             return version.version, version.model.offset
 
     def hold(self):
@@ -113,7 +113,7 @@ def test_the_best_trial_of_a_grid_is_published_though_one_was_killed(sweeper):
         assert not run.HasField("published")
     assert seeds_of(sweep)[sweep.best] == 3
     assert (sweep.published.version, sweeper.offset()) == (2, (2, 3.0))
-    newest = sweeper.app.repository.describe("double")[0]
+    newest = sweeper.app.repository.catalogue.describe("double")[0]
     assert (newest.training_run, newest.labels) == (sweep.id, ("best",))
     # Nothing of the trials' models is left.
     assert not list(sweeper.state.glob("runs/*/result"))

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.extensions.tensorflow_serving.contract import PredictContract
+from layerserve_server.extensions.tensorflow_serving.contract import TensorFlowPredict
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import TensorProto
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
     PredictRequest,
@@ -14,7 +14,7 @@ from layerserve_server.extensions.tensorflow_serving.tensors import encode
 from layerserve_server.services.prediction.decoder import PLAIN
 from layerserve_server.services.prediction.request_template import template_of
 
-CONTRACT = PredictContract()
+PROTOCOL = TensorFlowPredict()
 TRIES = 2500
 
 
@@ -67,7 +67,7 @@ def test_damage_gives_an_error_or_what_protobuf_reads(number):
     for tried in range(TRIES):
         message = damaged(draw, whole) if tried else whole
         try:
-            request = CONTRACT.request(CONTRACT.read(message))
+            request = PROTOCOL.request(PROTOCOL.read(message))
         except InvalidRequestError:
             continue
         template = template_of(message, request)

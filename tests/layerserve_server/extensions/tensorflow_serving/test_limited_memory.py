@@ -25,7 +25,7 @@ def test_a_model_that_is_not_in_memory_is_available_and_loaded_by_a_request(
     for number, name in enumerate("abc"):
         put(name, offset=number)
     app = start(load=load, max_model_bytes=5 * GRAPH_BYTES // 2, http_port=0)
-    wait_until(lambda: read == ["a", "b"] and app.repository.describe("b")[0].memory_bytes)
+    wait_until(lambda: read == ["a", "b"] and app.repository.catalogue.describe("b")[0].memory_bytes)
     call = connect(app).unary_unary(
         "/tensorflow.serving.ModelService/GetModelStatus",
         request_serializer=GetModelStatusRequest.SerializeToString,

@@ -112,5 +112,5 @@ def test_metadata_have_them(served):
 def test_settings_that_the_model_doesnt_fit_are_the_reason_that_it_isnt_served(served, settings, text):
     app, _ = served(settings)
     with pytest.raises(VersionFailedError) as failure:
-        app.repository.lease("double")
+        app.repository.leases.lease("double")
     assert text in str(failure.value)

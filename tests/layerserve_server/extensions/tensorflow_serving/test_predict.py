@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from google.protobuf.internal.encoder import _VarintBytes as varint
 from layergraph import layers
-from layerserve_server.extensions.tensorflow_serving.contract import PredictContract
+from layerserve_server.extensions.tensorflow_serving.contract import TensorFlowPredict
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import (
     DT_STRING,
     TensorProto,
@@ -297,4 +297,4 @@ def test_a_tensor_of_many_strings_has_no_template():
     tensor = TensorProto(dtype=DT_STRING, tensor_shape=shape, string_val=[b"a"] * (2 * MAX_FIELDS))
     message = PredictRequest(inputs={"x": tensor})
     message.model_spec.name = "m"
-    assert template_of(message.SerializeToString(), PredictContract().request(message)) is None
+    assert template_of(message.SerializeToString(), TensorFlowPredict().request(message)) is None

@@ -13,8 +13,8 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_servin
 )
 from layerserve_server.repository.audit import FILE
 from layerserve_server.repository.control import read_control
-from layerserve_server.repository.entry import State
 from layerserve_server.repository.publishing import UnreadableFileError
+from layerserve_server.repository.version_states import State
 from tokens import bearer, write_tokens
 
 METHOD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
@@ -65,7 +65,7 @@ def policy(config, **chosen):
 
 def served(reload, name="double"):
     """The versions in memory, the default, and what is written of calls."""
-    found = reload.repository.describe(name)
+    found = reload.repository.catalogue.describe(name)
     ready = [one.version for one in found if one.state is State.READY]
     return ready, next((one.version for one in found if one.default), None)
 
@@ -97,7 +97,7 @@ def test_labels_move_are_added_and_removed(reload, labels, tmp_path):
     reply = reload(full, OTHER)
     assert (reply.status.error_code, reply.status.error_message) == (OK, "")
     assert labels() == {"stable": 2, "new": 2}
-    assert reload.repository.describe_one("double", label="stable").version == 2
+    assert reload.repository.catalogue.describe_one("double", label="stable").version == 2
     # Without labels it leaves them as they are.
     reload({"name": "double"}, OTHER)
     assert labels() == {"stable": 2, "new": 2}
@@ -172,7 +172,7 @@ def test_a_policy_holds_in_place_of_that_of_the_settings(reload, tmp_path, put):
     reload(policy(DOUBLE, specific={"versions": [2]}), OTHER)
     assert served(reload) == ([2], 2)
     with pytest.raises(NotLoadedError, match="the policy of a call serves version 2 only"):
-        reload.repository.lease("double", 1)
+        reload.repository.leases.lease("double", 1)
     control = json.loads((tmp_path / "models" / "double" / "serving.json").read_text())
     assert control == {"policy": {"version_policy": "specific", "specific_versions": [2]}}
     put("double", 3)
@@ -235,17 +235,17 @@ def test_a_policy_whose_version_cant_be_loaded_is_taken_back(reload, put, labels
     code, text = refused(reload, policy(DOUBLE, specific={"versions": [2, 3]}), OTHER)
     assert (code, "the version policy stays, as version 3: " in text) == ("FAILED_PRECONDITION", True)
     assert served(reload) == ([2], 2)
-    assert reload.repository.control("double").policy is None
+    assert reload.repository.catalogue.control("double").policy is None
 
 
 def test_a_model_that_isnt_listed_is_unloaded_and_one_that_is_is_loaded(reload):
     reload(DOUBLE)
     assert served(reload, "other") == ([], None)
     with pytest.raises(NotLoadedError, match="the model isn't loaded"):
-        reload.repository.lease("other")
+        reload.repository.leases.lease("other")
     reload(policy({**OTHER, "version_labels": {"new": 1}}, specific={"versions": [1]}))
     assert (served(reload, "other"), served(reload)) == (([1], 1), ([], None))
-    assert reload.repository.labels("other") == {"new": 1}
+    assert reload.repository.catalogue.labels("other") == {"new": 1}
     reload(DOUBLE, OTHER)
     assert served(reload)[1] == 2
 

@@ -68,7 +68,7 @@ def serve(request, put, start, connect):
 
 def test_requests_of_one_form_are_answered_each_with_its_rows(serve):
     app, call = serve()
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         version.queue._thread_seconds = [0.0] * len(version.queue._thread_seconds)
     for number in range(4):
         reply = call("ModelInfer", infer(X + number, id=f"id{number}"))
@@ -114,7 +114,7 @@ def test_classes_have_their_labels(put, start, connect, tmp_path, fast):
     wanted = [{"name": name, "parameters": {"classification": {"int64_param": count}}} for name, count in TOP]
     for _ in range(2):
         if fast:
-            with app.repository.lease("double") as version:
+            with app.repository.leases.lease("double") as version:
                 version.queue._thread_seconds = [0.0] * len(version.queue._thread_seconds)
         reply = call("ModelInfer", infer(np.array([[1, 4], [3, 2]], np.float32), outputs=wanted))
         assert [(one.datatype, list(one.shape)) for one in reply.outputs] == [("BYTES", [2, 1]), ("BYTES", [2, 2])]
@@ -129,7 +129,7 @@ def test_classes_have_their_labels(put, start, connect, tmp_path, fast):
 def test_a_stream_answers_in_the_order_of_its_requests(serve):
     """Also what fails, and what is refused before requests that arrived earlier are computed."""
     app, call = serve()
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         gate = version.model.gate
     gate.clear()
     sent = threading.Event()
@@ -166,7 +166,7 @@ def test_an_error_ends_a_stream_whose_caller_asks_for_that(serve):
 
 def test_the_memory_of_a_stream_that_is_cancelled_comes_back(serve, wait_until):
     app, call = serve()
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         gate = version.model.gate
     gate.clear()
     # The first waits for the model; refusals of all others wait for it.

@@ -19,8 +19,10 @@ from layerserve_server.errors import (
     UnknownVersionError,
     VersionFailedError,
 )
+from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.canary import Canary
-from layerserve_server.services.prediction.predictor import Predictor
+from layerserve_server.repository.catalogue import Catalogue
+from layerserve_server.repository.leases import Leases
 
 X = np.ones((1, 2), np.float32)
 
@@ -115,10 +117,10 @@ def test_a_canary_that_was_unloaded_a_moment_ago_costs_no_request(settings, star
     assert ask(channel, "k") == 2
     for version in (7, 2):
         # As between the unloading of a version and the end of the scan.
-        app.repository.canaries = {"double": Canary("double", version, 1.0)}
-        entry = app.repository._models["double"].versions[2]
-        with app.repository._lock:
-            app.repository._unload(entry)
+        app.repository.catalogue.canaries = {"double": Canary("double", version, 1.0)}
+        entry = app.repository.catalogue.find_entry("double", 2)
+        with app.repository.catalogue.lock:
+            app.repository.memory.unload(entry)
         for _ in range(3):
             assert ask(channel, "k") == 1
 
@@ -158,9 +160,10 @@ def test_the_callers_of_a_canary_that_can_not_answer_get_the_default(error):
             raise error("no") if error is not BusyError else error("no", 1.0)
         return f"lease of {name}"
 
-    predictor = Predictor(SimpleNamespace(lease_loaded=lease_loaded, limited=False), None, None)
-    assert predictor._lease_loaded(("m", 2, None), ("m", None, None)) == "lease of m"
+    leases = Leases(Catalogue(), SimpleNamespace(limited=False), None, None, Metrics())
+    leases.lease_loaded = lease_loaded
+    assert leases.lease_chosen(("m", 2, None), ("m", None, None)) == "lease of m"
     # Of a version that the caller has named, it gets the error.
     named = ("m", 2, None)
     with pytest.raises(error):
-        predictor._lease_loaded(named, named)
+        leases.lease_chosen(named, named)

@@ -12,7 +12,7 @@ from layerserve_server.inference.admission import Admission, admit
 from layerserve_server.services.messages import decode
 from layerserve_server.services.prediction import decoder
 from layerserve_server.services.prediction.decoder import Decoder
-from layerserve_server.services.prediction.own_contract import OwnTensor
+from layerserve_server.services.prediction.layerserve_v1 import V1Tensor
 
 X, IDS, ANY, FLAG = (
     Spec("x", (None, 2), "float32"),
@@ -69,9 +69,9 @@ def test_the_short_way_agrees_with_the_long_one(case):
         expected = admit(plan, specs, [(one.name, decode(one)) for one in given])
     except InvalidRequestError as error:
         with pytest.raises(type(error), match=re.escape(str(error))):
-            form.read([OwnTensor(one) for one in given])
+            form.read([V1Tensor(one) for one in given])
         return
-    got = form.read([OwnTensor(one) for one in given])
+    got = form.read([V1Tensor(one) for one in given])
     assert (set(got.arrays), got.rows) == (set(expected.arrays), expected.rows)
     for name, array in expected.arrays.items():
         assert got.arrays[name].dtype == array.dtype
@@ -82,7 +82,7 @@ def test_the_short_way_agrees_with_the_long_one(case):
 def test_what_fits_is_not_copied(case, in_place):
     specs, given = CASES[case]
     form = Decoder(Admission(Plan(*specs), specs, ("y",)))
-    assert (form._read_in_place([OwnTensor(one) for one in given]) is not None) is in_place
+    assert (form._read_in_place([V1Tensor(one) for one in given]) is not None) is in_place
 
 
 def test_only_so_many_patterns_are_kept(monkeypatch):
@@ -100,7 +100,7 @@ def test_only_so_many_patterns_are_kept(monkeypatch):
 def test_further_names_of_inputs_never_hide_the_models_own():
     specs = [X, IDS]
     decoder_of_two = Decoder(Admission(Plan(*specs), specs, ("y",)), {"first": "x", "ids": "x"})
-    given = [OwnTensor(tensor(ROWS, "first")), OwnTensor(tensor(np.arange(3), "ids"))]
+    given = [V1Tensor(tensor(ROWS, "first")), V1Tensor(tensor(np.arange(3), "ids"))]
     for read in (decoder_of_two.read, decoder_of_two._read_in_place):
         got = read(given)
         np.testing.assert_array_equal(got.arrays["x"], ROWS)

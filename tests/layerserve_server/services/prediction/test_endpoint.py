@@ -13,11 +13,11 @@ from layerserve.values import tensors
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.runner import load_model
 from layerserve_server.services.prediction import endpoint
-from layerserve_server.services.prediction.contract import Selection
 from layerserve_server.services.prediction.endpoint import endpoint_of
-from layerserve_server.services.prediction.own_contract import OwnContract
+from layerserve_server.services.prediction.layerserve_v1 import LayerserveV1
+from layerserve_server.services.prediction.predict_protocol import RequestedOutputs
 
-CONTRACT = OwnContract()
+PROTOCOL = LayerserveV1()
 
 
 def version_of(made):
@@ -32,22 +32,22 @@ def test_callers_can_not_fill_the_memory_with_choices_of_outputs():
     made = []
     version = version_of(made)
     for number in range(3 * endpoint.MAX_KEPT):
-        found = endpoint_of(version, Selection(CONTRACT, (f"y{number}",)))
+        found = endpoint_of(version, RequestedOutputs(PROTOCOL, (f"y{number}",)))
         assert found.computed == (f"y{number}",)
-        assert endpoint_of(version, Selection(CONTRACT, (f"y{number}",))) is found
+        assert endpoint_of(version, RequestedOutputs(PROTOCOL, (f"y{number}",))) is found
         assert len(version.endpoints) <= endpoint.MAX_KEPT
     assert len(made) == 3 * endpoint.MAX_KEPT
 
 
 def test_no_outputs_are_all_of_the_models():
-    assert endpoint_of(version_of([]), Selection(CONTRACT, ())).computed == ("y",)
+    assert endpoint_of(version_of([]), RequestedOutputs(PROTOCOL, ())).computed == ("y",)
 
 
 def test_outputs_that_are_repeated_are_refused_and_not_kept():
     made = []
     version = version_of(made)
     with pytest.raises(InvalidRequestError, match="output 'z': given 2 times, expected once"):
-        endpoint_of(version, Selection(CONTRACT, ("z", "z")))
+        endpoint_of(version, RequestedOutputs(PROTOCOL, ("z", "z")))
     assert (made, version.endpoints) == ([], {})
 
 
@@ -60,7 +60,7 @@ def test_requests_for_the_same_outputs_by_other_inputs_are_not_batched(padding):
     )
     model = SimpleNamespace(input_specs=(x, spare), output_specs=(SimpleNamespace(name="y"),))
     version = SimpleNamespace(name="m", version=1, runner=runner, model=model, endpoints={})
-    whole, named = (endpoint_of(version, Selection(CONTRACT, outputs)) for outputs in ((), ("y",)))
+    whole, named = (endpoint_of(version, RequestedOutputs(PROTOCOL, outputs)) for outputs in ((), ("y",)))
     assert whole.computed == named.computed
     arrays = {"x": np.ones((1, 2)), "spare": np.ones((1, 2))}
     if padding is None:

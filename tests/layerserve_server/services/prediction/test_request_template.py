@@ -11,10 +11,10 @@ from layerserve_server.inference.admission import Admission
 from layerserve_server.services.messages import choice
 from layerserve_server.services.prediction import request_template
 from layerserve_server.services.prediction.decoder import Decoder
-from layerserve_server.services.prediction.own_contract import OwnContract
+from layerserve_server.services.prediction.layerserve_v1 import LayerserveV1
 from layerserve_server.services.prediction.request_template import RequestTemplates, template_of
 
-CONTRACT = OwnContract()
+PROTOCOL = LayerserveV1()
 X, IDS = Spec("x", (None, 2), "float32"), Spec("ids", (None,), "int64")
 ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -27,7 +27,7 @@ def request(rows=ROWS, **fields):
 def learned(*messages):
     patterns = RequestTemplates()
     for message in messages:
-        patterns.learn(message.SerializeToString(), CONTRACT.request(message))
+        patterns.learn(message.SerializeToString(), PROTOCOL.request(message))
     return patterns
 
 
@@ -36,7 +36,7 @@ def test_a_message_with_other_numbers_and_another_id_is_known():
     first = request(model=model, outputs=["y"], id="a1", priority=-2, max_queue_ms=7)
     second = request(ROWS + 1, model=model, outputs=["y"], id="b2", priority=-2, max_queue_ms=7).SerializeToString()
     found = learned(first).find(second)
-    assert (found.choice, found.selection.outputs, found.priority, found.max_wait) == (
+    assert (found.choice, found.requested.outputs, found.priority, found.max_wait) == (
         ("m", 3, None),
         ("y",),
         -2,
@@ -75,13 +75,13 @@ def test_what_stands_there_twice_has_no_pattern():
     message = request(id="ab")
     for added in (prediction_pb2.PredictRequest(id="cd"), prediction_pb2.PredictRequest(inputs=[tensor_pb2.Tensor()])):
         twice = message.SerializeToString() + added.SerializeToString()
-        assert template_of(twice, CONTRACT.request(CONTRACT.read(twice))) is None
+        assert template_of(twice, PROTOCOL.request(PROTOCOL.read(twice))) is None
 
 
 def test_a_group_has_no_pattern():
     # Field 9 as a group that is empty: protobuf skips it.
     message = request().SerializeToString() + b"\x4b\x4c"
-    assert template_of(message, CONTRACT.request(CONTRACT.read(message))) is None
+    assert template_of(message, PROTOCOL.request(PROTOCOL.read(message))) is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_group_has_no_pattern():
 def test_arrays_that_the_model_does_not_take_as_they_are_have_no_layout(rows):
     message = request(rows)
     if not rows.size:
-        assert template_of(message.SerializeToString(), CONTRACT.request(message)) is None
+        assert template_of(message.SerializeToString(), PROTOCOL.request(message)) is None
         return
     found = learned(message).find(message.SerializeToString())
     assert Decoder(Admission(Plan(X), [X], ("y",))).layouts(found) is None
@@ -111,12 +111,12 @@ def test_callers_can_not_fill_the_memory(monkeypatch):
     for length in range(1, 51):
         for name in "abcdefgh":
             message = request(np.zeros((length, 1), np.float32), model=tensor_pb2.ModelSpec(name=name))
-            patterns.learn(message.SerializeToString(), CONTRACT.request(message))
+            patterns.learn(message.SerializeToString(), PROTOCOL.request(message))
     kept = patterns._by_length
     assert len(kept) == 50 % 3
     assert all(len(alike) <= request_template.MAX_OF_LENGTH for alike in kept.values())
     long = request(model=tensor_pb2.ModelSpec(name="m" * request_template.MAX_FIXED_BYTES))
-    patterns.learn(long.SerializeToString(), CONTRACT.request(long))
+    patterns.learn(long.SerializeToString(), PROTOCOL.request(long))
     assert patterns.find(long.SerializeToString()) is None
 
 
@@ -137,7 +137,7 @@ def test_whatever_is_known_is_what_protobuf_reads():
                 continue
             known += 1
             read = prediction_pb2.PredictRequest.FromString(bytes(changed))
-            assert (found.id(bytes(changed)), found.selection.outputs, found.choice) == (
+            assert (found.id(bytes(changed)), found.requested.outputs, found.choice) == (
                 read.id,
                 tuple(read.outputs),
                 choice(read.model),

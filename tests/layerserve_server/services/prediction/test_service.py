@@ -13,13 +13,11 @@ from layerserve.values import tensors
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.queue import QueuedRequest
 from layerserve_server.observability.metrics import Metrics
-from layerserve_server.repository.repository import Repository
 from layerserve_server.services.prediction.encoder import Encoder
-from layerserve_server.services.prediction.own_contract import OwnContract
+from layerserve_server.services.prediction.layerserve_v1 import LayerserveV1
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.prediction.request_template import RequestTemplates
-from layerserve_server.services.prediction.samples import RequestSamples
-from layerserve_server.services.prediction.shadow import Shadows
+from repositories import repository_of
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -46,14 +44,12 @@ class Service:
                 observer=metrics.batches(name, version),
             )
 
-        self.repository = Repository(folder, folder, lambda path, settings: load(path), queue, observer=metrics)
+        self.repository = repository_of(folder, lambda path, settings: load(path), queue=queue, metrics=metrics)
         self.repository.scan()
         self.observer = CallObserver()
         self.batches = event_batches_here(self.observer)
-        self.predict = Predictor(
-            self.repository, Shadows(self.repository, metrics), RequestSamples(self.repository, list)
-        ).handler(OwnContract())
-        with self.repository.lease("double") as version:
+        self.predict = Predictor(self.repository).handler(LayerserveV1())
+        with self.repository.leases.lease("double") as version:
             self.version = version
         if quick:
             self.version.queue._thread_seconds = [0.0] * len(self.version.queue._thread_seconds)

@@ -31,7 +31,7 @@ def serve(request, put, start, connect):
     def serve_double(**settings):
         put("double")
         app = start(transport=request.param, **settings)
-        with app.repository.lease("double") as version:
+        with app.repository.leases.lease("double") as version:
             return app, version.model, prediction_pb2_grpc.PredictionServiceStub(connect(app))
 
     return serve_double
@@ -95,7 +95,7 @@ def test_a_caller_that_goes_away_leaves_nothing_to_compute(serve, wait_until):
         more.wait(30)
 
     stream = stub.PredictStream(requests(), timeout=60)
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         wait_until(lambda: version.queue.queued_rows == 15)
         stream.cancel()
         more.set()
@@ -182,7 +182,7 @@ def test_no_more_requests_are_read_than_may_be_under_way(serve, monkeypatch, wai
     app, model, stub = serve()
     model.gate.clear()
     stream = stub.PredictStream((message(X[:1], str(i)) for i in range(20)), timeout=60)
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         wait_until(lambda: model.begun and version.queue.queued_rows == 4 - model.begun[0])
     model.gate.set()
     assert len(outcomes(stream)) == 20
@@ -216,7 +216,7 @@ def test_higher_priority_goes_first_and_patience_ends(serve, wait_until):
     first = stub.Predict.future(message(X, "first").request, timeout=60)
     wait_until(lambda: model.begun)
     order = []
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
 
         def ask(id, rows, **fields):
             future = stub.Predict.future(message(X, id, **fields).request, timeout=60)

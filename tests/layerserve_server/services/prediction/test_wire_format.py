@@ -1,7 +1,7 @@
 """Where the fields of a message are, however many a caller sends."""
 
 from layerserve.v1 import prediction_pb2, tensor_pb2
-from layerserve_server.services.prediction.contract import Span
+from layerserve_server.services.prediction.predict_protocol import Span
 from layerserve_server.services.prediction.wire_format import MAX_FIELDS, UNREAD, fields, without
 
 

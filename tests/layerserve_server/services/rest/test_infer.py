@@ -87,7 +87,7 @@ def test_classes_have_their_labels(serve, tmp_path):
 @pytest.mark.parametrize("transport", ["grpcio", pytest.param("native", marks=needs_native)])
 def test_requests_by_http_and_grpc_are_one_batch(serve, connect, transport, wait_until):
     app, _ = serve(transport=transport)
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         model = version.model
         model.gate.clear()
 

@@ -59,7 +59,7 @@ def test_what_can_not_be_published_is_dropped_and_can_be_asked_for_again(tmp_pat
 
 
 def test_a_server_that_was_killed_after_publishing_publishes_again(tmp_path: Path) -> None:
-    """That finds the version of the first time: see Repository.publish_once."""
+    """That finds the version of the first time: see Publisher.publish_once."""
     ask(tmp_path, 3)
 
     def die(path: Path, step: int) -> int:

@@ -58,7 +58,7 @@ def model(serve):
 
     def held(**settings):
         app, call = serve(**settings)
-        with app.repository.lease("double") as version:
+        with app.repository.leases.lease("double") as version:
             version.model.gate.clear()
             return app, call, version
 
@@ -468,7 +468,7 @@ def test_a_site_that_has_the_servers_address_changes_nothing(serve, tmp_path):
     for path, body in ((unload, b"{}"), (INFER, BODY)):
         reply = call("POST", path, body, **names)
         assert (reply.status, "header 'host': got 'evil.example'" in reply.json["error"]) == (403, True)
-    assert app.repository.describe_one("double").answers
+    assert app.repository.catalogue.describe_one("double").answers
     # A program, or a browser that uses a name of the server.
     assert call("POST", INFER, BODY, Host="evil.example").status == 200
     for host in ("models.example.com:80", "localhost:8501", "[::1]:8501"):

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
-from layerserve_server.repository.canary import Shadow
+from layerserve_server.extensions.installed import model_settings
+from layerserve_server.extensions.mirroring import shadow as module
+from layerserve_server.extensions.mirroring.shadow import Answered, Shadow, Shadows, shadow_of, shadow_version
+from layerserve_server.repository.catalogue import Catalogue
 from layerserve_server.repository.model_settings import ModelSettingsError, parse_settings
-from layerserve_server.services.prediction import shadow as module
-from layerserve_server.services.prediction.shadow import Answered, Shadows
+from repositories import repository_of
 
 OUTCOMES = ("equal", "different", "failed", "dropped")
 
@@ -142,7 +144,7 @@ def test_a_version_number_and_a_share(settings, start, connect, monkeypatch, wai
 def test_settings_are_checked():
     for text in ("shadow = 0", 'shadow = "a b"', "shadow = 1.5", 'shadow_share = "x"', "shadow_rtol = -1"):
         with pytest.raises(ModelSettingsError, match="shadow"):
-            parse_settings(text.encode(), "layerserve.toml")
+            parse_settings(text.encode(), "layerserve.toml", model_settings())
 
 
 def test_a_shadow_that_fails_fails_nobody(settings, start, connect, wait_until):
@@ -150,7 +152,7 @@ def test_a_shadow_that_fails_fails_nobody(settings, start, connect, wait_until):
     app = start()
     channel = connect(app)
     # The model refuses negative numbers in the shadow version only.
-    with app.repository.lease("double", 1) as version:
+    with app.repository.leases.lease("double", 1) as version:
         version.model.plan = lambda outputs=None: Lenient(version.model, outputs)
         version.runner._plans.clear()
         version.endpoints.clear()
@@ -173,7 +175,7 @@ def test_a_shadow_that_is_slow_delays_nobody_and_the_rest_is_dropped(settings, s
     settings()
     app = start()
     channel = connect(app)
-    with app.repository.lease("double", 2) as version:
+    with app.repository.leases.lease("double", 2) as version:
         gate = version.model.gate
         gate.clear()
         for _ in range(module.MAX_WAITING + 11):
@@ -202,7 +204,7 @@ def test_large_requests_and_old_ones_are_dropped(settings, start, connect, wait_
 def test_a_shadow_that_is_not_there_costs_nothing(settings, start, connect, text):
     settings(text=text)
     app = start()
-    assert app.repository.shadows == {}
+    assert shadow_in(app) is None
     assert ask(connect(app)).tolist() == [[12, 12]]
     assert counts(app) == {}
 
@@ -210,18 +212,22 @@ def test_a_shadow_that_is_not_there_costs_nothing(settings, start, connect, text
 def test_its_version_stays_loaded_and_its_series_go_with_it(settings, start, connect, wait_until, tmp_path):
     settings(text='shadow = 2\nshadow_share = "100 %"')
     app = start(max_old_versions=0)
-    assert app.repository.shadows == {"double": Shadow("double", 2, 1.0, 1e-3, 1e-5)}
+    assert shadow_in(app) == Shadow("double", 2, 1.0, 1e-3, 1e-5)
     app.repository.scan()
     ask(connect(app))
     wait_until(lambda: counts(app) == {"equal": 1})
     (tmp_path / "models" / "double" / "layerserve.toml").write_text("default_version = 1")
     (tmp_path / "models" / "double" / "labels.json").unlink()
     app.repository.scan()
-    assert app.repository.shadows == {}
+    assert shadow_in(app) is None
     wait_until(lambda: counts(app) == {})
 
 
 # Without a server.
+
+
+def shadow_in(app):
+    return shadow_of(app.repository.catalogue.models["double"])
 
 
 class Observer:
@@ -237,7 +243,7 @@ class Observer:
 
 @pytest.fixture
 def shadows():
-    one = Shadows(SimpleNamespace(shadows={}, lease_loaded=lambda *choice: None), Observer())
+    one = Shadows(SimpleNamespace(catalogue=Catalogue()), Observer())
     yield one
     one.close()
 
@@ -265,7 +271,7 @@ def test_comparison(shadows, ours, theirs, outcome, differences):
     dtype = object if ours and isinstance(ours[0], bytes) else None
     one = answered({"y": np.array(ours, dtype)})
     assert shadows._compared(one, [np.array(theirs, dtype)]) == outcome
-    assert shadows._observer.differences == [pytest.approx(differences)]
+    assert shadows._metrics.differences == [pytest.approx(differences)]
 
 
 def test_outputs_of_other_shapes_are_different(shadows):
@@ -283,9 +289,9 @@ def test_memory_is_bounded_by_what_arrays_are_a_part_of(shadows, monkeypatch):
     assert one.size == 8004
     shadows.put(one, busy=False)
     shadows.put(one, busy=False)
-    assert shadows._observer.outcomes == ["dropped"]
+    assert shadows._metrics.outcomes == ["dropped"]
     shadows.put(answered({"y": np.ones(1)}), busy=True)
-    assert shadows._observer.outcomes == ["dropped", "dropped"]
+    assert shadows._metrics.outcomes == ["dropped", "dropped"]
     gate.set()
 
 
@@ -297,23 +303,23 @@ def test_a_model_with_requests_in_its_queue_is_busy(shadows):
     shadow = Shadow("m", 2, 1.0, 1e-3, 1e-5)
     results = {"y": np.ones(1)}
     for rows in (0, 1):
-        shadows.sample(shadow, None, {}).answered(version(queued_rows=rows), ("y",), results)
-    wait = shadows._observer.outcomes
+        shadows._begin(shadow, None, {}, "")(version(queued_rows=rows), ("y",), results)
+    wait = shadows._metrics.outcomes
     assert wait.count("dropped") == 1
     # Neither an error nor the shadow's own answer is compared.
-    shadows.sample(shadow, None, {}).answered(version(), ("y",), None)
-    shadows.sample(shadow, None, {}).answered(version(number=2), ("y",), results)
+    shadows._begin(shadow, None, {}, "")(version(), ("y",), None)
+    shadows._begin(shadow, None, {}, "")(version(number=2), ("y",), results)
     shadows.close()
-    assert shadows._observer.outcomes.count("dropped") == 1
+    assert shadows._metrics.outcomes.count("dropped") == 1
 
 
 def test_inputs_that_the_batch_may_change_are_copied(shadows, monkeypatch):
     put = []
     monkeypatch.setattr(shadows, "put", lambda one, busy: put.append(one))
     ours, theirs = np.ones(2), np.frombuffer(b"12345678", np.uint8)
-    sample = shadows.sample(Shadow("m", 2, 1.0, 0, 0), None, {"ours": ours, "theirs": theirs})
+    tell = shadows._begin(Shadow("m", 2, 1.0, 0, 0), None, {"ours": ours, "theirs": theirs}, "")
     ours[:] = 7
-    sample.answered(version(), (), {})
+    tell(version(), (), {})
     assert put[0].inputs["ours"].tolist() == [1, 1]
     assert put[0].inputs["theirs"] is theirs
 
@@ -323,7 +329,7 @@ def test_an_error_of_the_comparison_reaches_nobody(shadows, monkeypatch, caplog)
         raise MemoryError
 
     monkeypatch.setattr(shadows, "put", fails)
-    shadows.sample(Shadow("m", 2, 1.0, 0, 0), None, {}).answered(version(), (), {})
+    shadows._begin(Shadow("m", 2, 1.0, 0, 0), None, {}, "")(version(), (), {})
     assert "can't be compared" in caplog.text
 
 
@@ -343,7 +349,7 @@ def test_all_outputs_are_compared_whichever_differs(shadows, others):
             names = [f"y{number}" for number in range(len(pairs))]
             assert shadows._compared(answered(dict(zip(names, ours, strict=True))), theirs) == "different", at
             # The largest of all outputs, not of the last one.
-            assert shadows._observer.differences[-1] == pytest.approx(differences)
+            assert shadows._metrics.differences[-1] == pytest.approx(differences)
 
 
 def test_an_output_of_another_shape_is_seen_wherever_it_is(shadows):
@@ -351,3 +357,19 @@ def test_an_output_of_another_shape_is_seen_wherever_it_is(shadows):
     for theirs in ([np.ones(1), np.ones(3)], [np.ones(2), np.ones(4)], [np.ones(2)], [np.ones(3), np.ones(2)]):
         assert shadows._compared(answered(ours), theirs) == "different"
     assert shadows._compared(answered(ours), list(ours.values())) == "equal"
+
+
+def test_with_a_limit_of_memory_it_is_loaded_by_requests(put, tmp_path, load_fake):
+    for version in (1, 2):
+        put(version=version)
+    (tmp_path / "models" / "double" / "layerserve.toml").write_text("shadow = 1")
+    options = {"max_bytes": 1 << 30, "defaults": model_settings()()}
+    repository = repository_of(tmp_path / "models", lambda path, _: load_fake(path), **options)
+    repository.catalogue.routes.append(shadow_version)
+    repository.scan()
+    assert shadow_of(repository.catalogue.models["double"]).version == 1
+    assert {one.version: (one.answers, one.memory_bytes) for one in repository.catalogue.describe()} == {
+        1: (True, 0),
+        2: (True, 0),
+    }
+    repository.close()

@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 #: Time for workers to carry out an order, in seconds.
 FOLLOW_SECONDS: Final = 30.0
 
-#: What must be equal in all processes (see `Repository.serving`).
+#: What must be equal in all processes (see `Catalogue.serving`).
 _SHARED: Final = ("loaded", "default", "labels", "canary")
 
-#: What a process serves of a model (see `Repository.serving`); None if the process has ended.
+#: What a process serves of a model (see `Catalogue.serving`); None if the process has ended.
 Serving: TypeAlias = Mapping[str, Any] | None
 
 
-class Following:
+class RepositorySync:
     """Orders that workers have yet to answer."""
 
     def __init__(self) -> None:

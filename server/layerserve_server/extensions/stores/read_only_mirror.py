@@ -13,8 +13,8 @@ from layerserve_server.extensions.stores.mirror import TICK_SECONDS, WAIT_SECOND
 from layerserve_server.repository.layout import FoundVersion
 
 
-class Follower:
-    """Implements `repository.origin.Origin` by the files that another process's Mirror writes. Thread-safe."""
+class ReadOnlyMirror:
+    """Implements `VersionSource` by the files that another process's Mirror writes. Thread-safe."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -37,7 +37,7 @@ class Follower:
         """Does nothing: the main process wants the same versions."""
 
     def fetch(self, name: str, version: int) -> None:
-        """Asks the main process for a version, and waits until it is in the folder. Raises as `Origin.fetch` does."""
+        """Asks the main process for a version, and waits until it is there. Raises as `VersionSource.fetch` does."""
         key, label = (name, version), f"model '{name}' version {version}"
         end = time.monotonic() + WAIT_SECONDS
         self._cache.ask(key)

@@ -1,21 +1,20 @@
-"""What `Predictor` needs of a contract to answer its requests: how they are read, and how replies are written."""
+"""What `Predictor` needs of a protocol to answer its requests: how they are read, and how replies are written."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 from google.protobuf.descriptor import Descriptor
 
+from layerserve_server.inference.admission import Admitted
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
+from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.transport.perimeter.message_size import is_long
-
-#: Name of a model, and the version number or the label that the request names, if any.
-Choice: TypeAlias = tuple[str, int | None, str | None]
 
 #: Names of inputs are the model's own only.
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
@@ -47,10 +46,17 @@ class GivenTensor(Protocol):
         """Decodes the elements. Raises InvalidTensorError if dtype, shape and elements don't match."""
 
 
-class Selection(NamedTuple):
+class TensorDecoder(Protocol):
+    """Decodes the tensors of requests for the same outputs of a version."""
+
+    def read(self, given: Sequence[GivenTensor]) -> Admitted:
+        """Returns the model's input arrays. Raises InvalidTensorError, and as `admission.admit` does."""
+
+
+class RequestedOutputs(NamedTuple):
     """What a request asks for. A version caches an endpoint for each."""
 
-    contract: Contract
+    protocol: PredictProtocol
     #: Names of the outputs, in the order of the reply; all outputs of the model if empty.
     outputs: tuple[str, ...]
     #: Anything else that the names of inputs and outputs, or the form of the reply, depend on.
@@ -59,10 +65,10 @@ class Selection(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PredictionRequest:
-    """A request of any contract."""
+    """A request of any protocol."""
 
     choice: Choice
-    selection: Selection
+    requested: RequestedOutputs
     tensors: Sequence[GivenTensor]
     #: Returned to the client in the reply.
     id: str = ""
@@ -70,9 +76,13 @@ class PredictionRequest:
     #: Maximum time in the queue, in seconds, after which the request is refused; None if unlimited.
     max_wait: float | None = None
 
+    def admit(self, decoder: TensorDecoder) -> Admitted:
+        """Returns the model's input arrays. Raises as `TensorDecoder.read` does."""
+        return decoder.read(self.tensors)
+
 
 class Encoder(Protocol):
-    """Encodes replies to requests with the same selection of a version."""
+    """Encodes replies to requests for the same outputs of a version."""
 
     def fill(self, results: Arrays, id: str) -> bytes:
         """Returns the serialized reply with these arrays."""
@@ -81,8 +91,8 @@ class Encoder(Protocol):
         """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
 
 
-class Contract(Protocol):
-    """Conversions between a contract's messages and what is common to all contracts."""
+class PredictProtocol(Protocol):
+    """Conversions between a protocol's messages and what is common to all protocols."""
 
     #: The type of requests.
     descriptor: Descriptor
@@ -103,19 +113,19 @@ class Contract(Protocol):
         Returns None if other messages may not be read in the same way.
         """
 
-    def input_names(self, version: LoadedVersion, selection: Selection) -> Mapping[str, str]:
+    def input_names(self, version: LoadedVersion, requested: RequestedOutputs) -> Mapping[str, str]:
         """Returns further names of a model's inputs, each with the model's own name; by default none.
 
         Raises InvalidRequestError.
         """
         return NO_NAMES
 
-    def output_names(self, version: LoadedVersion, selection: Selection) -> tuple[str, ...]:
-        """Returns the model's own names for the outputs of a selection; by default the names that it has.
+    def output_names(self, version: LoadedVersion, requested: RequestedOutputs) -> tuple[str, ...]:
+        """Returns the model's own names for the outputs of a request; by default the names that it has.
 
         Raises InvalidRequestError.
         """
-        return selection.outputs
+        return requested.outputs
 
-    def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> Encoder:
+    def encoder(self, version: LoadedVersion, requested: RequestedOutputs, names: tuple[str, ...]) -> Encoder:
         """Returns the encoder for replies with the outputs `names`, the model's own names."""

@@ -10,17 +10,25 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from layerserve_server.errors import ServerError
+from layerserve_server.extensions.mirroring.metrics import ShadowMetrics
+from layerserve_server.extensions.mirroring.mirror import Choose
+from layerserve_server.extensions.mirroring.model_settings import MirroringModelSettings
 from layerserve_server.inference.queue import Arrays
-from layerserve_server.repository.canary import Shadow
+from layerserve_server.repository.canary import read_share
+from layerserve_server.repository.leases import Choice
+from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.prediction.contract import Selection
+from layerserve_server.services.prediction import observer
 from layerserve_server.services.prediction.endpoint import endpoint_of
+from layerserve_server.services.prediction.observer import Watch
+from layerserve_server.services.prediction.predict_protocol import RequestedOutputs
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +46,33 @@ NICE = 19
 Outcome: TypeAlias = Literal["equal", "different", "failed", "dropped"]
 
 
-class ShadowObserver(Protocol):
-    """Receives the results of comparisons, for metrics."""
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """The version, its share of requests, and how far its results may be from those of the version that answers."""
 
-    def shadowed(self, model: str, version: int, outcome: Outcome) -> None:
-        """Called for each request that was chosen for a shadow version."""
+    model: str
+    version: int
+    share: float
+    rtol: float
+    atol: float
 
-    def shadow_differed(self, model: str, version: int, absolute: float, relative: float) -> None:
-        """Called with the largest differences of a request's outputs: absolute, and relative to the largest value."""
+
+def shadow_version(record: ModelRecord) -> int | None:
+    """Returns the version that a model's settings make its shadow; None if there is none."""
+    settings = record.in_force
+    shadow = settings.shadow if isinstance(settings, MirroringModelSettings) else None
+    return record.labels.get(shadow) if isinstance(shadow, str) else shadow
+
+
+def shadow_of(record: ModelRecord) -> Shadow | None:
+    """Returns the shadow in force: None if there is none, its version isn't ready, or is the default anyway."""
+    settings, version = record.in_force, shadow_version(record)
+    entry = None if version is None else record.versions.get(version)
+    if not isinstance(settings, MirroringModelSettings) or not (share := read_share(settings.shadow_share)):
+        return None
+    if entry is None or not entry.answers or entry.found.version == record.default():
+        return None
+    return Shadow(record.name, entry.found.version, share, settings.shadow_rtol, settings.shadow_atol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +80,7 @@ class Answered:
     """A request, its version's results, and the shadow version to compare with."""
 
     shadow: Shadow
-    selection: Selection
+    requested: RequestedOutputs
     inputs: Arrays
     #: Names of the outputs in order, and their arrays.
     outputs: tuple[str, ...]
@@ -66,54 +93,52 @@ class Answered:
         return sum(map(_kept_bytes, (*self.inputs.values(), *self.results.values())))
 
 
-class Sample:
-    """A request that was chosen, until its version has answered it."""
-
-    __slots__ = ("_inputs", "_selection", "_shadow", "_shadows")
-
-    def __init__(self, shadows: Shadows, shadow: Shadow, selection: Selection, inputs: Arrays) -> None:
-        self._shadows, self._shadow, self._selection = shadows, shadow, selection
-        # What computes a batch may write to its inputs, unless they are read-only.
-        self._inputs = {name: one.copy() if one.flags.writeable else one for name, one in inputs.items()}
-
-    def answered(self, version: LoadedVersion, outputs: tuple[str, ...], results: Arrays | None) -> None:
-        """Called after the answer was given. `results` is None if that is an error."""
-        if results is None or version.version == self._shadow.version:
-            return
-        one = Answered(self._shadow, self._selection, self._inputs, outputs, results, time.monotonic())
-        try:
-            self._shadows.put(one, busy=version.queue.queued_rows > 0)
-        except Exception:
-            # Other requests of the batch still wait for their answers.
-            logger.exception("a request can't be compared with shadow version %s", self._shadow.version)
-
-
 class Shadows:
     """Chooses requests, and compares their results with those of shadow versions in a thread of its own. Thread-safe.
 
     It never delays or fails a request: what doesn't fit is dropped.
     """
 
-    def __init__(self, repository: Repository, observer: ShadowObserver) -> None:
+    def __init__(self, repository: Repository, metrics: ShadowMetrics) -> None:
         self._repository = repository
-        self._observer = observer
+        self._metrics = metrics
+        # A shadow is loaded before its requests come.
+        repository.catalogue.routes.append(shadow_version)
         self._waiting: deque[Answered] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def chosen(self, model: str) -> Shadow | None:
-        """Returns the model's shadow if the next request is to be computed by it, too."""
-        shadow = self._repository.shadows.get(model)
-        return shadow if shadow is not None and random.random() < shadow.share else None
+    def of_model(self, record: ModelRecord) -> Choose | None:
+        """See `Watcher`. Only requests that name no version are compared."""
+        shadow = shadow_of(record)
+        return None if shadow is None else partial(self._choose, shadow)
 
-    def sample(self, shadow: Shadow, selection: Selection, inputs: Arrays) -> Sample | None:
-        """Returns the sample of a request for which `shadow` was chosen; None if it is too large."""
-        if sum(array.nbytes for array in inputs.values()) > MAX_INPUT_BYTES:
-            self._observer.shadowed(shadow.model, shadow.version, "dropped")
+    def _choose(self, shadow: Shadow, choice: Choice) -> Watch | None:
+        if choice[1] is not None or choice[2] is not None or random.random() >= shadow.share:
             return None
-        return Sample(self, shadow, selection, inputs)
+        return partial(self._begin, shadow)
+
+    def _begin(self, shadow: Shadow, requested: RequestedOutputs, inputs: Arrays, id: str) -> observer.Answered | None:
+        """Returns what is called with the answer to a request; None if the request is too large."""
+        if sum(array.nbytes for array in inputs.values()) > MAX_INPUT_BYTES:
+            self._metrics.shadowed(shadow.model, shadow.version, "dropped")
+            return None
+        # What computes a batch may write to its inputs, unless they are read-only.
+        kept = {name: one.copy() if one.flags.writeable else one for name, one in inputs.items()}
+
+        def answered(version: LoadedVersion, outputs: tuple[str, ...], results: Arrays | None) -> None:
+            if results is None or version.version == shadow.version:
+                return
+            try:
+                one = Answered(shadow, requested, kept, outputs, results, time.monotonic())
+                self.put(one, busy=version.queue.queued_rows > 0)
+            except Exception:
+                # Other requests of the batch still wait for their answers.
+                logger.exception("a request can't be compared with shadow version %s", shadow.version)
+
+        return answered
 
     def put(self, one: Answered, *, busy: bool) -> None:
         """Has an answered request compared, unless the model is `busy` or too many wait. Doesn't block."""
@@ -128,7 +153,7 @@ class Shadows:
                     self._thread.start()
                 self._changed.notify()
                 return
-        self._observer.shadowed(one.shadow.model, one.shadow.version, "dropped")
+        self._metrics.shadowed(one.shadow.model, one.shadow.version, "dropped")
 
     def close(self) -> None:
         """Ends the thread after the current request."""
@@ -156,7 +181,7 @@ class Shadows:
             except Exception:
                 logger.exception("the comparison with shadow version %s failed", one.shadow.version)
                 outcome = "failed"
-            self._observer.shadowed(one.shadow.model, one.shadow.version, outcome)
+            self._metrics.shadowed(one.shadow.model, one.shadow.version, outcome)
             with self._changed:
                 self._bytes -= one.size
 
@@ -165,8 +190,8 @@ class Shadows:
             return "dropped"
         try:
             # Loads it if it isn't in memory.
-            with self._repository.lease(one.shadow.model, one.shadow.version) as version:
-                endpoint = endpoint_of(version, one.selection)
+            with self._repository.leases.lease(one.shadow.model, one.shadow.version) as version:
+                endpoint = endpoint_of(version, one.requested)
                 inputs = endpoint.admission.admit(tuple(one.inputs.items())).arrays
                 results = version.runner(endpoint.computed, _writable(inputs))
         except (ServerError, ArithmeticError, RuntimeError, MemoryError) as error:
@@ -191,7 +216,7 @@ class Shadows:
             absolute = max(absolute, largest)
             scale = float(np.abs(ours[both]).max(initial=0.0))
             relative = max(relative, largest / scale if scale else float(largest > 0))
-        self._observer.shadow_differed(shadow.model, shadow.version, absolute, relative)
+        self._metrics.shadow_differed(shadow.model, shadow.version, absolute, relative)
         return "equal" if equal else "different"
 
 

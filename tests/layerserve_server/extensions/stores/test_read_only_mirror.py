@@ -1,4 +1,4 @@
-"""Follower: a process that doesn't fetch sees the same versions, and asks the one that does."""
+"""ReadOnlyMirror: a process that doesn't fetch sees the same versions, and asks the one that does."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 
 import pytest
 from layerserve_server.errors import UnavailableError, VersionFailedError
-from layerserve_server.extensions.stores import follower as module
+from layerserve_server.extensions.stores import read_only_mirror as module
 from layerserve_server.extensions.stores.cache import Cache
-from layerserve_server.extensions.stores.follower import Follower
 from layerserve_server.extensions.stores.objects import StoreError
+from layerserve_server.extensions.stores.read_only_mirror import ReadOnlyMirror
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def follow(make_mirror, tmp_path):
     def make():
         mirror = make_mirror()
         mirror.start()
-        return mirror, Follower(Cache(tmp_path / "cache"))
+        return mirror, ReadOnlyMirror(Cache(tmp_path / "cache"))
 
     return make
 

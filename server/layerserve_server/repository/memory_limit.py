@@ -8,14 +8,16 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final
 
 from layerserve_server.errors import BusyError, VersionFailedError
 from layerserve_server.repository import layout
 from layerserve_server.repository.catalogue import Catalogue
-from layerserve_server.repository.entry import Entry, State
+from layerserve_server.repository.entry import Entry
 from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.observer import RepositoryObserver
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version_states import Event
 
 logger = logging.getLogger(__name__)
 
@@ -35,54 +37,32 @@ FILLED: Final = 0.9
 _FILE_TIMES: Final = 4
 
 
-class RepositoryObserver(Protocol):
-    """Receives events about loading, for metrics."""
-
-    def version_loaded(self, model: str, version: int, seconds: float) -> None:
-        """Called after a version was loaded, which took `seconds`."""
-
-    def version_failed(self, model: str, version: int) -> None:
-        """Called after a version failed to load."""
-
-    def version_released(self, model: str, version: int) -> None:
-        """Called after a version was freed."""
-
-    def model_gone(self, model: str) -> None:
-        """Called after the last version of a model was removed. Calls of it may not have ended yet."""
-
-    def version_evicted(self, model: str) -> None:
-        """Called after a version was unloaded to make room for another."""
-
-    def load_awaited(self, outcome: str, seconds: float) -> None:
-        """Called for each call that waited for `seconds` until a version was loaded: "loaded", "failed", or "gone" if
-        its caller didn't wait any more; and for each that was "refused", as too many were waiting.
-        """
-
-    def settings_invalid(self, model: str) -> None:
-        """Called after a model's settings file was read that is invalid; once for each content."""
-
-
 class NoRoomError(BusyError):
     """The versions in memory can't make room for another one now."""
 
 
-class Residents(Catalogue):
-    """The models of a catalogue, and their versions in memory. Thread-safe.
+class MemoryLimit:
+    """The versions in memory: makes room for one that is to be loaded, and unloads what isn't needed. Thread-safe.
 
     With a limit, a version that isn't in memory is on standby: it can be the default, and a request for it loads it.
     """
 
-    def __init__(self, *, max_old_versions: int, max_bytes: int, observer: RepositoryObserver) -> None:
-        """`max_bytes` is the limit of the memory of all versions; 0 for none."""
-        super().__init__()
-        self._max_old_versions = max_old_versions
-        self._max_bytes = max_bytes
+    def __init__(
+        self, catalogue: Catalogue, observer: RepositoryObserver, *, max_bytes: int, max_old_versions: int
+    ) -> None:
+        """`max_bytes` is the limit of the memory of all versions; 0 for none.
+
+        `max_old_versions` is the number of versions that stay in memory after requests have named them.
+        """
+        self._catalogue = catalogue
         self._observer = observer
+        self._max_bytes = max_bytes
+        self._max_old_versions = max_old_versions
         #: Versions that aren't freed yet, retired ones included.
-        self._living: set[LoadedVersion] = set()
+        self.living: set[LoadedVersion] = set()
         #: Bytes for versions that are being loaded.
         self._reserved = 0
-        self._freed = threading.Condition(self._lock)
+        self._freed = threading.Condition(catalogue.lock)
 
     @property
     def limited(self) -> bool:
@@ -91,20 +71,20 @@ class Residents(Catalogue):
 
     def loaded_bytes(self) -> int:
         """Returns the memory of all versions, in bytes."""
-        with self._lock:
-            return sum(one.memory_bytes for one in self._living)
+        with self._catalogue.lock:
+            return sum(one.memory_bytes for one in self.living)
 
     def uses(self) -> Mapping[str, float]:
         """Returns when each model was last used, as Unix times in seconds."""
-        with self._lock:
+        with self._catalogue.lock:
             return {
                 name: used
-                for name, record in self._models.items()
+                for name, record in self._catalogue.models.items()
                 if (used := max((entry.used_at for entry in record.versions.values()), default=0.0))
             }
 
     @contextmanager
-    def _room(self, found: FoundVersion, size: int, *, needed: bool) -> Iterator[None]:
+    def room(self, found: FoundVersion, size: int, *, needed: bool) -> Iterator[None]:
         """Keeps room for a version of about `size` bytes while it is loaded.
 
         Only if it is `needed` by requests, others make room for it. Raises NoRoomError if there is none, and
@@ -120,7 +100,7 @@ class Residents(Catalogue):
         try:
             yield
         finally:
-            with self._lock:
+            with self._catalogue.lock:
                 self._reserved -= size
 
     def _reserve(self, found: FoundVersion, size: int, *, needed: bool) -> None:
@@ -140,26 +120,21 @@ class Residents(Catalogue):
                 self._freed.wait(min(left, _LOOK_SECONDS))
             self._reserved += size
 
-    def _check_fits(self, loaded: LoadedVersion) -> None:
-        """Raises VersionFailedError if a version that was read is larger than the limit."""
-        if self.limited and loaded.memory_bytes > self._max_bytes:
-            raise VersionFailedError(self._too_large(loaded.memory_bytes, "it takes"))
-
     def _too_large(self, size: int, has: str) -> str:
         return f"{has} {size} bytes, more than all models may take: setting 'max_model_bytes' is {self._max_bytes}"
 
     def worth_tuning(self) -> Sequence[LoadedVersion]:
         """Returns versions in memory that have been used often, each once: other engines take time and memory."""
-        with self._lock:
-            found = [one for one in self._living if one.uses >= OFTEN and not one.tuned and not one.retired]
+        with self._catalogue.lock:
+            found = [one for one in self.living if one.uses >= OFTEN and not one.tuned and not one.retired]
             for one in found:
                 one.tuned = True
         return found
 
     def shrink(self) -> None:
         """Unloads versions that aren't in use while more is in memory than the limit: engines may have been added."""
-        with self._lock:
-            for one in self._living:
+        with self._catalogue.lock:
+            for one in self.living:
                 one.measure()
             while self.limited and self.loaded_bytes() + self._reserved > self._max_bytes and self._evict_one():
                 pass
@@ -169,7 +144,7 @@ class Residents(Catalogue):
         now = time.monotonic()
         idle = [
             (entry.loaded.last_used, number, entry)
-            for record in self._models.values()
+            for record in self._catalogue.models.values()
             if not record.in_force.keep_loaded
             for number, entry in record.versions.items()
             if entry.loaded is not None and now - entry.loaded.loaded_at > SETTLED_SECONDS
@@ -179,23 +154,20 @@ class Residents(Catalogue):
     def _evict(self, entry: Entry) -> bool:
         """Unloads a version unless it is in use; the next request for it loads it."""
         loaded = entry.loaded
-        if loaded is None or entry.leaving:
+        if loaded is None or entry.leaving or not loaded.retire(only_unused=True):
             return False
-        entry.used = entry.used_at
-        entry.loaded, state, entry.state = None, entry.state, State.UNLOADING
-        if not loaded.retire(only_unused=True):
-            entry.loaded, entry.state = loaded, state
-            return False
+        entry.used, entry.loaded = entry.used_at, None
+        entry.happened(Event.EVICT)
         entry.tried, entry.standby = layout.NOTHING, True
-        self._choose_anew()
+        self._catalogue.choose_anew()
         self._observer.version_evicted(loaded.name)
         return True
 
-    def _unload_unused(self, keep: Entry | None = None) -> None:
+    def unload_unused(self, keep: Entry | None = None) -> None:
         """Unloads versions that the policy doesn't keep, that have no label, and aren't among the last used others."""
-        with self._lock:
+        with self._catalogue.lock:
             old: list[Entry] = []
-            for record in self._models.values():
+            for record in self._catalogue.models.values():
                 stay = {
                     *record.kept,
                     record.default(),
@@ -211,26 +183,35 @@ class Residents(Catalogue):
             kept = on_demand[: self._max_old_versions] if keep is None else on_demand[: max(1, self._max_old_versions)]
             for entry in old:
                 if entry not in kept:
-                    self._unload(entry)
+                    self.unload(entry)
 
-    def _unload(self, entry: Entry) -> None:
+    def unload(self, entry: Entry) -> None:
+        """Unloads a version. Calls that have leased it go on with it."""
         entry.used = entry.used_at
         loaded, entry.loaded, entry.on_demand = entry.loaded, None, False
         entry.tried = layout.NOTHING
-        self._choose_anew()
+        self._catalogue.choose_anew()
         if loaded is not None:
-            entry.state = State.UNLOADING
+            entry.happened(Event.UNLOAD)
             loaded.retire()
 
-    def _released(self, loaded: LoadedVersion) -> None:
+    def add(self, loaded: LoadedVersion) -> None:
+        """Counts a version that was read, until it is released. Raises VersionFailedError if it exceeds the limit."""
+        with self._catalogue.lock:
+            self.living.add(loaded)
+        if self.limited and loaded.memory_bytes > self._max_bytes:
+            loaded.retire()
+            raise VersionFailedError(self._too_large(loaded.memory_bytes, "it takes"))
+
+    def released(self, loaded: LoadedVersion) -> None:
         """Called when the last lease of a retired version has ended."""
         logger.info("%s is unloaded", loaded.found.label)
         with self._freed:
-            self._living.discard(loaded)
+            self.living.discard(loaded)
             self._freed.notify_all()
-            entry = self._find_entry(loaded.name, loaded.version)
-            if entry is not None and entry.loaded is not None:
+            entry = self._catalogue.find_entry(loaded.name, loaded.version)
+            if entry is not None and entry.loaded not in (None, loaded):
                 return  # It was replaced by a changed file of the same version.
-            if entry is not None and entry.state is State.UNLOADING:
-                entry.state = State.AVAILABLE
+            if entry is not None:
+                entry.happened(Event.RELEASE)
         self._observer.version_released(loaded.name, loaded.version)

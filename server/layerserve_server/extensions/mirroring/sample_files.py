@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from layerserve_server.observability.background import Background
+from layerserve_server.training.sampled_requests import ID, OUTPUT, TIME
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +30,6 @@ FILE_BYTES, FILE_SECONDS = 8 << 20, 60.0
 MAX_FILES = 10_000
 #: Names of files, also of unfinished ones. Others are never removed.
 NAME = re.compile(r"\.?[0-9]{8}T[0-9]{6}Z-[0-9]+-[0-9]+\.npz")
-#: Keys of a file besides the names of inputs and outputs: the id of the request of each row, and the Unix time.
-ID, TIME = "request_id", "request_time"
-#: Before the name of an output that is also the name of an input.
-OUTPUT = "output:"
 
 
 class Sample(NamedTuple):

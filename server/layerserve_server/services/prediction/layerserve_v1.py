@@ -1,4 +1,4 @@
-"""The contract layerserve.v1: Predict and PredictStream."""
+"""The protocol layerserve.v1: Predict and PredictStream."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from layerserve.values.wire import tag, varint
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import choice, decode, parse
-from layerserve_server.services.prediction.contract import Contract, PredictionRequest, Selection, Span
 from layerserve_server.services.prediction.encoder import Encoder
+from layerserve_server.services.prediction.predict_protocol import (
+    PredictionRequest,
+    PredictProtocol,
+    RequestedOutputs,
+    Span,
+)
 from layerserve_server.services.prediction.wire_format import UNREAD, fields
 from layerserve_server.transport.perimeter.message_size import is_long
 from layerserve_server.transport.status import Failure
@@ -24,8 +29,8 @@ _Tensor = tensor_pb2.Tensor
 RESPONSE_TAG = tag(prediction_pb2.PredictStreamResponse.RESPONSE_FIELD_NUMBER)
 
 
-class OwnContract(Contract):
-    """Conversions of the messages of layerserve.v1.PredictionService (see `contract.Contract`)."""
+class LayerserveV1(PredictProtocol):
+    """Conversions of the messages of layerserve.v1.PredictionService (see `PredictProtocol`)."""
 
     descriptor = _Request.DESCRIPTOR
 
@@ -37,15 +42,15 @@ class OwnContract(Contract):
         """Returns the meaning of a message. Raises InvalidRequestError if it names no model."""
         return PredictionRequest(
             choice(message.model),
-            Selection(self, tuple(message.outputs)),
-            [OwnTensor(tensor) for tensor in message.inputs],
+            RequestedOutputs(self, tuple(message.outputs)),
+            [V1Tensor(tensor) for tensor in message.inputs],
             message.id,
             message.priority,
             message.max_queue_ms / 1000 if message.max_queue_ms else None,
         )
 
     def spans(self, message: bytes, request: PredictionRequest) -> tuple[list[Span], Span | None] | None:
-        """See `contract.Contract`. None if a field occurs twice, so that the last one counts, or has a group."""
+        """See `PredictProtocol`. None if a field occurs twice, so that the last one counts, or has a group."""
         ids: list[Span] = []
         data: list[Span] = []
         for number, span in fields(message, Span(0, len(message))):
@@ -63,7 +68,7 @@ class OwnContract(Contract):
             return None
         return data, ids[0] if ids else None
 
-    def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> Encoder:
+    def encoder(self, version: LoadedVersion, requested: RequestedOutputs, names: tuple[str, ...]) -> Encoder:
         """Returns the encoder of PredictResponse messages."""
         return Encoder(version.name, version.version, names)
 
@@ -91,8 +96,8 @@ class OwnContract(Contract):
 
 
 @dataclass(frozen=True)
-class OwnTensor:
-    """A tensor of a PredictRequest (see `contract.GivenTensor`)."""
+class V1Tensor:
+    """A tensor of a PredictRequest (see `GivenTensor`)."""
 
     _message: tensor_pb2.Tensor
 

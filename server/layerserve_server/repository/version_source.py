@@ -8,7 +8,7 @@ from typing import Protocol
 from layerserve_server.repository.layout import FoundVersion
 
 
-class Origin(Protocol):
+class VersionSource(Protocol):
     """A store, and the fetching of its versions into the repository's folder. Thread-safe."""
 
     def versions(self) -> Iterable[FoundVersion]:

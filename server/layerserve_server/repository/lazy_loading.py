@@ -35,7 +35,7 @@ class Waiting:
     since: float = field(default_factory=time.monotonic)
 
 
-class Demand:
+class LazyLoading:
     """Has versions loaded for calls that wait for them. Thread-safe.
 
     A load that no call waits for any more isn't begun.

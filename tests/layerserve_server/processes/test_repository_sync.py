@@ -6,38 +6,38 @@ import sys
 import threading
 
 import pytest
-from layerserve_server.processes.following import Following, Orders, lagging
+from layerserve_server.processes.repository_sync import Orders, RepositorySync, lagging
 
 STATE = {"default": 2, "labels": {"stable": 1}, "loaded": True, "reasons": {}}
 
 
 def test_an_order_is_answered_by_the_workers_that_are_waited_for():
-    following, sent = Following(), []
+    sync, sent = RepositorySync(), []
 
     def send(order):
         sent.append(json.loads(order))
         number = sent[-1]["order"]
         for worker in (2, 0, 1):  # one of them isn't waited for
-            following.answered(worker, json.dumps({"order": number, "serving": {"default": worker}}))
+            sync.answered(worker, json.dumps({"order": number, "serving": {"default": worker}}))
 
     for number, versions in enumerate((None, [3, 4]), 1):
-        answers = following.ask("m", [0, 1], send, versions, seconds=30)
+        answers = sync.ask("m", [0, 1], send, versions, seconds=30)
         assert sent[-1] == {"order": number, "scan": "m", "versions": versions}
         assert {worker: answers[worker] for worker in (0, 1)} == {0: {"default": 0}, 1: {"default": 1}}
 
 
 def test_workers_that_are_late_or_end_hold_nothing_up():
-    following = Following()
-    assert following.ask("m", [0], lambda order: None, seconds=0.01) == {}
-    following.answered(0, '{"order": 1, "serving": {}}')  # too late
-    ending = threading.Timer(0.05, following.ended, (1,))
+    sync = RepositorySync()
+    assert sync.ask("m", [0], lambda order: None, seconds=0.01) == {}
+    sync.answered(0, '{"order": 1, "serving": {}}')  # too late
+    ending = threading.Timer(0.05, sync.ended, (1,))
     ending.start()
-    assert following.ask("m", [1], lambda order: None, seconds=30) == {1: None}
+    assert sync.ask("m", [1], lambda order: None, seconds=30) == {1: None}
 
 
 @pytest.mark.parametrize("line", ["", "warning: something", "[1]", "{}", '{"order": 1}', "null"])
 def test_lines_that_are_no_answers_are_logged(line, caplog):
-    Following().answered(0, line)
+    RepositorySync().answered(0, line)
     assert "a line that is no answer" in caplog.text
 
 

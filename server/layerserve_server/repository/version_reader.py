@@ -1,4 +1,4 @@
-"""Loading of a version: its file is checked, read, compared with its golden file and warmed up."""
+"""Reading of a version: its file is checked, read, compared with its golden file and warmed up."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Load: TypeAlias = Callable[[Path, ModelSettings], ServedModel]
 MakeQueue: TypeAlias = Callable[[str, int, ModelRunner, ModelSettings], BatchQueue]
 
 
-class Loader:
-    """Loads versions."""
+class VersionReader:
+    """Reads versions from their files."""
 
     def __init__(self, load: Load, make_queue: MakeQueue, digest: Callable[[Path], str]) -> None:
         """`digest` returns a file's SHA-256 digest."""

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from layerserve_server.errors import BusyError, UnavailableError, VersionFailedError
 from layerserve_server.repository import layout
-from layerserve_server.repository.demand import Demand
-from layerserve_server.repository.entry import Entry, State
+from layerserve_server.repository.entry import Entry
 from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.lazy_loading import LazyLoading
+from layerserve_server.repository.version_states import State
 
 
 class Calls:
@@ -52,24 +53,24 @@ def entry() -> Entry:
 
 
 @pytest.fixture
-def make(calls: Calls) -> Iterator[Callable[[Callable[[Entry], None]], Demand]]:
-    made: list[Demand] = []
+def make(calls: Calls) -> Iterator[Callable[[Callable[[Entry], None]], LazyLoading]]:
+    made: list[LazyLoading] = []
 
-    def make_demand(load: Callable[[Entry], None]) -> Demand:
-        made.append(Demand(load, calls.awaited))
+    def make_lazy_loading(load: Callable[[Entry], None]) -> LazyLoading:
+        made.append(LazyLoading(load, calls.awaited))
         return made[-1]
 
-    yield make_demand
-    for demand in made:
-        demand.close()
+    yield make_lazy_loading
+    for lazy_loading in made:
+        lazy_loading.close()
 
 
 def loads(entry: Entry) -> None:
     entry.loaded = SimpleNamespace()  # type: ignore[assignment]
 
 
-def waits(demand: Demand, entry: Entry, calls: Calls, *, gone: bool = False) -> None:
-    demand.want(entry, calls.proceed, lambda: gone)
+def waits(lazy_loading: LazyLoading, entry: Entry, calls: Calls, *, gone: bool = False) -> None:
+    lazy_loading.want(entry, calls.proceed, lambda: gone)
 
 
 def test_calls_are_counted_by_what_they_got(make: Any, calls: Calls, entry: Entry) -> None:
@@ -87,9 +88,9 @@ def test_calls_are_counted_by_what_they_got(make: Any, calls: Calls, entry: Entr
         assert gate.wait(30)
         loads(entry)
 
-    demand = make(loads_later)
-    waits(demand, entry, calls)
-    waits(demand, entry, calls, gone=True)
+    lazy_loading = make(loads_later)
+    waits(lazy_loading, entry, calls)
+    waits(lazy_loading, entry, calls, gone=True)
     assert entry.waiting == 2
     gate.set()
     calls.wait(2)
@@ -105,9 +106,9 @@ def test_an_error_that_nobody_expects_is_logged_and_ends_the_wait(
     def fails(entry: Entry) -> None:
         raise ZeroDivisionError
 
-    demand = make(fails)
+    lazy_loading = make(fails)
     for _ in range(2):  # the next call has it tried again
-        waits(demand, entry, calls)
+        waits(lazy_loading, entry, calls)
         calls.wait()
     assert [type(error) for error in calls.errors] == [ZeroDivisionError] * 2
     assert [one.levelno for one in caplog.records] == [logging.ERROR] * 2
@@ -117,15 +118,15 @@ def test_an_error_that_nobody_expects_is_logged_and_ends_the_wait(
 def test_there_is_room_again_for_as_many_calls_as_were_answered(
     make: Any, calls: Calls, entry: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("layerserve_server.repository.demand.MAX_WAITING", 3)
+    monkeypatch.setattr("layerserve_server.repository.lazy_loading.MAX_WAITING", 3)
     gate = threading.Event()
-    demand = make(lambda entry: gate.wait(30))
+    lazy_loading = make(lambda entry: gate.wait(30))
     for _ in range(2):
         gate.clear()
         for _ in range(3):
-            waits(demand, entry, calls)
+            waits(lazy_loading, entry, calls)
         with pytest.raises(BusyError, match="3 calls are waiting for it") as refused:
-            waits(demand, entry, calls)
+            waits(lazy_loading, entry, calls)
         assert refused.value.retry_after == 0.5
         assert calls.outcomes[-1] == ("refused", 0.0)
         gate.set()
@@ -133,27 +134,27 @@ def test_there_is_room_again_for_as_many_calls_as_were_answered(
 
 
 def test_calls_that_wait_are_counted_under_the_lock(make: Any, calls: Calls, entry: Entry) -> None:
-    demand = make(loads)
+    lazy_loading = make(loads)
 
     class Waiting(dict[Entry, Any]):
         def __setitem__(self, entry: Entry, waiting: Any) -> None:
-            assert demand._lock.locked()
+            assert lazy_loading._lock.locked()
             super().__setitem__(entry, waiting)
 
         def pop(self, entry: Entry) -> Any:  # type: ignore[override]
-            locked.append(demand._lock.locked())
+            locked.append(lazy_loading._lock.locked())
             return super().pop(entry)
 
     def gone() -> bool:
         assert returned.wait(30)
-        locked.append(demand._lock.locked())
+        locked.append(lazy_loading._lock.locked())
         return False
 
     locked: list[bool] = []
     # `want` holds the lock, too.
     returned = threading.Event()
-    demand._loads = Waiting()
-    demand.want(entry, calls.proceed, gone)
+    lazy_loading._loads = Waiting()
+    lazy_loading.want(entry, calls.proceed, gone)
     returned.set()
     calls.wait()
     # Whether to begin is asked and the calls are taken under the lock; what they got is counted without it.
@@ -161,7 +162,7 @@ def test_calls_that_wait_are_counted_under_the_lock(make: Any, calls: Calls, ent
 
 
 def test_after_the_end_no_load_begins(make: Any, calls: Calls, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("layerserve_server.repository.demand.MAX_LOADS", 1)
+    monkeypatch.setattr("layerserve_server.repository.lazy_loading.MAX_LOADS", 1)
     gate, begun = threading.Event(), threading.Event()
     loaded: list[Entry] = []
 
@@ -170,16 +171,16 @@ def test_after_the_end_no_load_begins(make: Any, calls: Calls, entry: Entry, mon
         begun.set()
         assert gate.wait(30)
 
-    demand = make(loads_later)
-    waits(demand, entry, calls)
+    lazy_loading = make(loads_later)
+    waits(lazy_loading, entry, calls)
     assert begun.wait(30)
-    waits(demand, entry_of("b"), calls)
-    demand.close()
+    waits(lazy_loading, entry_of("b"), calls)
+    lazy_loading.close()
     gate.set()
     # Both are answered: a call that waits in a thread would keep the process from ending.
     calls.wait(2)
     assert loaded == [entry]
     assert [type(error) for error in calls.errors] == [type(None), UnavailableError]
     with pytest.raises(UnavailableError, match="the server is stopping"):
-        waits(demand, entry, calls)
-    assert (demand._count, entry.waiting) == (0, 0)
+        waits(lazy_loading, entry, calls)
+    assert (lazy_loading._count, entry.waiting) == (0, 0)

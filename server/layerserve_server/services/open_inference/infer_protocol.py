@@ -1,4 +1,4 @@
-"""ModelInfer as a contract of the prediction road: how requests are read."""
+"""ModelInfer as a `PredictProtocol`: how requests are read."""
 
 from __future__ import annotations
 
@@ -20,11 +20,18 @@ from layerserve_server.protocols.inference.inference_pb2 import (
     ModelInferResponse,
     ModelStreamInferResponse,
 )
+from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
 from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
 from layerserve_server.services.open_inference.encoder import InferEncoder
-from layerserve_server.services.prediction.contract import Choice, Contract, Encoder, PredictionRequest, Selection, Span
+from layerserve_server.services.prediction.predict_protocol import (
+    Encoder,
+    PredictionRequest,
+    PredictProtocol,
+    RequestedOutputs,
+    Span,
+)
 from layerserve_server.services.prediction.wire_format import UNREAD, fields
 from layerserve_server.transport.status import Failure
 
@@ -52,8 +59,8 @@ CONTENTS = {
 }
 
 
-class InferContract(Contract):
-    """Conversions of ModelInfer's messages (see `prediction.contract.Contract`)."""
+class InferProtocol(PredictProtocol):
+    """Conversions of ModelInfer's messages (see `PredictProtocol`)."""
 
     descriptor = ModelInferRequest.DESCRIPTOR
 
@@ -77,24 +84,24 @@ class InferContract(Contract):
             given.append(InferTensor(tensor, raw[index] if raw else None))
         return PredictionRequest(
             model_choice(message.model_name, message.model_version),
-            self._selection(message),
+            self._requested(message),
             given,
             message.id,
             priority(message.parameters),
             max_wait(message.parameters),
         )
 
-    def _selection(self, message: ModelInferRequest) -> Selection:
+    def _requested(self, message: ModelInferRequest) -> RequestedOutputs:
         classes: list[int] = []
         for output in message.outputs:
             label = f"output '{safe_text(output.name, 80)}'"
             refuse_shared_memory(label, output.parameters)
             classes.append(class_count(label, output.parameters))
         names = tuple(output.name for output in message.outputs)
-        return Selection(self, names, tuple(classes) if any(classes) else None)
+        return RequestedOutputs(self, names, tuple(classes) if any(classes) else None)
 
     def spans(self, message: bytes, request: PredictionRequest) -> tuple[list[Span], Span | None] | None:
-        """See `prediction.contract.Contract`. None unless all arrays are in `raw_input_contents`."""
+        """See `PredictProtocol`. None unless all arrays are in `raw_input_contents`."""
         ids: list[Span] = []
         data: list[Span] = []
         for number, span in fields(message, Span(0, len(message))):
@@ -108,10 +115,10 @@ class InferContract(Contract):
             return None
         return data, ids[0] if ids else None
 
-    def encoder(self, version: LoadedVersion, selection: Selection, names: tuple[str, ...]) -> Encoder:
+    def encoder(self, version: LoadedVersion, requested: RequestedOutputs, names: tuple[str, ...]) -> Encoder:
         """Returns the encoder of ModelInferResponse messages. Raises InvalidTensorError for dtypes they lack."""
-        specs = {spec.name: spec.dtype for spec in version.runner.plan(selection.outputs).output_specs}
-        classes: Any = selection.form or (0,) * len(names)
+        specs = {spec.name: spec.dtype for spec in version.runner.plan(requested.outputs).output_specs}
+        classes: Any = requested.form or (0,) * len(names)
         outputs = [(name, specs[name], count) for name, count in zip(names, classes, strict=True)]
         return InferEncoder(version, outputs, version.class_labels)
 
@@ -142,7 +149,7 @@ class InferContract(Contract):
 
 @dataclass(frozen=True)
 class InferTensor:
-    """An input of a ModelInferRequest (see `prediction.contract.GivenTensor`)."""
+    """An input of a ModelInferRequest (see `prediction.predict_protocol.GivenTensor`)."""
 
     _message: ModelInferRequest.InferInputTensor
     _raw: bytes | None

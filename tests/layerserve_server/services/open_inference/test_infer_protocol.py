@@ -13,13 +13,13 @@ from layerserve.values import tensors
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.admission import Admission
 from layerserve_server.protocols.inference import inference_pb2 as pb
-from layerserve_server.services.open_inference.contract import HIGHEST_PRIORITY, InferContract
 from layerserve_server.services.open_inference.datatypes import DATATYPES
 from layerserve_server.services.open_inference.encoder import InferEncoder, classes
+from layerserve_server.services.open_inference.infer_protocol import HIGHEST_PRIORITY, InferProtocol
 from layerserve_server.services.prediction.decoder import Decoder
 from layerserve_server.services.prediction.request_template import RequestTemplates
 
-CONTRACT = InferContract()
+PROTOCOL = InferProtocol()
 X = Spec("x", (None, 2), "float32")
 ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
 VALUES = {
@@ -47,7 +47,7 @@ def typed(array, datatype, field, shape=None):
 
 
 def only_array(message):
-    (tensor,) = CONTRACT.request(message).tensors
+    (tensor,) = PROTOCOL.request(message).tensors
     return tensor.array()
 
 
@@ -147,7 +147,7 @@ UNREADABLE = {
 def test_requests_without_a_meaning_are_refused(case):
     message, text = UNREADABLE[case]
     with pytest.raises(InvalidRequestError, match=re.escape(text)):
-        CONTRACT.request(message)
+        PROTOCOL.request(message)
 
 
 @pytest.mark.parametrize(
@@ -164,12 +164,12 @@ def test_requests_without_a_meaning_are_refused(case):
 def test_the_version_is_a_number_or_a_label(version, choice):
     message = raw()
     message.model_version = version
-    assert CONTRACT.request(message).choice == choice
+    assert PROTOCOL.request(message).choice == choice
 
 
 def test_priority_1_is_the_highest_and_timeouts_are_microseconds():
     def read(**parameters):
-        found = CONTRACT.request(raw(parameters=parameters))
+        found = PROTOCOL.request(raw(parameters=parameters))
         return found.priority, found.max_wait
 
     assert read() == (0, None)
@@ -194,7 +194,7 @@ def test_whatever_is_known_is_what_protobuf_reads():
             message.parameters["priority"].uint64_param = 2
         sent = message.SerializeToString()
         templates = RequestTemplates()
-        templates.learn(sent, CONTRACT.request(message))
+        templates.learn(sent, PROTOCOL.request(message))
         for _ in range(20):
             changed = bytearray(sent)
             changed[draw.randrange(len(changed))] = draw.randrange(256)
@@ -203,9 +203,9 @@ def test_whatever_is_known_is_what_protobuf_reads():
                 continue
             known += 1
             read = pb.ModelInferRequest.FromString(bytes(changed))
-            request = CONTRACT.request(read)
-            assert (found.choice, found.selection, found.priority, found.max_wait) == (
-                *(request.choice, request.selection),
+            request = PROTOCOL.request(read)
+            assert (found.choice, found.requested, found.priority, found.max_wait) == (
+                *(request.choice, request.requested),
                 *(request.priority, request.max_wait),
             )
             assert found.id(bytes(changed)) == read.id
@@ -217,7 +217,7 @@ def test_whatever_is_known_is_what_protobuf_reads():
 def test_typed_elements_have_no_template():
     message = typed(ROWS, "FP32", "fp32_contents")
     templates, sent = RequestTemplates(), message.SerializeToString()
-    templates.learn(sent, CONTRACT.request(message))
+    templates.learn(sent, PROTOCOL.request(message))
     assert templates.find(sent) is None
 
 

@@ -12,9 +12,9 @@ import pytest
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
 from layerserve.values.table_files.table import Selection
-from layerserve_server.observability import sample_files
-from layerserve_server.observability.sample_files import Sample, SampleFiles, keyed
-from layerserve_server.services.prediction.samples import RequestSamples
+from layerserve_server.extensions.mirroring import sample_files
+from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles, keyed
+from layerserve_server.extensions.mirroring.samples import RequestSamples
 from layerserve_server.training import data_root
 
 
@@ -47,7 +47,9 @@ def finish(monkeypatch, wait_until):
 
     def wait(app, count):
         wait_until(lambda: len(added) >= count)
-        app._inference.samples.close()
+        (mirror,) = app._inference.predictor.observers
+        _, samples = mirror._watchers
+        samples.close()
         assert len(added) == count
 
     return wait
@@ -58,7 +60,7 @@ def test_rows_and_answers_are_in_files_that_training_reads(put, start, connect, 
     put("double")
     put("other")
     app = start(sample_models="double=1")
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         version.queue._thread_seconds = [0.0 if quick else 9.0] * len(version.queue._thread_seconds)
     stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
     for number in range(4):
@@ -90,7 +92,6 @@ def test_rows_and_answers_are_in_files_that_training_reads(put, start, connect, 
 def test_by_default_nothing_is_kept(put, start, connect, folder):
     put("double")
     app = start()
-    assert app.repository.sampled == {}
     prediction_pb2_grpc.PredictionServiceStub(connect(app)).Predict(request(rows(0, 1)), timeout=30)
     assert not folder.exists()
 
@@ -103,7 +104,7 @@ def test_a_model_has_its_own_share_which_is_changed_without_a_restart(put, start
     stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
     stub.Predict(request(rows(0, 1)), timeout=30)
     settings.write_text("sample_share = 1.0")
-    with app.repository.lease("double") as version:
+    with app.repository.leases.lease("double") as version:
         # Settings are in force once they are the same at two scans.
         app.repository.scan()
         app.repository.scan()
@@ -117,7 +118,7 @@ def test_a_share_of_the_requests(put, start, connect, folder, monkeypatch, finis
     put("double")
     app = start(sample_models="double=0.25")
     numbers = iter([0.1, 0.24, 0.25, 0.9])
-    monkeypatch.setattr("layerserve_server.services.prediction.samples.random.random", lambda: next(numbers))
+    monkeypatch.setattr("layerserve_server.extensions.mirroring.samples.random.random", lambda: next(numbers))
     stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
     for number in range(4):
         stub.Predict(request(rows(10 * number, 1)), timeout=30)
@@ -282,8 +283,8 @@ def test_two_first_requests_at_once_have_the_same_files(start, put):
 
     put("double")
     repository = start().repository
-    samples = RequestSamples(repository, make_files)
-    with repository.lease("double") as version:
+    samples = RequestSamples(lambda record: 1.0, make_files)
+    with repository.leases.lease("double") as version:
 
         def keep():
             samples.put(version, {"x": rows(0, 1)}, {"y": rows(0, 1)}, "")

@@ -1,0 +1,121 @@
+"""Datasets made of sampled requests, through a real port."""
+
+import os
+
+import grpc
+import numpy as np
+import pytest
+from layerserve.v1 import datasets_pb2 as pb
+from layerserve.v1 import datasets_pb2_grpc, tensor_pb2
+from layerserve.values import tensors
+from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles
+
+MODEL = tensor_pb2.ModelSpec(name="double")
+
+
+class Server:
+    """Calls of one server."""
+
+    def __init__(self, app, channel):
+        self.app = app
+        self.stub = datasets_pb2_grpc.DatasetServiceStub(channel)
+
+    def list(self):
+        return [dataset.id for dataset in self.stub.ListDatasets(pb.ListDatasetsRequest(), timeout=30).datasets]
+
+
+@pytest.fixture
+def server(put, start, connect):
+    put("double")
+    app = start()
+    return Server(app, connect(app))
+
+
+def refused(call):
+    """The status and the text of a call that is refused."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code(), caught.value.details()
+
+
+def sampled(server, *samples, version=1):
+    """Has requests of "double" kept: their ids, and rows of their input."""
+    files = SampleFiles(server.app.settings.state_folder / "samples", 1 << 30, lambda count: None)
+    for moment, (id, x) in enumerate(samples):
+        x = np.float32(x)
+        files.add(Sample("double", version, {"x": x, "y": 2 * x}, len(x), id, 1000.0 + moment))
+    files.close()
+
+
+def made(server, corrections, **fields):
+    request = pb.MakeDatasetRequest(
+        model=MODEL,
+        corrections=[
+            pb.Correction(request_id=id, targets=[tensors.encode(np.float32(y), "")]) for id, y in corrections.items()
+        ],
+        **fields,
+    )
+    return server.stub.MakeDataset(request, timeout=30).dataset
+
+
+def content(server, dataset):
+    path = server.app.datasets.folder / dataset.id / "content.npz"
+    with np.load(path) as archive:
+        return {name: archive[name].tolist() for name in archive.files}
+
+
+def test_corrected_requests_become_a_dataset(server):
+    sampled(server, ("a", [[1, 2]]), ("b", [[3, 4], [5, 6]]), ("a", [[7, 8]]), ("c", [[9, 10]]))
+    dataset = made(server, {"b": [[1, 1], [2, 2]], "a": [[3, 3]]}, title="corrected")
+    assert (dataset.title, dataset.rows) == ("corrected", 3)
+    # Of the two requests "a" the last.
+    expected = {"x/x": [[3, 4], [5, 6], [7, 8]], "y/y": [[1, 1], [2, 2], [3, 3]]}
+    assert content(server, dataset) == expected
+    assert [array.name for array in dataset.arrays] == ["x/x", "y/y"]
+    more = made(server, {"a": [[3, 3]]}, uncorrected=True)
+    assert content(server, more) == {
+        "x/x": [[3, 4], [5, 6], [7, 8], [9, 10]],
+        "y/y": [[6, 8], [10, 12], [3, 3], [18, 20]],
+    }
+    assert not [name for name in os.listdir(server.app.datasets.folder) if name.startswith(".made")]
+
+
+def test_a_request_that_names_a_version_takes_its_samples_only(server):
+    sampled(server, ("a", [[1, 2]]))
+    sampled(server, ("b", [[3, 4]]), version=2)
+    whole = made(server, {"a": [[0, 0]]}, uncorrected=True)
+    assert content(server, whole) == {"x/x": [[1, 2], [3, 4]], "y/y": [[0, 0], [6, 8]]}
+    request = pb.MakeDatasetRequest(model={"name": "double", "version": 1}, uncorrected=True)
+    one = server.stub.MakeDataset(request, timeout=30).dataset
+    assert content(server, one) == {"x/x": [[1, 2]], "y/y": [[2, 4]]}
+
+
+def test_samples_of_a_deleted_model_are_not_those_of_another_with_its_name(server, put):
+    sampled(server, ("a", [[1, 2]]))
+    server.app.repository.publisher.writer.withdraw_model("double", 1)
+    put("double")
+    sampled(server, ("b", [[3, 4]]), version=2)
+    put("double", version=2)
+    server.app.repository.scan()
+    assert content(server, made(server, {}, uncorrected=True))["x/x"] == [[3, 4]]
+    request = pb.MakeDatasetRequest(model={"name": "double", "version": 1}, uncorrected=True)
+    assert "got none, expected at least one" in refused(lambda: server.stub.MakeDataset(request, timeout=30))[1]
+
+
+@pytest.mark.parametrize(
+    ("corrections", "fields", "text"),
+    [
+        ({"z": [[1, 1]]}, {}, "request 'z': no sampled request of this model has this id"),
+        ({"b": [[1, 1]]}, {}, "request 'b', output 'y': got shape (1, 2), expected 2 rows"),
+        ({"a": [[1, 1]], "b": [1, 2]}, {}, "'y/y': got rows of float32 () and of float32 (2,)"),
+        ({}, {}, "corrections: got none, expected at least one"),
+        ({"a": [1]}, {"uncorrected": True}, "expected the same for all"),
+        ({"": [1]}, {}, "request_id: got 0 characters"),
+    ],
+    ids=range(6),
+)
+def test_corrections_that_do_not_fit_are_refused(server, corrections, fields, text):
+    sampled(server, ("a", [[1, 2]]), ("b", [[3, 4], [5, 6]]))
+    code, details = refused(lambda: made(server, corrections, **fields))
+    assert (code, text in details) == (grpc.StatusCode.INVALID_ARGUMENT, True), details
+    assert server.list() == []
