@@ -7,7 +7,6 @@ import math
 from contextlib import nullcontext
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from layergraph.functional.tensor import TensorSpec
 from layerserve.v1 import datasets_pb2, online_pb2, tensor_pb2, training_pb2
@@ -26,7 +25,8 @@ from layerserve_server.protocols.inference.inference_pb2 import (
     ModelRepositoryParameter,
 )
 from layerserve_server.services import datasets, messages, run_estimates, run_requests, run_series
-from layerserve_server.services.datasets import MAX_BYTES, MAX_ID, MAX_TITLE, DatasetService
+from layerserve_server.services.dataset_messages import MAX_TITLE
+from layerserve_server.services.datasets import MAX_BYTES, DatasetService
 from layerserve_server.services.online_stream import OnlineStream
 from layerserve_server.services.rest import infer, infer_body, json_text, open_inference
 from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
@@ -41,18 +41,6 @@ def declared(**fields):
             **{"format": datasets_pb2.DATASET_FORMAT_NPZ, "bytes": 1, "sha256": b"1" * 32, **fields}
         )
     )
-
-
-def corrected(*corrections, outputs=("y",)):
-    specs = [TensorSpec(name, (None, 1), "float32") for name in outputs]
-    request = datasets_pb2.MakeDatasetRequest()
-    for id, targets in corrections:
-        request.corrections.add(request_id=id, targets=targets)
-    return datasets._corrections(request, specs)
-
-
-def target(name="y", value=1.0):
-    return tensors.encode(np.array([value]), name)
 
 
 def array(**fields):
@@ -113,16 +101,6 @@ REFUSED = {
     "long title": (lambda: declared(title="t" * (MAX_TITLE + 1)), f"title: got {MAX_TITLE + 1} characters"),
     "no time": (lambda: declared(keep_seconds=math.nan), "keep_seconds: got nan, expected seconds from 0"),
     "endless time": (lambda: declared(keep_seconds=math.inf), "keep_seconds: got inf, expected seconds from 0"),
-    "no id": (lambda: corrected(("", [target()])), "request_id: got 0 characters, expected 1 to"),
-    "long id": (lambda: corrected(("a" * (MAX_ID + 1), [target()])), f"request_id: got {MAX_ID + 1} characters"),
-    "no targets": (lambda: corrected(("a", [])), "request 'a': got no targets, expected some for "),
-    "two targets": (lambda: corrected(("a", [target()] * 2)), "request 'a': got two targets for 'y', expected"),
-    "another target": (lambda: corrected(("a", [target("z")])), "request 'a': got a target for 'z', expected"),
-    "unnamed target": (
-        lambda: corrected(("a", [target("")]), outputs=("y", "z")),
-        "request 'a': got a target for '', expected",
-    ),
-    "text": (lambda: corrected(("a", [target(value="b")])), "request 'a', 'y': got text, expected numbers"),
     "no role": (lambda: array(role=0), "data array 'x': got no role, expected one"),
     "path and dataset": (
         lambda: array(path="x.npy", dataset="01"),
@@ -206,18 +184,9 @@ def test_what_is_wrong_is_named(ask, text):
         ask()
 
 
-def test_a_call_has_only_so_many_corrections(monkeypatch):
-    monkeypatch.setattr(datasets, "MAX_CORRECTIONS", 2)
-    assert len(corrected(*[("a", [target()])] * 2)) == 2
-    with pytest.raises(InvalidRequestError, match="corrections: got 3, expected at most 2 in a call"):
-        corrected(*[("a", [target()])] * 3)
-
-
 def test_what_is_just_within_the_limits_is_taken():
     taken = declared(bytes=MAX_BYTES, title="t" * MAX_TITLE, keep_seconds=1e300)
     assert (taken.bytes, len(taken.title), taken.keep_seconds) == (MAX_BYTES, MAX_TITLE, 1e300)
-    assert len(corrected(("a" * MAX_ID, [target()]))) == 1
-    assert corrected(("a", [target("")]))[0].targets.keys() == {"y"}, "the only output"
     assert infer_body._shape({"shape": [0, 2**63 - 1]}, "a") == [0, 2**63 - 1]
     assert json_text.object_of(b"", ("a",)) == {}
     assert infer_body._text({}, "id", "") == ""

@@ -8,14 +8,14 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_servin
     GetModelStatusResponse,
     ModelVersionStatus,
 )
-from layerserve_server.repository import residents
+from layerserve_server.repository import memory_limit
 from layerserve_server.repository.version import GRAPH_BYTES
 
 
 def test_a_model_that_is_not_in_memory_is_available_and_loaded_by_a_request(
     start, put, connect, load_fake, monkeypatch, wait_until
 ):
-    monkeypatch.setattr(residents, "SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(memory_limit, "SETTLED_SECONDS", -1.0)
     read = []
 
     def load(path):

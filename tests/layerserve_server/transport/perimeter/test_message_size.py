@@ -4,11 +4,10 @@ import time
 
 import numpy as np
 import pytest
-from layerserve.v1 import datasets_pb2, graph_pb2, prediction_pb2, tensor_pb2, training_pb2
+from layerserve.v1 import graph_pb2, prediction_pb2, tensor_pb2, training_pb2
 from layerserve.values.tensors import encode
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.protocols.inference.inference_pb2 import InferTensorContents, ModelInferRequest
-from layerserve_server.services.datasets import CORRECTION_ELEMENTS, MAX_CORRECTIONS
 from layerserve_server.services.messages import parse
 from layerserve_server.transport.perimeter import message_size
 from layerserve_server.transport.perimeter.message_size import ELEMENTS, PROMPT_BYTES, check_elements, is_long
@@ -36,16 +35,6 @@ def inside(number, content):
     return (
         bytes([number << 3 | 2, size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21]) + content
     )
-
-
-def test_all_corrections_of_a_call_fit():
-    targets = [encode(np.zeros((1, 10), np.float32), name) for name in ("first output", "second output")]
-    correction = datasets_pb2.Correction(request_id="x" * 36, targets=targets)
-    message = datasets_pb2.MakeDatasetRequest(corrections=[correction] * MAX_CORRECTIONS).SerializeToString()
-    kind, most = datasets_pb2.MakeDatasetRequest.DESCRIPTOR, MAX_CORRECTIONS * CORRECTION_ELEMENTS
-    check_elements(message, kind, most)
-    with pytest.raises(InvalidRequestError, match="elements"):
-        check_elements(message, kind, most // 4)
 
 
 def test_elements_within_nested_messages_count():
