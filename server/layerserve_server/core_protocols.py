@@ -9,12 +9,11 @@ from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
 from layerserve_server.services.online import OnlineTrainingService
-from layerserve_server.services.open_inference import openapi
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.open_inference.rights import RIGHTS
 from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.prediction.service import PredictionService
-from layerserve_server.services.rest import infer_body, open_inference
+from layerserve_server.services.rest import infer_body, infer_schemas, open_inference
 from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_series import RunSeries
 from layerserve_server.services.server import ServerService
@@ -60,7 +59,7 @@ def _open_inference(core: Core) -> Part:
     return Part(
         services=[service],
         http=lambda web: Paths(routes=open_inference.routes(web.reader)),
-        openapi=openapi.describe,
+        openapi=infer_schemas.describe,
     )
 
 
