@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from layerserve_server.extensions.estimates.estimator import Estimator
+from layerserve_server.extensions.estimates.measured_run import MeasuredRuns
+from layerserve_server.extensions.estimates.service import RunEstimates
 from layerserve_server.extensions.extension import Core, Extension, Part, Paths, Process
 from layerserve_server.services.checkpoints import CheckpointService
 from layerserve_server.services.datasets import DatasetService
@@ -14,14 +17,11 @@ from layerserve_server.services.open_inference.rights import RIGHTS
 from layerserve_server.services.open_inference.service import OpenInferenceService
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.services.rest import infer_body, infer_schemas, open_inference
-from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_series import RunSeries
 from layerserve_server.services.server import ServerService
 from layerserve_server.services.training import TrainingService
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
-from layerserve_server.training.estimates.estimator import Estimator
-from layerserve_server.training.estimates.measured_run import MeasuredRuns
 
 
 def _predictions(process: Process) -> Part:

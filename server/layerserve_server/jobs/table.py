@@ -60,7 +60,7 @@ MAKE_DATASET: Final = _check("sampled_requests:make_dataset", "making a dataset 
 CONVERT: Final = _model("conversion:convert", "converting a file")
 BUILD_CHECKPOINT: Final = _model("checkpoint_models:build", "making the model of a checkpoint")
 PREDICT_CHECKPOINT: Final = _model("checkpoint_models:predict", "making the model of a checkpoint")
-MEASURE_RUN: Final = Job("layerserve_server.training.estimates.measured_run:measure", "a trial of the run")
+MEASURE_RUN: Final = Job("layerserve_server.extensions.estimates.measured_run:measure", "a trial of the run")
 
 JOBS: Final = (
     *(READ_MODEL_FILE, QUANTIZE, READ_BODY),

@@ -19,6 +19,7 @@ from layerserve_server.errors import (
     MissingInputError,
     NotTrainableError,
 )
+from layerserve_server.extensions.estimates.service import RunEstimates
 from layerserve_server.protocols.inference.inference_pb2 import (
     InferParameter,
     ModelInferResponse,
@@ -30,7 +31,6 @@ from layerserve_server.services.datasets import MAX_BYTES, DatasetService
 from layerserve_server.services.online_stream import OnlineStream
 from layerserve_server.services.rest import infer, infer_body, json_text, open_inference
 from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
-from layerserve_server.services.run_estimates import RunEstimates
 from layerserve_server.services.run_series import RunSeries
 from layerserve_server.training.checks.request_checks import MAX_ARRAYS
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from layerserve_server.extensions.mirroring.sampled_requests import ID, OUTPUT, TIME
 from layerserve_server.observability.background import Background
-from layerserve_server.training.sampled_requests import ID, OUTPUT, TIME
 
 logger = logging.getLogger(__name__)
 

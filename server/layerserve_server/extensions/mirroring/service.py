@@ -17,6 +17,8 @@ from layerserve_server.errors import (
     MissingInputError,
     safe_text,
 )
+from layerserve_server.extensions.mirroring import sampled_requests
+from layerserve_server.extensions.mirroring.sampled_requests import Correction
 from layerserve_server.inference.admission import names
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.jobs.jobs import Jobs
@@ -24,8 +26,6 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_messages import check_training, dataset_message, declared_by, most_bytes
 from layerserve_server.services.datasets import SERVICE
 from layerserve_server.services.messages import choice, decode, lease, parse
-from layerserve_server.training import sampled_requests
-from layerserve_server.training.sampled_requests import Correction
 from layerserve_server.transport.call import Call, Routes
 
 #: Maximum number of corrections in a call, and maximum length of the id of a request, in characters.

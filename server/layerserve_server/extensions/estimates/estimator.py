@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from layerserve_server.extensions.estimates import costs
+from layerserve_server.extensions.estimates.costs import Seconds, Trial
+from layerserve_server.extensions.estimates.steps import Steps, steps_of
 from layerserve_server.jobs.channel import never
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training.checks.problems import Notes
-from layerserve_server.training.estimates import costs
-from layerserve_server.training.estimates.costs import Seconds, Trial
-from layerserve_server.training.estimates.steps import Steps, steps_of
 from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.runs.registry import Runs
 

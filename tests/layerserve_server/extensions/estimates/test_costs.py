@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from layerserve_server.training.estimates import costs
-from layerserve_server.training.estimates.costs import Trial
-from layerserve_server.training.estimates.steps import Steps
+from layerserve_server.extensions.estimates import costs
+from layerserve_server.extensions.estimates.costs import Trial
+from layerserve_server.extensions.estimates.steps import Steps
 from layerserve_server.training.process.trial_times import Lap
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.training.callbacks.callback import Callback
-from layerserve_server.training.estimates.random_rows import trial_request
-from layerserve_server.training.estimates.steps import steps_of
+from layerserve_server.extensions.estimates.random_rows import trial_request
+from layerserve_server.extensions.estimates.steps import steps_of
 from layerserve_server.training.model import fit_arguments
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 

@@ -25,6 +25,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from layerserve_server.errors import BusyError, InvalidRequestError, NotTrainableError
+from layerserve_server.extensions.estimates.costs import Trial
+from layerserve_server.extensions.estimates.random_rows import class_bounds, trial_request, write_rows
 from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
@@ -32,8 +34,6 @@ from layerserve_server.jobs.limits import JobLimits, within_available
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.system_memory import memory_of
 from layerserve_server.training.budget import folder_bytes
-from layerserve_server.training.estimates.costs import Trial
-from layerserve_server.training.estimates.random_rows import class_bounds, trial_request, write_rows
 from layerserve_server.training.events import EVENTS
 from layerserve_server.training.proc_files import descendants_of
 from layerserve_server.training.process.training_process import run_environment

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from layerserve.training.options.contract import View
 
-from layerserve_server.training.estimates.steps import rows_of
+from layerserve_server.extensions.estimates.steps import rows_of
 from layerserve_server.training.model import PLACEHOLDER_TEXT
 from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.text_files import TextWriter

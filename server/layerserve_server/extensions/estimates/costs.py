@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from layerserve_server.training.estimates.random_rows import trial_request
-from layerserve_server.training.estimates.steps import Steps, rows_of
+from layerserve_server.extensions.estimates.random_rows import trial_request
+from layerserve_server.extensions.estimates.steps import Steps, rows_of
 from layerserve_server.training.process.trial_times import Lap
 from layerserve_server.training.request import Kind, Role, RunRequest
 

@@ -8,13 +8,13 @@ from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.errors import BusyError, InvalidRequestError
+from layerserve_server.extensions.estimates.costs import Seconds
+from layerserve_server.extensions.estimates.estimator import Estimate, Estimator
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import with_datasets
 from layerserve_server.services.messages import lease, model_spec, parse
 from layerserve_server.services.run_requests import RunDefaults, evaluation_request, training_request
 from layerserve_server.services.training import SERVICE
-from layerserve_server.training.estimates.costs import Seconds
-from layerserve_server.training.estimates.estimator import Estimate, Estimator
 from layerserve_server.training.request import RunRequest
 from layerserve_server.transport.call import Call, Routes
 

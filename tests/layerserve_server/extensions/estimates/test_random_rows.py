@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from layerserve.training.options.contract import View
-from layerserve_server.training.estimates import random_rows
-from layerserve_server.training.estimates.random_rows import trial_request, write_rows
+from layerserve_server.extensions.estimates import random_rows
+from layerserve_server.extensions.estimates.random_rows import trial_request, write_rows
 from layerserve_server.training.request import Budget, DataArray, Role, RunRequest
 from layerserve_server.training.upload import data_file
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from layergraph import Input, Model, layers
 from layerserve_server.errors import BusyError, CallCancelledError, InvalidRequestError, TooLargeError
+from layerserve_server.extensions.estimates import measured_run
+from layerserve_server.extensions.estimates.measured_run import MeasuredRuns
 from layerserve_server.jobs import limits
 from layerserve_server.repository.layout import FoundVersion
-from layerserve_server.training.estimates import measured_run
-from layerserve_server.training.estimates.measured_run import MeasuredRuns
 from layerserve_server.training.proc_files import descendants_of
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.run_folder.computing import LOCK
