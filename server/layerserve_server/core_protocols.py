@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from layerserve_server.extensions.estimates.estimator import Estimator
-from layerserve_server.extensions.estimates.measured_run import MeasuredRuns
-from layerserve_server.extensions.estimates.service import RunEstimates
 from layerserve_server.extensions.extension import Core, Extension, Part, Paths, Process
 from layerserve_server.services.checkpoints import CheckpointService
 from layerserve_server.services.datasets import DatasetService
@@ -33,7 +30,6 @@ def _own(core: Core) -> Part:
     datasets, work, defaults, jobs = core.datasets, core.work, core.defaults, core.jobs
     trains = settings.training_slots > 0
     converter = Converter(jobs)
-    trials = MeasuredRuns(jobs, runs.folder, settings.check_seconds)
     return Part(
         services=[
             GraphService(repository),
@@ -45,7 +41,6 @@ def _own(core: Core) -> Part:
             OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
             DatasetService(datasets, work.using, training=trains),
             RunSeries(runs),
-            RunEstimates(repository, Estimator(runs, repository, trials), defaults, datasets),
         ]
     )
 

@@ -89,7 +89,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
         "Shadows": lambda one: {"bytes of requests for shadows": 0 if one._closed else one._bytes}
     },
     "training.conversion": {"Converter": lambda one: {}},
-    "training.estimates.measured_run": {"MeasuredRuns": lambda one: {}},
+    "extensions.estimates.measured_run": {"MeasuredRuns": lambda one: {}},
     "training.runs.queue": {"RunQueue": lambda one: {"runs that are being begun": sum(one._beginning.values())}},
     "training.runs.table": {
         "RunTable": lambda one: {

@@ -21,6 +21,7 @@ GROUP = "layerserve.extensions"
 #: The extensions of this package. Imported when their settings are read; what they make imports the rest.
 OWN = {
     "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
+    "estimates": "layerserve_server.extensions.estimates.extension:ESTIMATES",
     "mirroring": "layerserve_server.extensions.mirroring.extension:MIRRORING",
     "page": "layerserve_server.extensions.page.extension:PAGE",
     "stores": "layerserve_server.extensions.stores.extension:STORES",

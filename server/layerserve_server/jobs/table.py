@@ -1,4 +1,4 @@
-"""All jobs of the server: which function does each, and in which process it is called."""
+"""All jobs of the core: which function does each, and in which process it is called. Extensions have their own."""
 
 from __future__ import annotations
 
@@ -56,16 +56,14 @@ CHECK_TRAINING: Final = _check("checks.model_checks:check_training", "one step w
 LOG_DIRECTION: Final = _check("checks.model_checks:log_direction", "compiling the model")
 DESCRIBE_FILES: Final = _check("data_root:describe_files", "reading the data files")
 DESCRIBE_DATASET: Final = _check("dataset_files:describe_dataset", "reading the dataset")
-MAKE_DATASET: Final = _check("sampled_requests:make_dataset", "making a dataset of sampled requests")
 CONVERT: Final = _model("conversion:convert", "converting a file")
 BUILD_CHECKPOINT: Final = _model("checkpoint_models:build", "making the model of a checkpoint")
 PREDICT_CHECKPOINT: Final = _model("checkpoint_models:predict", "making the model of a checkpoint")
-MEASURE_RUN: Final = Job("layerserve_server.extensions.estimates.measured_run:measure", "a trial of the run")
 
 JOBS: Final = (
     *(READ_MODEL_FILE, QUANTIZE, READ_BODY),
-    *(CHOOSE_ENGINES, CHECK_TRAINING, LOG_DIRECTION, DESCRIBE_FILES, DESCRIBE_DATASET, MAKE_DATASET),
-    *(CONVERT, BUILD_CHECKPOINT, PREDICT_CHECKPOINT, MEASURE_RUN),
+    *(CHOOSE_ENGINES, CHECK_TRAINING, LOG_DIRECTION, DESCRIBE_FILES, DESCRIBE_DATASET),
+    *(CONVERT, BUILD_CHECKPOINT, PREDICT_CHECKPOINT),
 )
 #: What the process with torch imports beside the modules of its jobs: the program of a run.
 PROGRAMS: Final = ("layerserve_server.training.program.warm",)

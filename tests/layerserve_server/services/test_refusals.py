@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -19,15 +18,14 @@ from layerserve_server.errors import (
     MissingInputError,
     NotTrainableError,
 )
-from layerserve_server.extensions.estimates.service import RunEstimates
 from layerserve_server.protocols.inference.inference_pb2 import (
     InferParameter,
     ModelInferResponse,
     ModelRepositoryParameter,
 )
-from layerserve_server.services import datasets, messages, run_estimates, run_requests, run_series
-from layerserve_server.services.dataset_messages import MAX_TITLE
-from layerserve_server.services.datasets import MAX_BYTES, DatasetService
+from layerserve_server.services import datasets, messages, run_requests, run_series
+from layerserve_server.services.dataset_messages import MAX_TITLE, check_training
+from layerserve_server.services.datasets import MAX_BYTES
 from layerserve_server.services.online_stream import OnlineStream
 from layerserve_server.services.rest import infer, infer_body, json_text, open_inference
 from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
@@ -166,10 +164,6 @@ REFUSED = {
         lambda: changed("PublishRun", training_pb2.PublishRunRequest(expected_base_version=-1)),
         "expected_base_version: got -1, expected 0 or more",
     ),
-    "nothing to estimate": (
-        lambda: RunEstimates(*[None] * 4).estimate_run(call(training_pb2.EstimateRunRequest())),
-        "run: got neither train nor evaluate, expected one of the two",
-    ),
     "no base64": (
         lambda: open_inference._repository_parameter("file:1/model.keras", "?"),
         "parameters.file:1/model.keras: got a string that isn't base64",
@@ -228,15 +222,6 @@ def test_what_takes_memory_is_done_for_a_few_callers_at_once(monkeypatch):
     with pytest.raises(BusyError, match="other series are being read") as caught:
         series.get_run_series(call(training_pb2.GetRunSeriesRequest(run_ids=["r"])))
     assert caught.value.retry_after == 1.0
-    base = SimpleNamespace(name="m", version=1, model=SimpleNamespace(input_specs=[], output_specs=[]))
-    for module in (run_estimates, datasets):
-        monkeypatch.setattr(module, "lease", lambda *_: nullcontext(base))
-    estimates = RunEstimates(*[None] * 4)
-    while estimates._slots.acquire(blocking=False):
-        pass
-    with pytest.raises(BusyError, match="other runs are being estimated") as caught:
-        estimates.estimate_run(call(training_pb2.EstimateRunRequest(train={})))
-    assert caught.value.retry_after == run_estimates.RETRY_SECONDS
 
 
 def test_a_series_has_1000_points_unless_fewer_or_more_are_asked_for(monkeypatch):
@@ -249,10 +234,9 @@ def test_a_series_has_1000_points_unless_fewer_or_more_are_asked_for(monkeypatch
     assert points == [1000, 2, 10_000]
 
 
-def test_without_training_there_are_no_datasets(tmp_path, monkeypatch):
-    service = DatasetService(None, None, None, None, tmp_path, training=False)
+def test_without_training_there_are_no_datasets(monkeypatch):
     with pytest.raises(NotTrainableError, match="training is off on this server: it has no training slots"):
-        service._check_training()
+        check_training(on=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert declared().format == "npz"
     with pytest.raises(NotTrainableError, match=r"format csv: requires pyarrow on the server: pip install pyarrow"):

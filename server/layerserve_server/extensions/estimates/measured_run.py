@@ -27,10 +27,10 @@ import numpy as np
 from layerserve_server.errors import BusyError, InvalidRequestError, NotTrainableError
 from layerserve_server.extensions.estimates.costs import Trial
 from layerserve_server.extensions.estimates.random_rows import class_bounds, trial_request, write_rows
-from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits, within_available
+from layerserve_server.jobs.table import Job
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.system_memory import memory_of
 from layerserve_server.training.budget import folder_bytes
@@ -62,7 +62,8 @@ REMOVE_SECONDS, REMOVE_AGAIN_SECONDS = 5.0, 0.02
 SETTLED_SECONDS = 0.5
 #: More memory than there is, in bytes.
 NO_LIMIT = 1 << 60
-FAILS = f"{table.MEASURE_RUN.what} fails"
+MEASURE_RUN = Job(f"{__name__}:measure", "a trial of the run")
+FAILS = f"{MEASURE_RUN.what} fails"
 
 
 class MeasuredRuns:
@@ -120,7 +121,7 @@ class MeasuredRuns:
         replace(trial_request(request), trial_seconds=TRIAL_SECONDS).write(folder)
         limits = self._limits(request)
         arguments = {"folder": str(folder), "environment": run_environment(request.threads)}
-        reply = self._jobs.run(table.MEASURE_RUN, arguments, limits, gone)
+        reply = self._jobs.run(MEASURE_RUN, arguments, limits, gone)
         return Trial(**{**reply["trial"], "laps": [Lap(**lap) for lap in reply["trial"]["laps"]]})
 
     def _limits(self, request: RunRequest) -> JobLimits:

@@ -21,12 +21,15 @@ from layerserve_server.errors import (
     TooLargeError,
     safe_text,
 )
-from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.jobs.table import Job
 
 Array: TypeAlias = npt.NDArray[Any]
 
+MAKE_DATASET = Job(
+    f"{__name__}:make_dataset", "making a dataset of sampled requests", queued=True, setting="check_seconds"
+)
 #: Maximum processor time of making a dataset, in seconds.
 MAKING_SECONDS = 600.0
 #: Keys of a file of samples besides the names of inputs and outputs: the id of each row's request, and its Unix time.
@@ -75,7 +78,7 @@ def write_corrections(folder: Path, corrections: Sequence[Correction]) -> None:
 
 def made(jobs: Jobs, arguments: Mapping[str, Any], gone: Callable[[], bool] = never) -> tuple[int, str]:
     """Makes the file of a dataset, and returns its size and SHA-256. Raises as `make_dataset` and `Jobs.run` do."""
-    reply = jobs.run(table.MAKE_DATASET, arguments, jobs.limits(seconds=MAKING_SECONDS), gone)
+    reply = jobs.run(MAKE_DATASET, arguments, jobs.limits(seconds=MAKING_SECONDS), gone)
     return reply["bytes"], reply["sha256"]
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import stock_zoo
 from layerserve import Client, LayerserveError, Publish, Resources, TensorSpec
 from layerserve.cli import main
 from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32
 from layerserve.v1.training_pb2 import DATA_ROLE_X, DATA_ROLE_Y, EstimateRunRequest, TrainSpec
 from layerserve.v1.training_pb2_grpc import TrainingServiceStub
 from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
 from layerserve_server.training.budget import folder_bytes
+from shared_jobs import SharedJobs, used
 from small_runs import SETTINGS, dense_data
 
 RUN: dict[str, Any] = {**SETTINGS, "epochs": 3, "batch_size": 24, "validation_split": 0.25, "freeze": "dense"}
@@ -27,13 +30,29 @@ RUN: dict[str, Any] = {**SETTINGS, "epochs": 3, "batch_size": 24, "validation_sp
 ESTIMATED = "estimated"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _estimated(client: Client, repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A model of these tests alone, as they publish versions and others look for the first."""
-    folder = tmp_path_factory.mktemp("estimates") / ESTIMATED
-    shutil.copytree(repository / "dense_keras" / "1", folder / "1")
-    folder.rename(repository / ESTIMATED)
-    client.wait_until_ready(model=ESTIMATED)
+@pytest.fixture(scope="module", name="repository")
+def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / ESTIMATED / "1").mkdir(parents=True)
+    stock_zoo.stock("dense").save(folder / ESTIMATED / "1" / "model.keras")
+    return folder
+
+
+@pytest.fixture(scope="module", name="app")
+def _app(repository: Path, jobs: SharedJobs) -> Iterator[App]:
+    settings = Settings(
+        path=repository, host="127.0.0.1", grpc_port=0, metrics_port=-1, poll_seconds=0.1, drain_seconds=0
+    )
+    with used(jobs):
+        app = App(settings)
+    with app:
+        yield app
+
+
+@pytest.fixture(scope="module", name="client")
+def _client(app: App) -> Iterator[Client]:
+    with Client(f"127.0.0.1:{app.grpc_port}", timeout=60) as client:
+        yield client
 
 
 def test_an_estimate_holds(client: Client, repository: Path) -> None:
