@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from h2load import Measured, measure
 from layerserve import Client, RunStarted
-from layerserve_server.training.proc_files import descendants_of, name_of
+from layerserve_server.training.proc_files import descendants_of
 from layerserve_server.training.program.main import NAME
 from loads import write_models
 from servers import Served, running
@@ -65,7 +65,7 @@ def paused(server: int) -> Iterator[None]:
 
 def training_processes(server: int) -> list[int]:
     """The processes that train for a server."""
-    return [pid for pid in descendants_of(server) if name_of(pid) == NAME]
+    return [pid for pid in descendants_of(server) if Path(f"/proc/{pid}/comm").read_text().strip() == NAME]
 
 
 def pairs(served: Served, callers: int, rate: int, rounds: int, seconds: int) -> list[tuple[Measured, Measured]]:
