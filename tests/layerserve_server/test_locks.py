@@ -18,6 +18,7 @@ CHANGES = {
 #: What only one thread changes, or what may be changed at once, by class.
 FREE = {
     "Background": {"_lost", "_waiting"},  # a deque, and a count that needn't be exact
+    "Catalogue": {"chosen"},  # `choose_anew`, which the other parts of the repository call with the lock held
     "BatchQueue": {"_thread_seconds", "_waits"},  # the leader's
     "DatasetStore": {"_parts"},  # `_changing` has the lock
     "PredictionStream": {"_ready"},  # a deque
@@ -36,7 +37,7 @@ class Method(ast.NodeVisitor):
 
     def visit_With(self, node: ast.With) -> None:
         before = self._held
-        self._held = before or any(_own(item.context_expr) in self._locks for item in node.items)
+        self._held = before or any(_held_by(item.context_expr) in self._locks for item in node.items)
         self.generic_visit(node)
         self._held = before
 
@@ -71,10 +72,17 @@ def _own(node: ast.expr) -> str:
     return node.attr if ours else ""
 
 
+def _held_by(node: ast.expr) -> str:
+    """The name of what a `with` statement holds: an attribute of `self`, or the lock of one."""
+    if isinstance(node, ast.Attribute) and node.attr == "lock" and (own := _own(node.value)):
+        return f"{own}.lock"
+    return _own(node)
+
+
 def _locks(kind: ast.ClassDef) -> set[str]:
     """The attributes of a class that `with` statements hold."""
     items = [item.context_expr for node in ast.walk(kind) if isinstance(node, ast.With) for item in node.items]
-    return {own for item in items if (own := _own(item))}
+    return {lock for item in items if (lock := _held_by(item))}
 
 
 def changed_both_ways(source: str) -> dict[str, set[str]]:
