@@ -3,7 +3,8 @@
 Training never touches what serves. A finished run is published as a new version by an atomic rename. The repository
 swaps to it while the old version finishes its requests.
 
-An interrupted run (its process was killed, or the server stopped) keeps all files that it needs to be resumed.
+An interrupted run (its process was killed, or the server stopped) keeps all files that it needs to be resumed. If the
+server is killed, the run's process goes on, and the next server attaches to it (`Runs._adopt`).
 
 STATE/runs/ID/request.json     the request, with the base version
 STATE/runs/ID/base/            copy of the base version's files; until the run ends

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from layerserve.online.options import OnlineOptions
 from layerserve.training.options.contract import RUN, Budget, RunOptions, View
 from layerserve.training.options.kinds import Number
+from layerserve.training.options.online import OnlineOptions
 from layerserve.values.table_files.table import Selection
 from layerserve.values.tensors import NUMPY_DTYPES
 

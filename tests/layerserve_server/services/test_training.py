@@ -662,7 +662,7 @@ def abandon_server(app):
     for run in app.runs.list():
         run.disown()
         held = run.process
-        run.process = SimpleNamespace(wait=held.wait, pid=held.pid, signal=lambda number: None, survives_server=False)
+        run.process = SimpleNamespace(wait=held.wait, pid=held.pid, signal=lambda number: None, survives_stop=False)
     app.runs._endings.conclude = lambda run: None
 
 

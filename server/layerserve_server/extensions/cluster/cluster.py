@@ -139,7 +139,7 @@ class ClusterProcess:
 
     __slots__ = ("_asked_at", "_cluster", "_condition", "_folder", "_living")
 
-    survives_server = True
+    survives_stop = True
     pid = None
     out_of_space = False
     #: A Job may fail since its pods were lost, so that it may succeed if it is resumed.

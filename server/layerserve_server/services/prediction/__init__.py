@@ -1,1 +1,1 @@
-"""layerserve.v1.PredictionService: decoding of requests, queueing, and encoding of replies."""
+"""Predict of all protocols: decoding of requests, queueing, and encoding of replies."""

@@ -1,4 +1,4 @@
-"""Endpoints: objects that a version caches for requests with the same requested."""
+"""Endpoints: how requests are read and replies written, cached by a version for each `RequestedOutputs`."""
 
 from __future__ import annotations
 

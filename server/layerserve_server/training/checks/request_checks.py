@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from layergraph.errors import unknown_name
-from layerserve.online.options import SESSION
 from layerserve.training.options.contract import BUDGET, RUN, VIEW, View
 from layerserve.training.options.kinds import SHARE, Key, Metadata, Number, Whole, Words
+from layerserve.training.options.online import SESSION
 from layerserve.training.options.option import Option
 from layerserve.values.table_files.table import Selection
 

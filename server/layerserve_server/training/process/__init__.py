@@ -1,8 +1,8 @@
 """Child processes of runs: how the server starts and monitors them, and the programs that they run.
 
-A run is forked from the warm parent, so its first step starts a moment after its data arrive. It has a session, an
+A run is forked from the warm fork server, so its first step starts a moment after its data arrive. It has a session, an
 environment and a log of its own. A small process between the two tells the server how the run ended, and stays when the
-server or the parent ends. With several workers, or on a GPU, a run is started by its command.
+server or the fork server ends. With several workers, or on a GPU, a run is started by its command.
 
 Several workers are one run: torchrun starts the run's program that many times. Each worker computes its rows of a
 batch, and all compute the loss of the whole batch. So losses and metrics don't depend on the number of workers. Only

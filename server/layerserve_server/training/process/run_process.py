@@ -14,8 +14,8 @@ class RunProcess(Protocol):
     """The process of the run in a folder, started by this server or by an earlier one."""
 
     @property
-    def survives_server(self) -> bool:
-        """Whether the process goes on when the server stops, and the next server follows it."""
+    def survives_stop(self) -> bool:
+        """Whether an orderly stop of the server leaves the process running. A killed server leaves every one running."""
 
     def start(
         self,

@@ -48,7 +48,7 @@ class TrainingProcess:
 
     __slots__ = ("_folder", "_started")
 
-    survives_server = False
+    survives_stop = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,1 +1,1 @@
-"""Runs on the server: the registry and queue of runs, and the contents of their folders."""
+"""Runs on the server: their registry, their queue, and how each begins, is steered and ends."""

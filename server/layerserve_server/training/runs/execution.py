@@ -76,7 +76,7 @@ class RunExecution:
         with self._table.changed:
             if run.cancelled_at is not None:
                 run.process.signal(signal.SIGTERM)
-            elif self._table.stopping and not run.process.survives_server:
+            elif self._table.stopping and not run.process.survives_stop:
                 run.process.signal(INTERRUPT)
 
     def _watch(self, run: Run) -> bool:
@@ -94,7 +94,7 @@ class RunExecution:
                 self._endings.publish_versions(run)
             if not alive:
                 return True
-            if self._table.stopping and run.process.survives_server:
+            if self._table.stopping and run.process.survives_stop:
                 return False
             if self._table.stopping and stopping_at is None:
                 stopping_at = time.monotonic()

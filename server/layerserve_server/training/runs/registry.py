@@ -96,7 +96,7 @@ class Runs:
             receiving, waiting = self._table.in_phase(Phase.RECEIVING), self._table.in_phase(Phase.WAITING)
             self._queue.clear()
             for run in self._table.in_phase(Phase.TRAINING):
-                if not run.process.survives_server:
+                if not run.process.survives_stop:
                     run.process.signal(INTERRUPT)
             self._table.changed.notify_all()
         for run in receiving:

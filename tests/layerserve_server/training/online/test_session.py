@@ -11,7 +11,7 @@ import pytest
 from layergraph import layers
 from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightError
 from layergraph.training.checkpoint import Checkpoints
-from layerserve.online.options import OnlineOptions
+from layerserve.training.options.online import OnlineOptions
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training.online import session
 from layerserve_server.training.online.frames import Frame, FrameArray

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from layergraph import layers
 from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightError
-from layerserve.online.options import OnlineOptions
+from layerserve.training.options.online import OnlineOptions
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog
