@@ -15,7 +15,7 @@ class RunProcess(Protocol):
 
     @property
     def survives_stop(self) -> bool:
-        """Whether an orderly stop of the server leaves the process running. A killed server leaves every one running."""
+        """Whether an orderly stop of the server leaves the process running. A killed one leaves all running."""
 
     def start(
         self,
