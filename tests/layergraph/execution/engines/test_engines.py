@@ -731,7 +731,7 @@ def test_a_call_that_asks_for_training_stays_on_torch_and_moves_no_statistics() 
 
 #: Engines that have weights of their own in the process's memory.
 WITH_COPIES = ("torchscript", "onnxruntime", "openvino")
-#: Prints for each engine how many copies of the weights are left in memory after three models have been loaded.
+#: Prints for each engine how many copies of the weights are left in memory after four models have been loaded.
 RELOADS = """
 import ctypes, gc, os, sys
 from pathlib import Path
@@ -753,7 +753,7 @@ for engine in sys.argv[1:]:
     for _ in range(2):  # At first libraries are loaded, too.
         load_and_forget(engine)
     before = resident()
-    for _ in range(3):
+    for _ in range(4):
         load_and_forget(engine)
     print(engine, (resident() - before) / (2048 * 1024 * 4))
 """
@@ -773,7 +773,8 @@ def _kept() -> dict[str, float]:
 def test_weights_go_with_their_model(engine: str, kept: dict[str, float]) -> None:
     if not THERE.get(engine, True):
         pytest.skip("not there")
-    assert kept[engine] < 1
+    # One block may stay between others.
+    assert kept[engine] < 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the thread's signal stack")
