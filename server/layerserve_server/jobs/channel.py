@@ -68,7 +68,7 @@ class Channel:
         if "died" not in message:
             return message
         number, late = message["died"], message.get("late")
-        if number != 0 and number not in signal.valid_signals():
+        if not isinstance(number, int) or (number != 0 and number not in signal.valid_signals()):
             raise ConnectionError("it sent a message that makes no sense")
         raise JobDiedError(number, late=bool(late))
 

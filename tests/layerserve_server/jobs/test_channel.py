@@ -63,6 +63,14 @@ def test_a_death_is_an_error(ends: tuple[Channel, socket.socket], message: bytes
     assert (caught.value.signal, caught.value.late) == (signal, late)
 
 
+@pytest.mark.parametrize("number", ["[]", "{}", "null", '"9"', "1000", "-1", "9.5"])
+def test_a_death_by_what_is_no_signal_is_no_message(ends: tuple[Channel, socket.socket], number: str) -> None:
+    ours, theirs = ends
+    theirs.sendall(b'{"died": %s, "late": false}\n' % number.encode())
+    with pytest.raises(ConnectionError, match="makes no sense"):
+        ours.receive()
+
+
 def test_nobody_waits_for_ever(ends: tuple[Channel, socket.socket]) -> None:
     ours, _ = ends
     answers = iter([False, True])
