@@ -499,6 +499,9 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     )
     made_tuner = {"grpcio": tuner}
     monkeypatch.setattr(wiring, "make_tuner", lambda settings, jobs, imports: made_tuner.get(settings.transport))
+    of_extension = {call: partial(done.append, ("an extension", call)) for call in ("start", "scan", "stop")}
+    extension = Extension(name="an extension", serving=lambda process: Part(**of_extension))
+    monkeypatch.setattr(wiring, "ALL", [*ALL, extension])
     served = []
 
     class Orders(io.StringIO):
@@ -509,6 +512,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
                 return
             assert made[name][0].told == ["start"]
             assert made["Watcher"][0]._thread.is_alive()
+            assert of_extension["scan"] in made["Watcher"][0]._scans
             port = json.loads(sys.stdout.getvalue())["metrics_port"]
             for page in ("metrics", "readyz"):
                 own = {"Authorization": ProcessGroup(b"\xab" * 32).authorization}
@@ -538,6 +542,8 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         ("make_ready",),
         tmp_path / "spare",
         ("imports", imports),
+        ("an extension", "start"),
+        ("an extension", "stop"),
         "closed",
     ]
     assert [len(each) for each in made.values()] == [name == "GrpcioServer", name == "NativeServer", 1, 2]

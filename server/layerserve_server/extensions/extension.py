@@ -125,7 +125,7 @@ class Part:
     openapi: Describe | None = None
     #: Further pages of metrics by path, on the metrics port.
     metric_pages: Mapping[str, MetricPage] = field(default_factory=dict)
-    #: Called when models and runs have been read.
+    #: Called when models have been read, and in the main process runs, too.
     start: Callable[[], None] = _nothing
     #: Called at each look at the repository, to see what other servers on it have done.
     scan: Callable[[], None] = _nothing

@@ -54,7 +54,9 @@ def main() -> None:
     parts = inference.parts()
     # Before the port is opened, so that this process has the same models as the others when calls arrive.
     repository.open(configuration["catalogue"], configuration["in_force"])
-    watcher = Watcher(settings.poll_seconds, inference.watch)
+    for part in parts:
+        part.start()
+    watcher = Watcher(settings.poll_seconds, inference.watch, *(part.scan for part in parts))
     watcher.start()
     access_watcher = Watcher(settings.poll_seconds, inference.refresh_access)
     access_watcher.start()
