@@ -120,7 +120,7 @@ class Settings(SettingFields):
     @property
     def host_names(self) -> tuple[str, ...]:
         """Names in `http_hosts`."""
-        return tuple(filter(None, map(str.strip, self.http_hosts.split(","))))
+        return comma_separated(self.http_hosts)
 
     @property
     def longest_drain_seconds(self) -> float:
@@ -129,12 +129,12 @@ class Settings(SettingFields):
 
     def loads(self, model: str) -> bool:
         """Whether a model is loaded at the start."""
-        named = {name.strip() for name in self.load.split(",")}
+        named = comma_separated(self.load)
         return self.model_control != "explicit" or model in named or "*" in named
 
     def pads(self, model: str) -> bool:
         """Whether sequences of this model are padded."""
-        return any(fnmatchcase(model, pattern.strip()) for pattern in self.pad_sequences.split(","))
+        return any(fnmatchcase(model, pattern) for pattern in comma_separated(self.pad_sequences))
 
     @property
     def anonymous_rights(self) -> frozenset[Right] | None:
@@ -166,6 +166,11 @@ class Settings(SettingFields):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Excludes pydantic's .env files and secret folders. `read_settings` adds flags and file."""
         return init_settings, own_variables(env_settings)
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """Returns the entries of a setting that is a comma-separated list, without spaces around them and empty ones."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def is_loopback(host: str) -> bool:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from pydantic import Field, field_validator
 
 from layerserve_server.setting_fields import GIB, MIB
-from layerserve_server.settings import Settings
+from layerserve_server.settings import Settings, comma_separated
 
 
 class MirroringSettings(Settings):
@@ -42,7 +42,7 @@ class MirroringSettings(Settings):
 def sample_shares(text: str) -> list[tuple[str, float]]:
     """Returns the patterns and shares in `sample_models`. Raises ValueError if the text isn't a list of them."""
     found = []
-    for entry in filter(None, map(str.strip, text.split(","))):
+    for entry in comma_separated(text):
         pattern, _, share = entry.rpartition("=")
         try:
             number = float(share)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import Field, field_validator
 
-from layerserve_server.settings import Settings
+from layerserve_server.settings import Settings, comma_separated
 
 #: Package of each kind of tracker, whose module has the kind's name.
 PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
@@ -28,7 +28,7 @@ class TrackerSettings(Settings):
     @field_validator("run_sinks")
     @classmethod
     def _known_trackers(cls, value: str) -> str:
-        for one in filter(None, map(str.strip, value.split(","))):
+        for one in comma_separated(value):
             kind, _, where = one.partition(":")
             if kind not in PACKAGES or (kind == "mlflow" and not where):
                 raise ValueError(f"got {one!r}, expected mlflow:URI or wandb:PROJECT")
@@ -37,7 +37,7 @@ class TrackerSettings(Settings):
     @property
     def trackers(self) -> tuple[str, ...]:
         """The trackers in `run_sinks`."""
-        return tuple(filter(None, map(str.strip, self.run_sinks.split(","))))
+        return comma_separated(self.run_sinks)
 
     def needed_modules(self) -> Iterator[tuple[str, Mapping[str, str]]]:
         """Adds the packages of the trackers."""
