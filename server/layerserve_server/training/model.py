@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from layergraph.errors import (
@@ -59,9 +59,6 @@ class TrainableModel(Protocol):
 
     def saved_format(self, name: str) -> Format:
         """Returns the format of this name ("" for the model's own). Raises ConfigError if it can't hold the model."""
-
-
-LoadTrainable: TypeAlias = Callable[[Path], TrainableModel]
 
 
 def load_trainable(path: Path) -> TrainableModel:

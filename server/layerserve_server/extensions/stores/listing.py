@@ -203,11 +203,6 @@ def _safe(part: str) -> bool:
     return part not in ("", ".", "..") and length <= MAX_PART_BYTES and part.isprintable() and "\\" not in part
 
 
-def newest_number(versions: Iterable[Key], name: str) -> int:
-    """Returns the highest version number of a model; 0 if it has none."""
-    return max((number for model, number in versions if model == name), default=0)
-
-
 def names(files: Mapping[str, StoredObject]) -> Sequence[str]:
     """Returns the names of a version's files, in the order in which they are fetched."""
     return sorted(files)
