@@ -1,7 +1,7 @@
 """Deletes extensions of the server in a copy and runs the rest's tests: `make -C lab deleted-extensions`.
 
 Each row is a copy of the working tree without one extension; the last is without all of them. Its folder, its folder of
-tests and its line in the table of extensions are deleted, and `make docs` is run, as somebody does who deletes one.
+tests and its line in the table of extensions are deleted, and `make docs` is run, as for any deleted extension.
 """
 
 from __future__ import annotations

@@ -308,7 +308,7 @@ class World:
         runs = self.list_of(channel, token, "TrainingService/ListRuns", training_pb2.ListRunsResponse)
         if found := [one for one in runs.runs if one.id == self.run]:
             yield "runs"
-            # What it says, beside that it exists.
+            # Its content: not every caller who sees a run may read it.
             if any(one.description for one in found):
                 yield "runs with descriptions"
         datasets = self.list_of(channel, token, "DatasetService/ListDatasets", datasets_pb2.ListDatasetsResponse)

@@ -38,7 +38,7 @@ def check_refused(
         if header is not None:
             with pytest.raises((UnauthenticatedError, ForbiddenError)):
                 gate.admit_http("/metrics", header)
-    # Its streams end, and nobody else loses anything.
+    # Its streams end. All other callers keep what they had.
     assert callers[who].lost("") is not None
     for name in arrivals.keys() - {who}:
         assert gate.admit(arrivals[name]).key == callers[name].key, name

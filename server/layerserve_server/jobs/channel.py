@@ -12,7 +12,7 @@ from typing import Any
 
 from layerserve_server.errors import CallCancelledError
 
-#: Time between two checks whether somebody still waits for a message, in seconds.
+#: Interval at which it is checked whether the caller still waits, in seconds.
 GONE_CHECK_SECONDS = 0.05
 #: Maximum length of a message to the server, in bytes.
 MAX_MESSAGE = 1 << 20
@@ -20,7 +20,7 @@ _PART = 1 << 16
 
 
 def never() -> bool:
-    """Returns False: nobody stops waiting."""
+    """Returns False: the caller waits until the reply comes."""
     return False
 
 
@@ -114,6 +114,6 @@ class Channel:
         end = float("inf") if waiting is None else time.monotonic() + waiting
         while not select.select([self.socket], [], [], GONE_CHECK_SECONDS)[0]:
             if gone():
-                raise CallCancelledError("nobody waits for the reply any more")
+                raise CallCancelledError("the client cancelled the call")
             if time.monotonic() > end:
                 raise TimeoutError("no reply in time")

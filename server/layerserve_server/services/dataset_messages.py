@@ -50,7 +50,7 @@ def declared_by(
 
 
 def dataset_message(store: DatasetStore, dataset: Dataset, caller: Caller, *, samples: bool = False) -> pb.Dataset:
-    """Returns what a caller is told of a dataset, with values of its first rows if `samples`."""
+    """Returns the message that describes a dataset to a caller, with values of its first rows if `samples`."""
     held = read_samples(store.folder / dataset.id) if samples else {}
     name = caller.owner
     message = pb.Dataset(
