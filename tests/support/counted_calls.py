@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 
+import grpc
+import numpy as np
 from layerserve_server.observability.metrics import Metrics
+from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.transport.call import Ended
 from prometheus_client.core import Metric
 
@@ -52,3 +56,30 @@ def values(families: Iterable[Metric]) -> dict[str, float]:
         for sample in family.samples
         if not sample.name.startswith("layerserve_") and "le" not in sample.labels
     }
+
+
+class StreamedRequests:
+    """A stream of the model "double" after the replies to some requests, which is still open."""
+
+    def __init__(self, channel: grpc.Channel, count: int) -> None:
+        x = np.ones((3, 2), np.float32)
+        message = pb.ModelInferRequest(
+            model_name="double",
+            inputs=[{"name": "x", "datatype": "FP32", "shape": x.shape}],
+            raw_input_contents=[x.tobytes()],
+        )
+        self._over = threading.Event()
+
+        def requests() -> Iterator[pb.ModelInferRequest]:
+            yield from [message] * count
+            self._over.wait(30)
+
+        infer = channel.stream_stream(STREAM, pb.ModelInferRequest.SerializeToString, None)
+        self._replies = infer(requests(), timeout=30)
+        for _ in range(count):
+            next(self._replies)
+
+    def end(self) -> list[bytes]:
+        """Ends the stream. Returns further replies."""
+        self._over.set()
+        return list(self._replies)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import urllib.request
 
-import numpy as np
-from counted_calls import STREAM, counted_calls, values
+from counted_calls import StreamedRequests, counted_calls, values
 from layerserve_server.observability.aliases import Extended, triton
-from layerserve_server.protocols.inference import inference_pb2 as pb
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 
@@ -43,24 +40,7 @@ def test_the_text_can_be_read():
 def test_requests_of_streams_are_counted_before_their_stream_ends(put, start, connect, wait_until):
     put("double")
     app = start(triton_metrics=True)
-    x = np.ones((3, 2), np.float32)
-    message = pb.ModelInferRequest(
-        model_name="double",
-        inputs=[{"name": "x", "datatype": "FP32", "shape": x.shape}],
-        raw_input_contents=[x.tobytes()],
-    )
-    asked, over = threading.Event(), threading.Event()
-
-    def requests():
-        for _ in range(4):
-            yield message
-        asked.set()
-        over.wait(30)
-
-    infer = connect(app).stream_stream(STREAM, pb.ModelInferRequest.SerializeToString, None)
-    replies = infer(requests(), timeout=30)
-    for _ in range(4):
-        next(replies)
+    requests = StreamedRequests(connect(app), 4)
     own = app._inference.metrics.registry
 
     def counted() -> list[float]:
@@ -69,8 +49,7 @@ def test_requests_of_streams_are_counted_before_their_stream_ends(put, start, co
 
     # A reply may arrive before it is counted.
     wait_until(lambda: counted() == [4])
-    over.set()
-    assert list(replies) == []
+    assert requests.end() == []
     assert counted() == [4], "the stream itself is no request"
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
-from counted_calls import STREAM, counted_calls, values
+from counted_calls import StreamedRequests, counted_calls, values
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
 from layerserve_server.extensions.tensorflow_serving.metrics import page, tensorflow_serving
-from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.settings_reader import read_settings
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
@@ -91,24 +89,7 @@ def test_a_scraper_of_a_server_without_the_page_is_told_the_setting(serve):
 def test_requests_of_streams_are_counted_before_their_stream_ends(put, start, connect, wait_until):
     put("double")
     app = start(tensorflow_serving_metrics=True)
-    x = np.ones((3, 2), np.float32)
-    message = pb.ModelInferRequest(
-        model_name="double",
-        inputs=[{"name": "x", "datatype": "FP32", "shape": x.shape}],
-        raw_input_contents=[x.tobytes()],
-    )
-    asked, over = threading.Event(), threading.Event()
-
-    def requests():
-        for _ in range(4):
-            yield message
-        asked.set()
-        over.wait(30)
-
-    infer = connect(app).stream_stream(STREAM, pb.ModelInferRequest.SerializeToString, None)
-    replies = infer(requests(), timeout=30)
-    for _ in range(4):
-        next(replies)
+    requests = StreamedRequests(connect(app), 4)
     own = app._inference.metrics.registry
 
     def counted() -> list[float]:
@@ -117,8 +98,7 @@ def test_requests_of_streams_are_counted_before_their_stream_ends(put, start, co
 
     # A reply may arrive before it is counted.
     wait_until(lambda: counted() == [4])
-    over.set()
-    assert list(replies) == []
+    assert requests.end() == []
     assert counted() == [4], "the stream itself is no request"
 
 
