@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -32,7 +32,12 @@ def _use() -> None:
 
 
 def _pages_given() -> int:
-    """Number of pages that the system provides for allocating a large block again that has just been freed."""
+    """Number of pages that the system provides for allocating a large block again that has just been freed.
+
+    The first allocation may also start torch's threads. Their own small blocks then lie behind the large one, and a
+    later small one is cut out of it: the second allocation takes new memory. From the third on nothing changes.
+    """
+    _use()
     _use()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     _use()
@@ -75,26 +80,12 @@ def _with_settings_of_the_user() -> int:
         del os.environ["MALLOC_TRIM_THRESHOLD_"]
 
 
-def _fewest(work: Callable[[], int], process: ProcessPoolExecutor) -> int:
-    """The result of `work`, or of up to two further processes if it is large.
-
-    By chance of address randomization a mapping lies where the heap of a process should grow; then nothing is kept.
-    """
-    result = process.submit(work).result()
-    for _ in range(2):
-        if result < PAGES // 3:
-            break
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as another:
-            result = another.submit(work).result()
-    return result
-
-
 def test_freed_memory_is_kept_while_a_model_trains(process: ProcessPoolExecutor) -> None:
-    assert _fewest(_in_a_run, process) < PAGES // 3
+    assert process.submit(_in_a_run).result() < PAGES // 3
 
 
 def test_overlapping_runs_keep_it_until_the_last_one_ends(process: ProcessPoolExecutor) -> None:
-    assert _fewest(_after_a_run_within, process) < PAGES // 3
+    assert process.submit(_after_a_run_within).result() < PAGES // 3
 
 
 def test_much_free_memory_is_given_back_afterwards(process: ProcessPoolExecutor) -> None:
