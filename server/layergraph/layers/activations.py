@@ -194,13 +194,7 @@ class PReLU(PerElement):
 
     def build(self, input_shape: Any) -> None:
         """Creates alpha."""
-        self.add_weight(
-            "alpha",
-            self.parameter_shape(input_shape),
-            self.alpha_initializer,
-            regularizer=self.alpha_regularizer,
-            constraint=self.alpha_constraint,
-        )
+        self.add_weight_by_options("alpha", self.parameter_shape(input_shape))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = torch.relu(x) - w.alpha * torch.relu(-x)

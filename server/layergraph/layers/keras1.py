@@ -41,17 +41,11 @@ class _Dense(Layer):
 
     def add_kernel(self, *shape: int | None) -> None:
         """Creates the kernel from the kernel options."""
-        self.add_weight(
-            "kernel",
-            shape,
-            self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
+        self.add_weight_by_options("kernel", shape)
 
     def add_bias(self, *shape: int | None) -> None:
         """Creates the bias from the bias options."""
-        self.add_weight("bias", shape, Zeros(), regularizer=self.bias_regularizer, constraint=self.bias_constraint)
+        self.add_weight_by_options("bias", shape, initializer=Zeros())
 
 
 class MaxoutDense(_Dense):
