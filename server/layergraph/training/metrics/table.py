@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from layergraph.config.names import snake_case
-from layergraph.config.options import resolve, serialized, short_repr
+from layergraph.config.options import resolve, short_repr
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError, unknown_name
 from layergraph.training import losses
@@ -258,8 +258,3 @@ def metric_for_loss(name: str, loss: losses.Loss | None, predictions: tuple[int 
         return metric_for_shapes(name, (1,), (1,))
     classes = isinstance(loss, losses.SparseCategoricalCrossentropy)
     return metric_for_shapes(name, predictions[:-1] if classes else predictions, predictions)
-
-
-def keras_form(value: Metric) -> dict[str, Any]:
-    """Keras 3's serialised form of a metric."""
-    return {"module": "keras.metrics", **serialized(value), "registered_name": None}
