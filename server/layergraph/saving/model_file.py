@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from layergraph.archive import lazy_h5py as h5py
+from layergraph.archive.replacing import replacing
 from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
@@ -55,16 +54,8 @@ def save_model(model: Trainer, path: Path, generation: int | None = None) -> Non
     generation = generation or default_generation(model, path.suffix)
     check_quantized(model, path.suffix)
     check_lora(model, path.suffix, generation)
-    # A hidden file without a model's suffix, so that a repository never loads it.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with model.layer_dtypes():
-            write(model, unfinished, generation)
-        sync(unfinished)
-        os.replace(unfinished, path)
-        sync(path.parent)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished, model.layer_dtypes():
+        write(model, unfinished, generation)
 
 
 def check_model(model: Trainer, suffix: str, generation: int) -> None:
@@ -90,24 +81,8 @@ def default_generation(model: Trainer, suffix: str) -> int:
 
 def save_weights(model: Trainer, path: Path) -> None:
     """Saves the weights as a `.weights.h5` file of Keras 3, atomically. Raises OSError if it can't be written."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with h5py.File(unfinished, "w") as file:
-            _write_state(model, WrittenModel(model), file)
-        sync(unfinished)
-        os.replace(unfinished, path)
-        sync(path.parent)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flushes a file or folder to disk (fsync). Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:
+        _write_state(model, WrittenModel(model), file)
 
 
 def _write_keras(model: Trainer, path: Path, generation: int) -> None:
