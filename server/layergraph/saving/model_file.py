@@ -23,8 +23,7 @@ from layergraph.saving.config_json import config_json
 from layergraph.saving.graph_config import KERAS_VERSION, model_object
 from layergraph.saving.keras2.archive import archive_config, archive_groups, archive_version
 from layergraph.saving.keras2.compile import keras2_state
-from layergraph.saving.keras3_names import check_names
-from layergraph.saving.keras3_options import check_options
+from layergraph.saving.keras3_checks import check_for_keras3
 from layergraph.saving.layouts import placed_variables, state_groups, variables_path
 from layergraph.saving.legacy_h5 import check_h5, write_h5
 from layergraph.saving.lora import check_lora
@@ -110,8 +109,7 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
 
 def keras_config(model: Trainer, written: WrittenModel) -> dict[str, Any]:
     """The content of a `config.json` of Keras 3. Raises ConfigError if it can't store the model."""
-    check_names(model)
-    check_options(model)
+    check_for_keras3(model)
     config = model_object(model, written)
     if (compiled := model.saved_compilation) is not None:
         check_keras3_optimizer(compiled.optimizer, model)

@@ -1,4 +1,4 @@
-"""Checks options that only Keras 2 has: Keras 3 can't open a file with them."""
+"""Checks names and options that only Keras 2 has: Keras 3 can't open a file with them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from layergraph.layers.regularization import AddLoss, AddMetric
 from layergraph.saving.mask_nodes import broadcasts, skips_masks
 
 
-def check_options(model: Functional) -> None:
-    """Raises ConfigError for layers that Keras 3 can't open, all of them in one text."""
+def check_for_keras3(model: Functional) -> None:
+    """Raises ConfigError for layers that Keras 3 can't open, all of them in one text; for names before others."""
+    _check_names(model)
     found = [f"layer '{layer.name}': {what}" for layer in model.walk_layers() for what in _beyond_keras3(layer)]
     found += [
         f"layer '{layer.name}': a call without the mask of its input, in model '{inner.name}'"
@@ -30,6 +31,21 @@ def check_options(model: Functional) -> None:
     if found:
         listed = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
         raise ConfigError(f"save: Keras 3 lacks {listed}; save it for Keras 2")
+
+
+def _check_names(model: Functional) -> None:
+    """Raises ConfigError for names with '/', which Keras 3 separates names in paths with."""
+    models = [one for one in model.walk_layers() if isinstance(one, Functional) and one.built]
+    layers = dict.fromkeys([*(layer for one in models for layer in one.graph.layers), *model.walk_layers()])
+    found = [layer.name for layer in layers if "/" in layer.name]
+    if found:
+        listed = ", ".join(f"'{name}'" for name in found[:5]) + (
+            f" and {len(found) - 5} more" if len(found) > 5 else ""
+        )
+        raise ConfigError(
+            f"save: Keras 3 doesn't allow '/' in names of layers and models: {listed}; "
+            "rename them where the model is created, or save it for Keras 2"
+        )
 
 
 def _beyond_keras3(layer: Layer) -> Iterator[str]:
