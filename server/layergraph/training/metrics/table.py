@@ -12,101 +12,22 @@ from layergraph.config.options import resolve, short_repr
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError, unknown_name
 from layergraph.training import losses
-from layergraph.training.metrics.confusion import (
-    AUC,
-    FalseNegatives,
-    FalsePositives,
-    Precision,
-    PrecisionAtRecall,
-    Recall,
-    RecallAtPrecision,
-    SensitivityAtSpecificity,
-    SpecificityAtSensitivity,
-    TrueNegatives,
-    TruePositives,
-)
+from layergraph.training.metrics import confusion, means, overlap, scores
 from layergraph.training.metrics.means import (
-    Accuracy,
     BinaryAccuracy,
     BinaryCrossentropy,
     CategoricalAccuracy,
     CategoricalCrossentropy,
-    CategoricalHinge,
-    ConcordanceCorrelation,
-    CosineSimilarity,
-    Hinge,
-    KLDivergence,
-    LogCoshError,
-    MeanAbsoluteError,
-    MeanAbsolutePercentageError,
-    MeanRelativeError,
-    MeanSquaredError,
-    MeanSquaredLogarithmicError,
-    PearsonCorrelation,
-    Poisson,
-    RootMeanSquaredError,
     SparseCategoricalAccuracy,
     SparseCategoricalCrossentropy,
-    SparseTopKCategoricalAccuracy,
-    SquaredHinge,
-    Sum,
-    TopKCategoricalAccuracy,
 )
 from layergraph.training.metrics.metric import Mean, MeanOfValues, Metric
-from layergraph.training.metrics.overlap import BinaryIoU, IoU, MeanIoU, OneHotIoU, OneHotMeanIoU
-from layergraph.training.metrics.scores import F1Score, FBetaScore, R2Score
 
 Tensor = torch.Tensor
 
+#: Keras class name -> class.
 METRICS: Mapping[str, type[Metric]] = {
-    known.__name__: known
-    for known in (
-        Mean,
-        Accuracy,
-        BinaryAccuracy,
-        CategoricalAccuracy,
-        SparseCategoricalAccuracy,
-        TopKCategoricalAccuracy,
-        SparseTopKCategoricalAccuracy,
-        BinaryCrossentropy,
-        CategoricalCrossentropy,
-        SparseCategoricalCrossentropy,
-        KLDivergence,
-        Poisson,
-        MeanSquaredError,
-        RootMeanSquaredError,
-        MeanAbsoluteError,
-        MeanAbsolutePercentageError,
-        MeanSquaredLogarithmicError,
-        MeanRelativeError,
-        CosineSimilarity,
-        LogCoshError,
-        Hinge,
-        SquaredHinge,
-        CategoricalHinge,
-        PearsonCorrelation,
-        ConcordanceCorrelation,
-        Sum,
-        TruePositives,
-        TrueNegatives,
-        FalsePositives,
-        FalseNegatives,
-        Precision,
-        Recall,
-        SensitivityAtSpecificity,
-        SpecificityAtSensitivity,
-        PrecisionAtRecall,
-        RecallAtPrecision,
-        AUC,
-        IoU,
-        BinaryIoU,
-        MeanIoU,
-        OneHotIoU,
-        OneHotMeanIoU,
-        FBetaScore,
-        F1Score,
-        R2Score,
-    )
+    known.__name__: known for known in (Mean, *means.METRICS, *confusion.METRICS, *overlap.METRICS, *scores.METRICS)
 }
 
 #: Function names and short names -> class names.
