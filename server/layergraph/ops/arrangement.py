@@ -158,7 +158,6 @@ class _Blocks(Operation):
     data_format: str = option(one_of("channels_last", "channels_first"), default="channels_last")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The regrouped image."""
         last = self.data_format == "channels_last"
         y = self.moved(x if last else x.movedim(1, -1), self.block_size)
         return y if last else y.movedim(-1, 1)

@@ -77,7 +77,6 @@ class Append(Operation):
 
 class _Joined(Operation):
     def forward(self, context: CallContext, w: Weights, xs: Any) -> torch.Tensor:
-        """The joined arrays."""
         return self.joined(list(xs))
 
     def joined(self, xs: list[torch.Tensor]) -> torch.Tensor:
@@ -163,7 +162,6 @@ class _SplitAlong(Operation):
     along = 0
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The parts."""
         return Split(self.indices_or_sections, self.along).forward(context, w, x)
 
 

@@ -149,7 +149,6 @@ class _Cumulative(Typed):
     neutral: t.ClassVar[float | None] = None
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The cumulative results along the axis."""
         if self.neutral is not None:
             x = _zeroed(x, self.neutral)
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)

@@ -42,7 +42,6 @@ class _Pool(_Window):
     layer_name = ""
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> Any:
-        """One value per window."""
         kind = _of_rank(pooling.LAYERS, self.layer_name, inputs)
         layer = kind(
             pool_size=self.pool_size,

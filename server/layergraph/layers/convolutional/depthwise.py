@@ -50,7 +50,6 @@ class _DepthwiseConvolution(WindowedConvolution):
     bias_constraint: Any = option(constraint, default=None)
 
     def build(self, input_shape: Any) -> None:
-        """Creates kernel and bias."""
         channels = self.channels_of(input_shape)
         self.add_weight_by_options("kernel", (*self.kernel_size, channels, self.depth_multiplier), options="depthwise")
         self.add_bias(channels * self.depth_multiplier)
@@ -102,7 +101,6 @@ class _SeparableConvolution(WindowedConvolution):
     bias_constraint: Any = option(constraint, default=None)
 
     def build(self, input_shape: Any) -> None:
-        """Creates both kernels and the bias."""
         channels = self.channels_of(input_shape)
         self.add_weight_by_options(
             "depthwise_kernel", (*self.kernel_size, channels, self.depth_multiplier), options="depthwise"

@@ -67,7 +67,6 @@ class _TransposedConvolution(WindowedConvolution):
             )
 
     def build(self, input_shape: Any) -> None:
-        """Creates kernel and bias."""
         channels = self.channels_of(input_shape)
         self.add_weight_by_options(
             "kernel",

@@ -45,7 +45,6 @@ class Dense(LoraLayer):
     supports_masking = True
 
     def setup(self) -> None:
-        """Registers an activation layer as a sublayer."""
         adopt_activation(self, self.activation)
 
     def build(self, input_shape: Any) -> None:
@@ -110,7 +109,6 @@ class Embedding(LoraLayer):
             self.set_weights(weights if isinstance(weights, list) and len(weights) == 1 else [weights])
 
     def build(self, input_shape: Any) -> None:
-        """Creates the embeddings."""
         self.add_weight_by_options("embeddings", (self.input_dim, self.output_dim))
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:

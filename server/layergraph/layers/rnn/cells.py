@@ -84,7 +84,6 @@ class Cell(Layer):
         return zero_states(x, self.state_sizes, self.compute_dtype)
 
     def build(self, input_shape: Any, *others: Any) -> None:
-        """Creates kernels and bias."""
         width = self.gates * self.units
         # torch's loops take the transposed kernels.
         self.add_weight_by_options("kernel", (input_shape[-1], width), memory_order=(1, 0))

@@ -74,7 +74,6 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         self.refuse_strided_dilation()
 
     def build(self, input_shape: Any, *others: Any) -> None:
-        """Creates kernels and bias."""
         step_shape = (input_shape[0], *input_shape[2:])
         channels = self.channels_of(step_shape)
         width = _GATES * self.filters
