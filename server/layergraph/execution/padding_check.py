@@ -22,7 +22,7 @@ from layergraph.execution.samples import NoSamplesError, Sampler
 from layergraph.execution.sequence_padding import Array, SequencePadding
 from layergraph.execution.step import Step
 from layergraph.execution.tuning.agreement import TOLERANCE, difference
-from layergraph.functional.binding import Binder
+from layergraph.functional.binding import bind_values
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.invocation import Mask
@@ -306,7 +306,7 @@ class _Round:
                     mask = masks[i]
                     masks[i] = None if mask is None else _part(mask, row, steps)
         with torch.inference_mode(False), torch.no_grad():
-            weights = Binder(lambda weight: weight.value)(call.layer)
+            weights = bind_values(call.layer)
         with torch.inference_mode():
             outputs, made = call(CallContext(losses=None), weights, values, masks, want_masks=want_masks)
         return outputs, made

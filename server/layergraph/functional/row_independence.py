@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from layergraph.functional.binding import Binder
+from layergraph.functional.binding import bind_values
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.invocation import Invocation
@@ -68,7 +68,7 @@ def _equals_single_rows(call: Invocation, length: int) -> bool:
         None if t.mask_shape is None else torch.ones(sizes.fill(t.mask_shape), dtype=torch.bool) for t in call.tensors
     ]
     with torch.inference_mode(False), torch.no_grad():
-        weights = Binder(lambda weight: weight.value)(call.layer)
+        weights = bind_values(call.layer)
     # As in serving, where a call with training=True updates no statistics.
     with torch.inference_mode():
 
