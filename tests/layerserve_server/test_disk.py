@@ -6,8 +6,8 @@ import pytest
 from damaged_files import DAMAGES, TEXTS, check_goes_on
 from layerserve_server.artifacts.artifacts import Artifacts
 from layerserve_server.datasets.dataset import RECORD, SAMPLE, Dataset, read_samples
-from layerserve_server.datasets.part import NOTE as UPLOAD
-from layerserve_server.datasets.part import read_note
+from layerserve_server.datasets.partial_upload import NOTE as UPLOAD
+from layerserve_server.datasets.partial_upload import read_note
 from layerserve_server.disk import json_object, locked
 from layerserve_server.repository.usage import Usage
 from layerserve_server.training.events import Event

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 from layerserve_server.artifacts import flushing
-from layerserve_server.datasets import part as parts
+from layerserve_server.datasets import partial_upload as parts
 from layerserve_server.datasets.dataset import ArrayInfo, Declaration
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore, Description
 from layerserve_server.training.online.frames import Frame, FrameArray

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from layerserve_server.datasets import room
+from layerserve_server.datasets import dataset_limits
 from layerserve_server.datasets.dataset import (
     RECORD,
     Dataset,
@@ -26,7 +26,7 @@ from layerserve_server.datasets.dataset import (
     content_name,
     write_samples,
 )
-from layerserve_server.datasets.part import (
+from layerserve_server.datasets.partial_upload import (
     LOCK,
     NOTE,
     PART_NAME,
@@ -156,7 +156,7 @@ class DatasetStore:
         with self._changing():
             part = self._parts.get(name)
             if part is None:
-                room.check(self, declared, owner, name, most)
+                dataset_limits.check(self, declared, owner, name, most)
                 part = self._parts[name] = Part(self.folder / name, declared, owner)
             part.streams += 1
         try:
@@ -215,14 +215,14 @@ class DatasetStore:
             raise unwritable(error) from error
         try:
             with self._changing():
-                left = room.left(self, owner, most)
+                left = dataset_limits.left(self, owner, most)
             size, digest = write(folder / content_name(declared.format), left)
             declared = replace(declared, bytes=size, sha256=digest)
             known = self._declared_again(declared, owner, new=True)
             if known is not None:
                 return known
             with self._changing():
-                room.check(self, declared, owner, folder.name, most)
+                dataset_limits.check(self, declared, owner, folder.name, most)
             return self._publish(folder, declared, owner, self._described(folder, content_name(declared.format)))
         except OSError as error:
             raise unwritable(error) from error

@@ -17,10 +17,10 @@ from layergraph.training.mapped_text import MappedText
 from layerserve.errors import InvalidTensor
 from layerserve.values import tensors
 
+from layerserve_server.datasets import data_file
+from layerserve_server.datasets.reader import Unpacking
 from layerserve_server.disk import open_lock
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, InvalidTensorError, NotTrainableError
-from layerserve_server.training import data_root
-from layerserve_server.training.data_files.files import Unpacking
 from layerserve_server.training.number_files import NumberWriter
 from layerserve_server.training.request import DataArray
 from layerserve_server.training.run_folder.digests import write_digests
@@ -51,7 +51,7 @@ class Upload:
             for index, array in enumerate(arrays):
                 if array.path:
                     continue
-                self._files[index] = _writer(data_file(folder, index), array, room)
+                self._files[index] = _writer(array_file(folder, index), array, room)
         except OSError as error:
             self._close()
             raise _unwritable(error) from error
@@ -140,7 +140,7 @@ class Upload:
                 file.close()
 
 
-def data_file(folder: Path, index: int) -> Path:
+def array_file(folder: Path, index: int) -> Path:
     """Returns the path of an array in a run's folder."""
     return folder / DATA / f"{index}.npy"
 
@@ -155,7 +155,7 @@ def read_data(
     """Returns the memory-mapped arrays of a run. Arrays of files that can't be mapped are unpacked to its folder first.
 
     `root` is the data root, `datasets` the folder of datasets, and `room` the maximum size of a text array in bytes.
-    Raises as `data_root.mapped` does, TooLargeError for too much text, NotTrainableError for a damaged file of the run,
+    Raises as `data_file.mapped` does, TooLargeError for too much text, NotTrainableError for a damaged file of the run,
     and OSError.
     """
     roots = [(datasets if array.dataset else root) or Path() for array in arrays]
@@ -172,7 +172,7 @@ def _packed(
     """Returns the arrays that must still be unpacked, by index, of each root, path and stamp."""
     found: dict[tuple[Path, str, tuple[int, ...]], dict[int, DataArray]] = {}
     for index, array in enumerate(arrays):
-        if array.path and not array.mapped and not data_file(folder, index).exists():
+        if array.path and not array.mapped and not array_file(folder, index).exists():
             found.setdefault((roots[index], array.path, array.stamp), {})[index] = array
     return found
 
@@ -188,8 +188,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _read(folder: Path, index: int, array: DataArray, root: Path) -> npt.NDArray[Any] | MappedText:
     if array.mapped:
-        return data_root.mapped(root, array.path, array.selection, array.stamp)
-    held = data_file(folder, index)
+        return data_file.mapped(root, array.path, array.selection, array.stamp)
+    held = array_file(folder, index)
     try:
         if array.is_text:
             return read_text(held, array)
@@ -205,16 +205,16 @@ def _unpack(
     folder: Path, arrays: Mapping[int, DataArray], root: Path, path: str, stamp: tuple[int, ...], room: int
 ) -> None:
     """Unpacks arrays of one file, in one pass."""
-    parts = {index: data_file(folder, index).with_suffix(".part") for index in arrays}
+    parts = {index: array_file(folder, index).with_suffix(".part") for index in arrays}
     with contextlib.ExitStack() as stack:
         wanted: list[Unpacking] = []
         for index, array in arrays.items():
             sink = _writer(parts[index], array, room)
             stack.callback(sink.close)
             wanted.append((array.selection, array.dtype, array.shape, sink))
-        data_root.unpack(root, path, stamp, wanted)
+        data_file.unpack(root, path, stamp, wanted)
     for index, part in parts.items():
-        os.replace(part, data_file(folder, index))
+        os.replace(part, array_file(folder, index))
 
 
 def _writer(path: Path, array: DataArray, room: int) -> TextWriter | NumberWriter:

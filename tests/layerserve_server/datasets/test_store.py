@@ -11,8 +11,8 @@ from hashlib import sha256
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server.datasets import part as parts
-from layerserve_server.datasets import room
+from layerserve_server.datasets import dataset_limits
+from layerserve_server.datasets import partial_upload as parts
 from layerserve_server.datasets import store as stores
 from layerserve_server.datasets.dataset import ArrayInfo, Dataset, Declaration, Description, read_samples
 from layerserve_server.datasets.store import DELETED, MADE, DatasetLimits, DatasetStore
@@ -453,10 +453,10 @@ def test_the_disk_must_have_room_for_what_has_yet_to_come(make_store, monkeypatc
     part = begin(store)
     part.add(0, CONTENT[:8000])
     store.close(part)
-    monkeypatch.setattr(room, "_free", lambda folder: 2000)
+    monkeypatch.setattr(dataset_limits, "_free", lambda folder: 2000)
     with pytest.raises(TooLargeError, match="bytes to come, but the disk has 2000 free"):
         begin(store)
-    monkeypatch.setattr(room, "_free", lambda folder: 2240)
+    monkeypatch.setattr(dataset_limits, "_free", lambda folder: 2240)
     begin(store)
 
 
@@ -464,13 +464,13 @@ def test_a_disk_that_can_not_be_asked_is_named(make_store, monkeypatch):
     def refuse(folder):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(room.shutil, "disk_usage", refuse)
+    monkeypatch.setattr(dataset_limits.shutil, "disk_usage", refuse)
     with pytest.raises(RefusedChangeError, match="can't be written: Input/output error"):
         begin(make_store())
 
 
 def test_there_is_a_maximum_number(make_store, monkeypatch):
-    monkeypatch.setattr(room, "MAX_DATASETS", 1)
+    monkeypatch.setattr(dataset_limits, "MAX_DATASETS", 1)
     store = make_store()
     upload(store)
     with pytest.raises(TooLargeError, match="there are 1 datasets and uploads, the maximum"):

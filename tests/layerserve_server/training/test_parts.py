@@ -14,6 +14,7 @@ from clocks import replace_time
 from layergraph.errors import ConfigError
 from layerserve.values import tensors
 from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets.filed_array import FiledArray
 from layerserve_server.errors import (
     ForbiddenPathError,
     IncompleteDataError,
@@ -27,7 +28,6 @@ from layerserve_server.errors import (
 )
 from layerserve_server.training import events
 from layerserve_server.training.checks.request_checks import checked
-from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.events import EventLog, EventWriter, append
 from layerserve_server.training.model import compile_model, fit_arguments
 from layerserve_server.training.process import workers
@@ -35,7 +35,7 @@ from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.result import RunResult
 from layerserve_server.training.runs.run import Run
-from layerserve_server.training.upload import Upload, data_file, read_data
+from layerserve_server.training.upload import Upload, array_file, read_data
 
 INPUTS = [SimpleNamespace(name="x", shape=(None, 2), dtype="float32")]
 OUTPUTS = [SimpleNamespace(name="y", shape=(None, 2), dtype="float32")]
@@ -257,7 +257,7 @@ def test_the_data_is_mapped_and_not_read(tmp_path):
     with Upload(tmp_path, (array(),)) as upload:
         upload.add(0, X.tobytes())
     assert isinstance(read_data(tmp_path, (array(),))[0], np.memmap)
-    assert data_file(tmp_path, 0).exists()
+    assert array_file(tmp_path, 0).exists()
 
 
 # Events.

@@ -38,7 +38,7 @@ from layerserve_server.training.run_folder.layout import (
     result_file,
 )
 from layerserve_server.training.run_folder.result import INTERRUPT, NO_SPACE, RunResult
-from layerserve_server.training.upload import data_file
+from layerserve_server.training.upload import array_file
 from small_runs import assert_bit_for_bit
 
 X = np.random.default_rng(0).standard_normal((12, 3)).astype("float32")
@@ -94,7 +94,7 @@ def carried_out(
             Model(x, layers.Dense(1, name="y")(x)).save(tmp_path / BASE / "model.keras")
             (tmp_path / "data").mkdir()
         for index, value in enumerate(arrays.values()):
-            np.save(data_file(tmp_path, index), value)
+            np.save(array_file(tmp_path, index), value)
         request.write(tmp_path)
         (tmp_path / "outcome.json").unlink(missing_ok=True)
         assert child.main(tmp_path) == 0

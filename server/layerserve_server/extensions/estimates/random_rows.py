@@ -15,7 +15,7 @@ from layerserve_server.extensions.estimates.steps import rows_of
 from layerserve_server.training.model import PLACEHOLDER_TEXT
 from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.text_files import TextWriter
-from layerserve_server.training.upload import data_file
+from layerserve_server.training.upload import array_file
 
 if TYPE_CHECKING:
     from layergraph.models.model import Model
@@ -77,7 +77,7 @@ def write_rows(folder: Path, request: RunRequest, bounds: Mapping[int, int]) -> 
     """
     draw = np.random.default_rng(0)
     for index, array in enumerate(request.data):
-        path = data_file(folder, index)
+        path = array_file(folder, index)
         path.parent.mkdir(exist_ok=True)
         if array.is_text:
             with TextWriter(path, array, 1 << 40) as writer:

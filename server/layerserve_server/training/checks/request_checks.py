@@ -17,6 +17,9 @@ from layerserve.training.options.online import SESSION
 from layerserve.training.options.option import Option
 from layerserve.values.table_files.table import Selection
 
+from layerserve_server.datasets import data_file
+from layerserve_server.datasets.filed_array import FiledArray
+from layerserve_server.datasets.npy_files import MAX_AXES
 from layerserve_server.errors import (
     InvalidRequestError,
     InvalidTensorError,
@@ -29,11 +32,9 @@ from layerserve_server.errors import (
 from layerserve_server.inference.admission import fit_dtype, fit_shape, names
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import LABEL
-from layerserve_server.training import data_root, data_split
+from layerserve_server.training import data_split
 from layerserve_server.training.checkpoint_policy import check_policy
 from layerserve_server.training.checks.problems import RAISING, NotesContext, results
-from layerserve_server.training.data_files.arrays import MAX_AXES
-from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 
 #: Maximum number of arrays per run: each is an open file during the upload.
@@ -54,7 +55,7 @@ MAX_CLASSES = 100_000
 MAX_WEIGHT = float(np.finfo(np.float32).max)
 
 
-#: Describes arrays in files below a folder, given by path and selection. Raises as `data_root.describe` does.
+#: Describes arrays in files below a folder, given by path and selection. Raises as `data_file.describe` does.
 Describe: TypeAlias = Callable[[Path, Sequence[tuple[str, Selection]]], Sequence[FiledArray]]
 
 
@@ -69,7 +70,7 @@ def checked(
     """Returns a request with the names of its arrays, and the dtypes and shapes of data files, filled in.
 
     Raises InvalidRequestError or a subclass if it doesn't match the model's inputs and outputs, TooLargeError if the
-    data has more than `max_bytes`, and the errors of `data_root.describe`. `notes` may collect them instead: returns
+    data has more than `max_bytes`, and the errors of `data_file.describe`. `notes` may collect them instead: returns
     None if there is a problem with the data.
     """
     _check_lengths(request)
@@ -303,7 +304,7 @@ def _check_publication(request: RunRequest) -> None:
 def _filed(
     request: RunRequest, arrays: Sequence[DataArray], texts: Set[str], describe: Describe
 ) -> tuple[DataArray, ...]:
-    """Returns the arrays with the dtype and shape of their files, if any. Raises as `data_root.describe` does.
+    """Returns the arrays with the dtype and shape of their files, if any. Raises as `data_file.describe` does.
 
     `texts` are the inputs that take text.
     """
@@ -316,7 +317,7 @@ def _filed(
         if array.shape or array.dtype:
             raise InvalidRequestError(f"{array.label()}: got dtype or shape with a file, expected them from the file")
         # Datasets have a folder, whether or not there is a data root.
-        data_root.check_path(request.datasets if array.dataset else request.data_root, array.path)
+        data_file.check_path(request.datasets if array.dataset else request.data_root, array.path)
         files.setdefault(request.root(array), []).append((array.path, _wanted(array, texts)))
     found = {root: iter(describe(root, wanted)) for root, wanted in files.items()}
     return tuple(_with_file(array, next(found[request.root(array)])) if array.path else array for array in arrays)

@@ -10,7 +10,7 @@ from layerserve.training.options.contract import View
 from layerserve_server.extensions.estimates import random_rows
 from layerserve_server.extensions.estimates.random_rows import trial_request, write_rows
 from layerserve_server.training.request import Budget, DataArray, Role, RunRequest
-from layerserve_server.training.upload import data_file
+from layerserve_server.training.upload import array_file
 
 X = DataArray(Role.X, "x", "float32", (1003, 5), path="f.npz", key="x", mapped=True, stamp=(1, 2))
 Y = DataArray(Role.Y, "y", "int64", (1003, 1))
@@ -70,7 +70,7 @@ def test_rows_are_of_their_types(tmp_path) -> None:
     weights = DataArray(Role.SAMPLE_WEIGHT, "", "float32", (1003,))
     trial = trial_request(replace(REQUEST, data=(X, Y, weights), steps_per_epoch=1))
     write_rows(tmp_path, trial, {1: 7})
-    x, y, weight = (np.load(data_file(tmp_path, index)) for index in range(3))
+    x, y, weight = (np.load(array_file(tmp_path, index)) for index in range(3))
     assert (x.shape, x.dtype.name) == ((13, 5), "float32")
     assert ((x >= 0) & (x < 1)).all()
     assert len(np.unique(x)) > 50

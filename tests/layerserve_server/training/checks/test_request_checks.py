@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from layerserve_server.datasets import data_file
 from layerserve_server.errors import (
     InvalidRequestError,
     InvalidTensorError,
@@ -16,7 +17,6 @@ from layerserve_server.errors import (
     UnknownInputError,
     UnknownOutputError,
 )
-from layerserve_server.training import data_root
 from layerserve_server.training.checks.request_checks import check_workers, checked
 from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
 
@@ -36,7 +36,7 @@ GOOD = RunRequest("m", 1, DATA)
 
 
 def describe(root, files):
-    return data_root.describe_all(root, files)
+    return data_file.describe_all(root, files)
 
 
 def check(inputs=INPUTS, outputs=OUTPUTS, max_bytes=10**6, **changes):

@@ -1,7 +1,7 @@
 """Data files of the server: files of arrays and of columns below one folder, the data root, with numbers or text.
 
 A path is opened part by part with O_NOFOLLOW from the data root on, so neither a symbolic link nor a concurrent rename
-leads out of it. `describe` has to run in a separate process with limits on memory and time, as `data_files` explains.
+leads out of it. `describe` has to run in a separate process with limits on memory and time, as `reader` explains.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, BinaryIO
 import numpy.typing as npt
 from layerserve.values.table_files.table import Selection
 
+from layerserve_server.datasets import reader
+from layerserve_server.datasets.filed_array import FiledArray
+from layerserve_server.datasets.filed_array import stamp as stamp_of
+from layerserve_server.datasets.reader import Unpacking
 from layerserve_server.disk import STATE_FOLDER
 from layerserve_server.errors import ForbiddenPathError, InvalidRequestError, NotTrainableError
 from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.training.data_files import files
-from layerserve_server.training.data_files.filed_array import FiledArray
-from layerserve_server.training.data_files.filed_array import stamp as stamp_of
-from layerserve_server.training.data_files.files import Unpacking
 
 Array = npt.NDArray[Any]
 
@@ -55,10 +55,10 @@ def describe(root: Path, path: str, selections: Sequence[Selection]) -> list[Fil
     """Returns dtype, shape, columns and file stamp of arrays in a file, in one pass.
 
     Raises NotTrainableError if there is no data root, ForbiddenPathError if the path leads out of it,
-    InvalidRequestError if the file doesn't exist, and as `files.describe` does.
+    InvalidRequestError if the file doesn't exist, and as `reader.describe` does.
     """
     with _open(root, path) as file:
-        return files.describe(file, path, selections)
+        return reader.describe(file, path, selections)
 
 
 def describe_all(root: Path, files: Sequence[tuple[str, Selection]]) -> list[FiledArray]:
@@ -75,19 +75,19 @@ def describe_all(root: Path, files: Sequence[tuple[str, Selection]]) -> list[Fil
 def names(root: Path, path: str) -> list[str]:
     """Returns the names of the arrays of a .npz file, or of the columns of a table. Raises as `describe` does."""
     with _open(root, path) as file:
-        return files.names(file, path)
+        return reader.names(file, path)
 
 
 def mapped(root: Path, path: str, selection: Selection, stamp: tuple[int, ...]) -> Array:
     """Returns a memory-mapped array. Raises as `describe` does, and InvalidRequestError if the file has changed."""
     with _open(root, path, stamp) as file:
-        return files.mapped(file, path, selection)
+        return reader.mapped(file, path, selection)
 
 
 def unpack(root: Path, path: str, stamp: tuple[int, ...], arrays: Sequence[Unpacking]) -> None:
     """Passes the elements of arrays to their sinks. Raises as `mapped` and the sinks do."""
     with _open(root, path, stamp) as file:
-        files.unpack(file, path, arrays)
+        reader.unpack(file, path, arrays)
 
 
 def check_path(root: str, path: str) -> None:
@@ -103,7 +103,7 @@ def check_path(root: str, path: str) -> None:
     # The folder of models may be below the data root, and with it the state folder, which has other callers' data.
     if any(part in ("", ".", "..", STATE_FOLDER) for part in path.split("/")) or "\0" in path:
         raise ForbiddenPathError(f"data file '{path}': expected a path below the data root, without '..'")
-    files.check_suffix(path)
+    reader.check_suffix(path)
 
 
 @contextlib.contextmanager

@@ -15,13 +15,13 @@ from layerserve.values import tensors
 from layerserve.values.table_files.table import Selection
 from layerserve.values.tensors import NUMPY_DTYPES
 
+from layerserve_server.datasets import data_file
 from layerserve_server.datasets.dataset import ArrayInfo, Description
+from layerserve_server.datasets.filed_array import FiledArray
 from layerserve_server.errors import InvalidRequestError, ServerError
 from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import Channel
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.training import data_root
-from layerserve_server.training.data_files.filed_array import FiledArray
 
 Array = npt.NDArray[Any]
 
@@ -40,7 +40,7 @@ MAX_PROBLEM = 300
 
 
 def described(jobs: Jobs, folder: Path, file: str) -> Description:
-    """Describes the file of a dataset. Raises as `data_root.names` and `Jobs.run` do."""
+    """Describes the file of a dataset. Raises as `data_file.names` and `Jobs.run` do."""
     arguments = {"folder": str(folder), "file": file}
     return description(jobs.run(table.DESCRIBE_DATASET, arguments, jobs.limits(seconds=DESCRIBING_SECONDS)))
 
@@ -57,7 +57,7 @@ def description(reply: Mapping[str, Any]) -> Description:
 def describe_dataset(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
     """The job that describes the file of a dataset."""
     root, path = Path(arguments["folder"]), arguments["file"]
-    names = data_root.names(root, path)
+    names = data_file.names(root, path)
     if not 0 < len(names) <= MAX_ARRAYS:
         raise InvalidRequestError(f"dataset: got {len(names)} arrays, expected 1 to {MAX_ARRAYS}")
     for name in names:
@@ -86,11 +86,11 @@ def _found(root: Path, path: str, names: Sequence[str]) -> list[tuple[str, Filed
     found: dict[str, FiledArray | str] = {}
     try:
         selections = [Selection((name,)) for name in usable]
-        found.update(zip(usable, data_root.describe(root, path, selections), strict=True))
+        found.update(zip(usable, data_file.describe(root, path, selections), strict=True))
     except ServerError:
         for name in usable:
             try:
-                (found[name],) = data_root.describe(root, path, [Selection((name,))])
+                (found[name],) = data_file.describe(root, path, [Selection((name,))])
             except ServerError as error:
                 found[name] = str(error)[:MAX_PROBLEM]
     for name in names:
@@ -118,10 +118,10 @@ def _head(root: Path, path: str, name: str, found: FiledArray, rows: int) -> Arr
     """Returns the first rows of an array; none of one that is unpacked column by column."""
     selection = Selection((name,))
     if found.mapped:
-        return np.array(data_root.mapped(root, path, selection, found.stamp)[:rows])
+        return np.array(data_file.mapped(root, path, selection, found.stamp)[:rows])
     sink = _Head(rows * math.prod(found.shape[1:]))
     with contextlib.suppress(_Enough):
-        data_root.unpack(root, path, found.stamp, [(selection, found.dtype, found.shape, sink)])
+        data_file.unpack(root, path, found.stamp, [(selection, found.dtype, found.shape, sink)])
     if sink.fortran and len(found.shape) > 1:
         rows = 0
     held = np.concatenate([np.empty(0, NUMPY_DTYPES[found.dtype]), *sink.parts]) if rows else np.empty(0)

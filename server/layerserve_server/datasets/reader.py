@@ -21,9 +21,9 @@ from layerserve.values.table_files.formats import FORMATS, open_table
 from layerserve.values.table_files.table import MissingPackageError, Selection, Table, TableArray
 from layerserve.values.tensors import NUMPY_DTYPES
 
+from layerserve_server.datasets.filed_array import FiledArray, size, stamp
+from layerserve_server.datasets.npy_files import NpyReader, NpzReader, names_in
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, NotTrainableError, ServerError
-from layerserve_server.training.data_files.arrays import NpyReader, NpzReader, names_in
-from layerserve_server.training.data_files.filed_array import FiledArray, size, stamp
 
 Array = npt.NDArray[Any]
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from layerserve.values.table_files.csv_table import CsvTable
 from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets import data_file, reader
 from layerserve_server.errors import (
     ForbiddenPathError,
     InvalidRequestError,
@@ -21,10 +22,8 @@ from layerserve_server.errors import (
     NotTrainableError,
     TooLargeError,
 )
-from layerserve_server.training import data_root
-from layerserve_server.training.data_files import files
 from layerserve_server.training.request import DataArray, Role
-from layerserve_server.training.upload import data_file, read_data
+from layerserve_server.training.upload import array_file, read_data
 from peak_memory import PeakMemory
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
@@ -39,7 +38,7 @@ def root(tmp_path):
 
 
 def describe(root, path, key):
-    return data_root.describe(root, path, [Selection(key=key)])[0]
+    return data_file.describe(root, path, [Selection(key=key)])[0]
 
 
 def read(root, tmp_path, path, key=""):
@@ -64,7 +63,7 @@ def test_an_npy_file_is_mapped(root, tmp_path):
     assert (found.dtype, found.shape, found.mapped) == ("float32", (8, 3), True)
     assert isinstance(values, np.memmap)
     np.testing.assert_array_equal(values, X)
-    assert not data_file(tmp_path / "run", 0).exists()
+    assert not array_file(tmp_path / "run", 0).exists()
 
 
 @pytest.mark.parametrize("array", [np.asfortranarray(X), X.astype(">f8"), X[:0], X[0], X > 5], ids=str)
@@ -90,8 +89,8 @@ def test_a_compressed_array_is_unpacked_once(root, tmp_path):
     assert not found.mapped
     np.testing.assert_array_equal(values, X)
     with pytest.raises(InvalidRequestError, match="a compressed array can't be mapped"):
-        data_root.mapped(root, "packed.npz", Selection("x"), found.stamp)
-    held = data_file(tmp_path / "run", 0)
+        data_file.mapped(root, "packed.npz", Selection("x"), found.stamp)
+    held = array_file(tmp_path / "run", 0)
     before = held.stat().st_mtime_ns
     read(root, tmp_path, "packed.npz")
     assert held.stat().st_mtime_ns == before
@@ -155,12 +154,12 @@ def test_columns_of_text(root, tmp_path):
 
 def test_columns_of_one_file_are_unpacked_in_one_pass_by_one_of_several_workers(root, tmp_path, monkeypatch):
     (root / "t.csv").write_text("a,b\n1,x\n2,y\n")
-    found = data_root.describe(root, "t.csv", [Selection(("a",)), Selection(("b",), text=True)])
+    found = data_file.describe(root, "t.csv", [Selection(("a",)), Selection(("b",), text=True)])
     arrays = [
         DataArray(Role.X, one.columns[0], one.dtype, one.shape, "t.csv", "", False, one.stamp, one.columns)
         for one in found
     ]
-    original, passes, together = data_root.unpack, [], threading.Barrier(4)
+    original, passes, together = data_file.unpack, [], threading.Barrier(4)
 
     def unpack(root, path, stamp, wanted):
         passes.append(len(wanted))
@@ -172,7 +171,7 @@ def test_columns_of_one_file_are_unpacked_in_one_pass_by_one_of_several_workers(
         numbers, texts = read_data(tmp_path, arrays, root)
         return numbers.tolist(), texts.take(slice(0, 2)).tolist()
 
-    monkeypatch.setattr(data_root, "unpack", unpack)
+    monkeypatch.setattr(data_file, "unpack", unpack)
     with ThreadPoolExecutor(4) as pool:
         results = [future.result() for future in [pool.submit(work) for _ in range(4)]]
     assert results == [([1, 2], [b"x", b"y"])] * 4
@@ -193,7 +192,7 @@ def test_text_that_outgrows_the_disk_is_refused(root, tmp_path):
     ):
         read_data(tmp_path, (array,), root, 5_000_000)
     assert memory.growth < 100_000_000
-    assert not data_file(tmp_path, 0).exists()
+    assert not array_file(tmp_path, 0).exists()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +290,7 @@ def test_a_file_that_changes_between_request_and_training_is_told(root, tmp_path
 
 def test_a_server_without_a_root_reads_nothing():
     with pytest.raises(NotTrainableError, match=r"it has no data root \(--data-root\)$"):
-        data_root.check_path("", "x.npy")
+        data_file.check_path("", "x.npy")
 
 
 def test_parquet_says_what_to_install(root, monkeypatch):
@@ -366,14 +365,14 @@ def test_files_that_are_damaged_or_lie_are_refused_when_they_are_described(root)
 
 def test_a_packed_array_is_no_longer_than_it_says(root, tmp_path, monkeypatch):
     # Too large to be counted before the run.
-    monkeypatch.setattr(files, "COUNTED_BYTES", 0)
+    monkeypatch.setattr(reader, "COUNTED_BYTES", 0)
     deflated(root / "more.npz", "x.npy", header((8, 3)) + bytes(10**7))
     found = describe(root, "more.npz", "x")
     array = DataArray(Role.X, "x", found.dtype, found.shape, "more.npz", "x", found.mapped, found.stamp)
     with pytest.raises(InvalidTensorError, match="got more than 96 bytes, expected 96"):
         read_data(tmp_path, (array,), root)
     # No more than one piece beyond it was written.
-    assert data_file(tmp_path, 0).with_suffix(".part").stat().st_size < 1000
+    assert array_file(tmp_path, 0).with_suffix(".part").stat().st_size < 1000
 
 
 def test_a_parquet_file_of_few_bytes_and_many_rows_is_read_a_piece_at_a_time(root, tmp_path):

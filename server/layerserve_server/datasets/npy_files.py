@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from layerserve.values.tensors import NUMPY_DTYPES
 
+from layerserve_server.datasets.filed_array import FiledArray, size
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError
-from layerserve_server.training.data_files.filed_array import FiledArray, size
 
 Array = npt.NDArray[Any]
 
