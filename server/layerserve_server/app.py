@@ -95,7 +95,7 @@ class App:
             _run_processes(settings),
         )
         self.datasets = DatasetStore(
-            settings.state_folder / "datasets", dataset_limits(settings), partial(description.described, jobs)
+            settings.state_folder / "datasets", dataset_limits(settings), partial(description.described_dataset, jobs)
         )
         self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
         self._work = OpenWork(self.runs)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from layerserve_server.datasets import dataset_limits
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.datasets.dataset import (
     RECORD,
     Dataset,
@@ -56,8 +57,8 @@ MADE, DELETED = ".made-", ".deleted-"
 #: Age at which a folder is removed in which a server that is gone has made a dataset, in seconds.
 MADE_SECONDS = 24 * 3600.0
 
-#: Reads the file of a dataset in another process: its folder and its name.
-Describe: TypeAlias = Callable[[Path, str], Description]
+#: Describes the file of a dataset, in another process.
+Describe: TypeAlias = Callable[[DataFile], Description]
 #: Whether a caller may see a dataset.
 Sees: TypeAlias = Callable[[Dataset], bool]
 #: Returns the work that uses a dataset, in words; "" if none does.
@@ -132,6 +133,10 @@ class DatasetStore:
             log_damaged(self.folder, error)
             raise UnavailableError("the folder of datasets can't be read; see the server's log") from error
 
+    def file(self, dataset: Dataset) -> DataFile:
+        """Returns the file of a dataset, for runs."""
+        return DataFile(str(self.folder.absolute()), dataset.content, dataset.id)
+
     def _read(self, name: str) -> Dataset | None:
         try:
             return Dataset.read(self.folder / name)
@@ -187,7 +192,7 @@ class DatasetStore:
             if known is None:
                 try:
                     part.check()
-                    description = self._described(part.folder, part.content.name)
+                    description = self._described(part.folder, part.declared)
                 except (WrongDigestError, InvalidRequestError) as error:
                     self._discard(part, error)
                     raise
@@ -223,18 +228,15 @@ class DatasetStore:
                 return known
             with self._changing():
                 dataset_limits.check(self, declared, owner, folder.name, most)
-            return self._publish(folder, declared, owner, self._described(folder, content_name(declared.format)))
+            return self._publish(folder, declared, owner, self._described(folder, declared))
         except OSError as error:
             raise unwritable(error) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _described(self, folder: Path, name: str) -> Description:
-        """Describes a file. Errors are about the dataset, as callers don't know this name of its file."""
-        try:
-            return self._describe(folder, name)
-        except InvalidRequestError as error:
-            raise type(error)(str(error).replace(f"data file '{name}'", "the dataset")) from error
+    def _described(self, folder: Path, declared: Declaration) -> Description:
+        """Describes the file of a folder that isn't a dataset yet."""
+        return self._describe(DataFile(str(folder), content_name(declared.format), declared.sha256))
 
     def _declared_again(self, declared: Declaration, owner: str, *, new: bool) -> Dataset | None:
         """Returns the dataset that a caller declares, with what it declares; None if there is none.

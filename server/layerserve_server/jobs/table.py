@@ -54,7 +54,7 @@ READ_BODY: Final = Job("layerserve_server.services.rest.body_job:read_body", "re
 CHOOSE_ENGINES: Final = Job("layerserve_server.tuning.job:choose_engines", "choosing engines", nice=5)
 CHECK_TRAINING: Final = _check("training.checks.model_checks:check_training", "one step with two rows")
 LOG_DIRECTION: Final = _check("training.checks.model_checks:log_direction", "compiling the model")
-DESCRIBE_FILES: Final = _check("datasets.data_file:describe_files", "reading the data files")
+DESCRIBE_FILES: Final = _check("datasets.description:describe_files", "reading the data files")
 DESCRIBE_DATASET: Final = _check("datasets.description:describe_dataset", "reading the dataset")
 CONVERT: Final = _model("conversion:convert", "converting a file")
 BUILD_CHECKPOINT: Final = _model("checkpoint_models:build", "making the model of a checkpoint")

@@ -32,10 +32,10 @@ from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.files import chunks, listed, opened
 from layerserve_server.training.run_folder.layout import FILES
+from layerserve_server.training.run_folder.upload import Upload
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Phase, Run
-from layerserve_server.training.upload import Upload
 from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.TrainingService/"

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import base64
 import zipfile
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from layerserve.values import tensors
 from layerserve_server.datasets import description as descriptions
 from layerserve_server.datasets import reader
-from layerserve_server.datasets.description import SAMPLE_TEXT, describe_dataset, description
+from layerserve_server.datasets.data_file import DataFile
+from layerserve_server.datasets.description import SAMPLE_TEXT, describe_dataset, read_description
 from layerserve_server.errors import InvalidRequestError
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
 
 
 def read(folder, name="content.npz"):
-    return describe_dataset({"folder": str(folder), "file": name}, None)
+    return describe_dataset({"file": asdict(DataFile(str(folder), name))}, None)
 
 
 def sample(reply, name):
@@ -40,7 +42,7 @@ ARRAYS = {
 def test_arrays_are_described_with_their_first_rows(tmp_path, save):
     save(tmp_path / "content.npz", **ARRAYS)
     reply = read(tmp_path)
-    found = description(reply)
+    found = read_description(reply)
     assert [(one.name, one.shape) for one in found.arrays] == [(name, one.shape) for name, one in ARRAYS.items()]
     assert [one.dtype for one in found.arrays] == ["float32", "float32", "float64", "uint8", "bool"]
     for name, array in ARRAYS.items():

@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,8 +34,8 @@ DECLARED = Declaration("npz", len(CONTENT), DIGEST, "first")
 FOUND = Description([ArrayInfo("x", "float32", (5, 2))], {"x": {"rows": 1, "data": "AAAA"}})
 
 
-def described(folder, name):
-    assert (folder / name).read_bytes() == CONTENT
+def described(file):
+    assert Path(file.folder, file.path).read_bytes() == CONTENT
     return FOUND
 
 
@@ -221,21 +222,21 @@ def test_an_incomplete_file_is_kept(make_store):
 
 
 def test_a_file_that_cannot_be_read_gives_no_dataset(make_store):
-    def refuse(folder, name):
-        raise InvalidRequestError(f"data file '{name}': no zip file")
+    def refuse(file):
+        raise InvalidRequestError(f"{file.label}: no zip file")
 
     store = make_store(refuse)
     part = begin(store)
     part.add(0, CONTENT)
-    # The name of the file is the server's own.
-    with pytest.raises(InvalidRequestError, match=r"^the dataset: no zip file$"):
+    # The path of the file is the server's own.
+    with pytest.raises(InvalidRequestError, match=f"^dataset '{DIGEST}': no zip file$"):
         store.finish(part)
     assert store.datasets() == []
     assert not part.folder.exists()
 
 
 def test_a_file_that_cannot_be_read_for_now_is_kept(make_store):
-    def refuse(folder, name):
+    def refuse(file):
         raise UnavailableError("no process")
 
     store = make_store(refuse)
@@ -387,7 +388,7 @@ def writes(content, room=None):
 
 def test_what_is_made_has_the_room_that_is_left(make_store):
     upload(make_store())
-    store, found = make_store(lambda folder, name: FOUND, max_bytes=30_000), []
+    store, found = make_store(lambda file: FOUND, max_bytes=30_000), []
     new = replace(DECLARED, bytes=0, sha256="")
     made = store.make(new, "ann", 15_000, writes(b"x", found))
     assert (made.bytes, made.id, made.owners) == (1, sha256(b"x").hexdigest(), ("ann",))

@@ -27,6 +27,7 @@ from layerserve_server.training.program import main as child
 from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
 from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints
 from layerserve_server.training.run_folder.control import ControlFile
+from layerserve_server.training.run_folder.data import array_file
 from layerserve_server.training.run_folder.layout import (
     BASE,
     BEST,
@@ -38,7 +39,6 @@ from layerserve_server.training.run_folder.layout import (
     result_file,
 )
 from layerserve_server.training.run_folder.result import INTERRUPT, NO_SPACE, RunResult
-from layerserve_server.training.upload import array_file
 from small_runs import assert_bit_for_bit
 
 X = np.random.default_rng(0).standard_normal((12, 3)).astype("float32")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from layerserve_server.datasets import data_file
+from layerserve_server.datasets.description import described_arrays
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.jobs.channel import never
 from layerserve_server.jobs.jobs import Jobs
@@ -54,7 +54,7 @@ class RunChecks:
                 base.model.input_specs,
                 base.model.output_specs,
                 self._limits.max_bytes,
-                partial(data_file.describe_in_child, self._jobs, gone=gone),
+                partial(described_arrays, self._jobs, gone=gone),
                 notes,
             )
         if filled is not None:

@@ -7,12 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from layerserve.training.options.contract import View
+from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.extensions.estimates import random_rows
 from layerserve_server.extensions.estimates.random_rows import trial_request, write_rows
 from layerserve_server.training.request import Budget, DataArray, Role, RunRequest
-from layerserve_server.training.upload import array_file
+from layerserve_server.training.run_folder.data import array_file
 
-X = DataArray(Role.X, "x", "float32", (1003, 5), path="f.npz", key="x", mapped=True, stamp=(1, 2))
+FILE = DataFile("d", "f.npz", stamp=(1, 2))
+X = DataArray(Role.X, "x", "float32", (1003, 5), FILE, Selection(("x",)), mapped=True)
 Y = DataArray(Role.Y, "y", "int64", (1003, 1))
 REQUEST = RunRequest("m", 1, (X, Y), epochs=9, batch_size=10, budget=Budget(max_seconds=5.0, max_disk_bytes=9))
 
