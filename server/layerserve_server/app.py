@@ -13,6 +13,7 @@ from types import TracebackType
 
 from prometheus_client import CollectorRegistry
 
+from layerserve_server.datasets import description
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore
 from layerserve_server.errors import UnavailableError
 from layerserve_server.extensions.extension import Core, Part
@@ -33,7 +34,6 @@ from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.server import ServerState
 from layerserve_server.settings import Settings
-from layerserve_server.training import dataset_files
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.run_limits import RunLimits
@@ -95,7 +95,7 @@ class App:
             _run_processes(settings),
         )
         self.datasets = DatasetStore(
-            settings.state_folder / "datasets", dataset_limits(settings), partial(dataset_files.described, jobs)
+            settings.state_folder / "datasets", dataset_limits(settings), partial(description.described_dataset, jobs)
         )
         self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
         self._work = OpenWork(self.runs)

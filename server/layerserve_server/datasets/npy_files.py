@@ -5,6 +5,7 @@ Headers aren't trusted: a declared shape is compared with the file's size.
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import zipfile
@@ -13,10 +14,10 @@ from typing import IO, Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from layerserve.values.table_files.table import FileArray
 from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError
-from layerserve_server.training.data_files.filed_array import FiledArray, size
 
 Array = npt.NDArray[Any]
 
@@ -36,6 +37,8 @@ class NpyReader:
     """Reader of a .npy file. `fortran` is whether its elements are in column-major order."""
 
     fortran = False
+    #: The name of the array, in a file of several.
+    columns: tuple[str, ...] = ()
 
     def __init__(self, label: str, key: str, file: BinaryIO) -> None:
         """`label` names the array in error texts. Raises InvalidRequestError or a subclass, and NumPy's errors."""
@@ -88,9 +91,10 @@ class NpyReader:
                 f"for shape {self._shape}"
             )
 
-    def described(self, stamp: tuple[int, ...]) -> FiledArray:
-        """Returns the array's dtype, shape and whether it can be mapped, with this file stamp."""
-        return FiledArray(self._name, self._shape, self._offset is not None and self._name != "string", stamp)
+    def described(self) -> FileArray:
+        """Returns what the header says of the array, and whether it can be mapped."""
+        is_mapped = self._offset is not None and self._name != "string"
+        return FileArray(self._name, self._shape, self.columns, mapped=is_mapped)
 
     def map(self) -> Array:
         """Returns the memory-mapped array."""
@@ -118,6 +122,11 @@ class NpyReader:
             held = held[whole:]
 
 
+def size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Returns the number of bytes of an array."""
+    return math.prod(shape) * dtype.itemsize
+
+
 def names_in(archive: zipfile.ZipFile) -> list[str]:
     """Returns the names of the arrays in a .npz file, in its order."""
     return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
@@ -140,6 +149,7 @@ class NpzReader(NpyReader):
             from layergraph.errors import unknown_name
 
             raise InvalidRequestError(f"{label}: {unknown_name('key', key, names)}")
+        self.columns = (key,)
         info = archive.getinfo(key + ".npy")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
             raise InvalidTensorError(f"{label}: expected a stored or deflated array that isn't encrypted")

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from failing_files import fail_writes
 from layerserve.values import tensors
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.errors import IncompleteDataError, InvalidRequestError, NotTrainableError
 from layerserve_server.training.request import DataArray, Role
-from layerserve_server.training.upload import Upload, read_data
+from layerserve_server.training.run_folder.data import read_data
+from layerserve_server.training.run_folder.upload import Upload
 from open_files import open_below
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
@@ -41,7 +43,7 @@ def test_each_array_has_its_own_digest(tmp_path, index):
 
 
 def test_an_array_in_a_file_takes_no_chunk_and_lacks_none(tmp_path):
-    filed = DataArray(Role.X, "x", "float32", (6, 2), path="x.npy")
+    filed = DataArray(Role.X, "x", "float32", (6, 2), DataFile("", "x.npy"))
     with Upload(tmp_path, (filed, B)) as upload:
         upload.add(1, X.tobytes())
         upload.check_complete()
@@ -65,7 +67,7 @@ TEXT = DataArray(Role.X, "x", "string", (6, 2))
 @pytest.mark.parametrize("array", [A, TEXT])
 def test_data_whose_last_bytes_can_not_be_written_is_not_complete(tmp_path, array):
     with Upload(tmp_path, (array, B)) as upload:
-        file = upload._files[0]
+        file = upload._sent[0].file
         for one in (file._file,) if array is A else (file._content, file._ends):
             fail_writes(one)
         upload.add(0, X.tobytes() if array is A else tensors.encode(np.full((6, 2), "a"), "x").data)
@@ -78,7 +80,7 @@ def test_data_whose_last_bytes_can_not_be_written_is_not_complete(tmp_path, arra
 
 def test_an_upload_that_ends_early_ends_with_its_own_error(tmp_path):
     with Upload(tmp_path, (A, TEXT)) as upload:
-        for one in (upload._files[0]._file, upload._files[1]._content, upload._files[1]._ends):
+        for one in (upload._sent[0].file._file, upload._sent[1].file._content, upload._sent[1].file._ends):
             fail_writes(one)
         upload.add(0, X[:1].tobytes())
         with pytest.raises(IncompleteDataError):

@@ -1,27 +1,27 @@
-"""What a child process reads of the file of a dataset: its arrays or columns, and their first rows."""
+"""What child processes read of files before runs do: arrays that a request names, and all that a dataset has."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from layerserve.values import tensors
-from layerserve.values.table_files.table import Selection
+from layerserve.values.table_files.table import FileArray, Selection
 from layerserve.values.tensors import NUMPY_DTYPES
 
+from layerserve_server.datasets import reader
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.datasets.dataset import ArrayInfo, Description
 from layerserve_server.errors import InvalidRequestError, ServerError
 from layerserve_server.jobs import table
-from layerserve_server.jobs.channel import Channel
+from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.training import data_root
-from layerserve_server.training.data_files.filed_array import FiledArray
 
 Array = npt.NDArray[Any]
 
@@ -39,25 +39,52 @@ DESCRIBING_SECONDS = 600.0
 MAX_PROBLEM = 300
 
 
-def described(jobs: Jobs, folder: Path, file: str) -> Description:
-    """Describes the file of a dataset. Raises as `data_root.names` and `Jobs.run` do."""
-    arguments = {"folder": str(folder), "file": file}
-    return description(jobs.run(table.DESCRIBE_DATASET, arguments, jobs.limits(seconds=DESCRIBING_SECONDS)))
+def described_arrays(
+    jobs: Jobs, wanted: Sequence[tuple[DataFile, Selection]], gone: Callable[[], bool] = never
+) -> list[tuple[DataFile, FileArray]]:
+    """Describes arrays in files. Raises as `reader.describe` and `Jobs.run` do."""
+    arguments = {"wanted": [[asdict(file), asdict(selection)] for file, selection in wanted]}
+    reply = jobs.run(table.DESCRIBE_FILES, arguments, jobs.limits(), gone)
+    return [(_file(one["file"]), _array(one["array"])) for one in reply["arrays"]]
 
 
-def description(reply: Mapping[str, Any]) -> Description:
+def described_dataset(jobs: Jobs, file: DataFile) -> Description:
+    """Describes the file of a dataset. Raises as `reader.names` and `Jobs.run` do."""
+    arguments = {"file": asdict(file)}
+    return read_description(jobs.run(table.DESCRIBE_DATASET, arguments, jobs.limits(seconds=DESCRIBING_SECONDS)))
+
+
+def read_description(reply: Mapping[str, Any]) -> Description:
     """Returns the description in the reply of the job."""
     arrays = [ArrayInfo(one["name"], one["dtype"], tuple(one["shape"]), one["problem"]) for one in reply["arrays"]]
     return Description(arrays, reply["samples"])
 
 
+def _file(values: Mapping[str, Any]) -> DataFile:
+    return DataFile(**{**values, "stamp": tuple(values["stamp"])})
+
+
+def _array(values: Mapping[str, Any]) -> FileArray:
+    return FileArray(**{**values, "shape": tuple(values["shape"]), "columns": tuple(values["columns"])})
+
+
+def _selection(values: Mapping[str, Any]) -> Selection:
+    return Selection(**{**values, "columns": tuple(values["columns"])})
+
+
 # In the child process.
+
+
+def describe_files(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
+    """The job that describes arrays in files."""
+    wanted = [(_file(file), _selection(selection)) for file, selection in arguments["wanted"]]
+    return {"arrays": [{"file": asdict(file), "array": asdict(array)} for file, array in reader.describe_all(wanted)]}
 
 
 def describe_dataset(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
     """The job that describes the file of a dataset."""
-    root, path = Path(arguments["folder"]), arguments["file"]
-    names = data_root.names(root, path)
+    file = _file(arguments["file"])
+    names = reader.names(file)
     if not 0 < len(names) <= MAX_ARRAYS:
         raise InvalidRequestError(f"dataset: got {len(names)} arrays, expected 1 to {MAX_ARRAYS}")
     for name in names:
@@ -66,12 +93,12 @@ def describe_dataset(arguments: Mapping[str, Any], channel: Channel) -> dict[str
     arrays: list[dict[str, Any]] = []
     samples: dict[str, dict[str, Any]] = {}
     room = SAMPLES_BYTES
-    for name, found in _found(root, path, names):
+    for name, found in _found(file, names):
         if isinstance(found, str):
             arrays.append({"name": name, "dtype": "", "shape": [], "problem": found})
             continue
         arrays.append({"name": name, "dtype": found.dtype, "shape": list(found.shape), "problem": ""})
-        sample = _sample(root, path, name, found) if len(samples) < MAX_SAMPLES else None
+        sample = _sample(file, name, found) if len(samples) < MAX_SAMPLES else None
         if sample is not None and len(sample["data"]) <= room:
             room -= len(sample["data"])
             samples[name] = sample
@@ -80,17 +107,17 @@ def describe_dataset(arguments: Mapping[str, Any], channel: Channel) -> dict[str
     return {"arrays": arrays, "samples": samples}
 
 
-def _found(root: Path, path: str, names: Sequence[str]) -> list[tuple[str, FiledArray | str]]:
+def _found(file: DataFile, names: Sequence[str]) -> list[tuple[str, FileArray | str]]:
     """Returns what each name is, or why it can't be read. All are read in one pass, unless one of them fails."""
     usable = [name for name in names if name and names.count(name) == 1]
-    found: dict[str, FiledArray | str] = {}
+    found: dict[str, FileArray | str] = {}
     try:
-        selections = [Selection((name,)) for name in usable]
-        found.update(zip(usable, data_root.describe(root, path, selections), strict=True))
+        _, arrays = reader.describe(file, [Selection((name,)) for name in usable])
+        found.update(zip(usable, arrays, strict=True))
     except ServerError:
         for name in usable:
             try:
-                (found[name],) = data_root.describe(root, path, [Selection((name,))])
+                _, (found[name],) = reader.describe(file, [Selection((name,))])
             except ServerError as error:
                 found[name] = str(error)[:MAX_PROBLEM]
     for name in names:
@@ -99,7 +126,7 @@ def _found(root: Path, path: str, names: Sequence[str]) -> list[tuple[str, Filed
     return [(name, found[name]) for name in names]
 
 
-def _sample(root: Path, path: str, name: str, found: FiledArray) -> dict[str, Any] | None:
+def _sample(file: DataFile, name: str, found: FileArray) -> dict[str, Any] | None:
     """Returns the first rows of an array that fit, encoded as Tensor.data; None if not even one does."""
     elements = math.prod(found.shape[1:])
     is_text = found.dtype == "string"
@@ -107,21 +134,20 @@ def _sample(root: Path, path: str, name: str, found: FiledArray) -> dict[str, An
     rows = min(SAMPLE_ROWS, SAMPLE_BYTES // max(1, row_bytes))
     if not found.shape or not rows or not elements:
         return None
-    array = _head(root, path, name, found, min(rows, found.shape[0]))
+    array = _head(file, found, min(rows, found.shape[0]))
     if is_text:
         array = _cut(array)
     data = tensors.encode_data(array.astype(NUMPY_DTYPES[found.dtype]), found.dtype, name)
     return {"rows": len(array), "data": base64.b64encode(data).decode("ascii")}
 
 
-def _head(root: Path, path: str, name: str, found: FiledArray, rows: int) -> Array:
+def _head(file: DataFile, found: FileArray, rows: int) -> Array:
     """Returns the first rows of an array; none of one that is unpacked column by column."""
-    selection = Selection((name,))
     if found.mapped:
-        return np.array(data_root.mapped(root, path, selection, found.stamp)[:rows])
+        return np.array(reader.mapped(file, found)[:rows])
     sink = _Head(rows * math.prod(found.shape[1:]))
     with contextlib.suppress(_Enough):
-        data_root.unpack(root, path, found.stamp, [(selection, found.dtype, found.shape, sink)])
+        reader.unpack(file, [(found, sink)])
     if sink.fortran and len(found.shape) > 1:
         rows = 0
     held = np.concatenate([np.empty(0, NUMPY_DTYPES[found.dtype]), *sink.parts]) if rows else np.empty(0)

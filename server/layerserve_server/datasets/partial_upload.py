@@ -1,4 +1,4 @@
-"""What has come of an upload: a folder that outlives a cut connection, a killed server and a full disk."""
+"""A resumable upload, kept in a folder that survives disconnects, crashes and a full disk."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from layerserve_server.datasets.dataset import Dataset, Declaration
-from layerserve_server.datasets.part import PART_NAME, Part, read_note, unwritable
+from layerserve_server.datasets.partial_upload import PART_NAME, Part, read_note, unwritable
 from layerserve_server.errors import QuotaError, TooLargeError
 
 #: Maximum number of datasets and uploads: each is a folder that is read to list them.

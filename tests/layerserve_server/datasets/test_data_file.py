@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import struct
 import threading
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +13,8 @@ import numpy as np
 import pytest
 from layerserve.values.table_files.csv_table import CsvTable
 from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets import reader
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.errors import (
     ForbiddenPathError,
     InvalidRequestError,
@@ -21,10 +22,8 @@ from layerserve_server.errors import (
     NotTrainableError,
     TooLargeError,
 )
-from layerserve_server.training import data_root
-from layerserve_server.training.data_files import files
 from layerserve_server.training.request import DataArray, Role
-from layerserve_server.training.upload import data_file, read_data
+from layerserve_server.training.run_folder.data import array_file, read_data
 from peak_memory import PeakMemory
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
@@ -38,18 +37,30 @@ def root(tmp_path):
     return folder
 
 
-def describe(root, path, key):
-    return data_root.describe(root, path, [Selection(key=key)])[0]
+def file_of(root, path):
+    return DataFile(str(root), path)
+
+
+def describe(root, path, key=""):
+    return reader.describe(file_of(root, path), [Selection(key=key)])[1][0]
+
+
+def array_of(root, path, *selections, name="x"):
+    """Arrays of a run in a file, once that is described."""
+    file, found = reader.describe(file_of(root, path), selections)
+    return tuple(
+        DataArray(Role.X, name, one.dtype, one.shape, file, Selection(one.columns, fill=one.fill), one.mapped)
+        for one in found
+    )
 
 
 def read(root, tmp_path, path, key=""):
     """The array as a run reads it: described first, then mapped, or unpacked into its folder."""
-    found = describe(root, path, key)
-    array = DataArray(Role.X, "x", found.dtype, found.shape, path, key, found.mapped, found.stamp, found.columns)
+    (array,) = array_of(root, path, Selection(key=key))
     (tmp_path / "run").mkdir(parents=True, exist_ok=True)
-    (values,) = read_data(tmp_path / "run", (array,), root)
-    assert values.shape == found.shape
-    return found, values
+    (values,) = read_data(tmp_path / "run", (array,))
+    assert values.shape == array.shape
+    return array, values
 
 
 def parquet(path, **columns):
@@ -64,7 +75,7 @@ def test_an_npy_file_is_mapped(root, tmp_path):
     assert (found.dtype, found.shape, found.mapped) == ("float32", (8, 3), True)
     assert isinstance(values, np.memmap)
     np.testing.assert_array_equal(values, X)
-    assert not data_file(tmp_path / "run", 0).exists()
+    assert not array_file(tmp_path / "run", 0).exists()
 
 
 @pytest.mark.parametrize("array", [np.asfortranarray(X), X.astype(">f8"), X[:0], X[0], X > 5], ids=str)
@@ -90,8 +101,8 @@ def test_a_compressed_array_is_unpacked_once(root, tmp_path):
     assert not found.mapped
     np.testing.assert_array_equal(values, X)
     with pytest.raises(InvalidRequestError, match="a compressed array can't be mapped"):
-        data_root.mapped(root, "packed.npz", Selection("x"), found.stamp)
-    held = data_file(tmp_path / "run", 0)
+        reader.mapped(found.file, found.in_file)
+    held = array_file(tmp_path / "run", 0)
     before = held.stat().st_mtime_ns
     read(root, tmp_path, "packed.npz")
     assert held.stat().st_mtime_ns == before
@@ -155,24 +166,19 @@ def test_columns_of_text(root, tmp_path):
 
 def test_columns_of_one_file_are_unpacked_in_one_pass_by_one_of_several_workers(root, tmp_path, monkeypatch):
     (root / "t.csv").write_text("a,b\n1,x\n2,y\n")
-    found = data_root.describe(root, "t.csv", [Selection(("a",)), Selection(("b",), text=True)])
-    arrays = [
-        DataArray(Role.X, one.columns[0], one.dtype, one.shape, "t.csv", "", False, one.stamp, one.columns)
-        for one in found
-    ]
-    original, passes, together = data_root.unpack, [], threading.Barrier(4)
+    arrays = array_of(root, "t.csv", Selection(("a",)), Selection(("b",), text=True))
+    original, passes, together = reader.unpack, [], threading.Barrier(4)
 
-    def unpack(root, path, stamp, wanted):
+    def unpack(file, wanted):
         passes.append(len(wanted))
-        time.sleep(0.05)
-        original(root, path, stamp, wanted)
+        original(file, wanted)
 
     def work():
         together.wait()
-        numbers, texts = read_data(tmp_path, arrays, root)
+        numbers, texts = read_data(tmp_path, arrays)
         return numbers.tolist(), texts.take(slice(0, 2)).tolist()
 
-    monkeypatch.setattr(data_root, "unpack", unpack)
+    monkeypatch.setattr(reader, "unpack", unpack)
     with ThreadPoolExecutor(4) as pool:
         results = [future.result() for future in [pool.submit(work) for _ in range(4)]]
     assert results == [([1, 2], [b"x", b"y"])] * 4
@@ -185,15 +191,14 @@ def test_text_that_outgrows_the_disk_is_refused(root, tmp_path):
     # A kilobyte in the file, a gigabyte of text.
     parquet(root / "t.parquet", words=pyarrow.array(["x" * 100_000] * 10_000).dictionary_encode())
     assert (root / "t.parquet").stat().st_size < 200_000
-    found = describe(root, "t.parquet", "words")
-    array = DataArray(Role.X, "x", found.dtype, found.shape, "t.parquet", "words", found.mapped, found.stamp)
+    (array,) = array_of(root, "t.parquet", Selection(key="words"))
     with (
         PeakMemory() as memory,
         pytest.raises(TooLargeError, match="x 'x': got more than 5000000 bytes of text"),
     ):
-        read_data(tmp_path, (array,), root, 5_000_000)
+        read_data(tmp_path, (array,), 5_000_000)
     assert memory.growth < 100_000_000
-    assert not data_file(tmp_path, 0).exists()
+    assert not array_file(tmp_path, 0).exists()
 
 
 @pytest.mark.parametrize(
@@ -281,17 +286,16 @@ def test_a_file_that_is_shorter_than_its_array_is_told(root, tmp_path):
 
 
 def test_a_file_that_changes_between_request_and_training_is_told(root, tmp_path):
-    found, _ = read(root, tmp_path, "sub/x.npy")
-    array = DataArray(Role.X, "x", found.dtype, found.shape, "sub/x.npy", "", True, found.stamp)
+    array, _ = read(root, tmp_path, "sub/x.npy")
     os.utime(root / "sub" / "x.npy", ns=(0, 0))
     with pytest.raises(InvalidRequestError, match="has changed since the run was accepted"):
-        read_data(tmp_path, (array,), root)
-    read_data(tmp_path, (replace(array, stamp=()),), root)
+        read_data(tmp_path, (array,))
+    read_data(tmp_path, (replace(array, file=file_of(root, "sub/x.npy")),))
 
 
 def test_a_server_without_a_root_reads_nothing():
     with pytest.raises(NotTrainableError, match=r"it has no data root \(--data-root\)$"):
-        data_root.check_path("", "x.npy")
+        DataFile("", "x.npy").check()
 
 
 def test_parquet_says_what_to_install(root, monkeypatch):
@@ -366,14 +370,13 @@ def test_files_that_are_damaged_or_lie_are_refused_when_they_are_described(root)
 
 def test_a_packed_array_is_no_longer_than_it_says(root, tmp_path, monkeypatch):
     # Too large to be counted before the run.
-    monkeypatch.setattr(files, "COUNTED_BYTES", 0)
+    monkeypatch.setattr(reader, "COUNTED_BYTES", 0)
     deflated(root / "more.npz", "x.npy", header((8, 3)) + bytes(10**7))
-    found = describe(root, "more.npz", "x")
-    array = DataArray(Role.X, "x", found.dtype, found.shape, "more.npz", "x", found.mapped, found.stamp)
+    (array,) = array_of(root, "more.npz", Selection(key="x"))
     with pytest.raises(InvalidTensorError, match="got more than 96 bytes, expected 96"):
-        read_data(tmp_path, (array,), root)
+        read_data(tmp_path, (array,))
     # No more than one piece beyond it was written.
-    assert data_file(tmp_path, 0).with_suffix(".part").stat().st_size < 1000
+    assert array_file(tmp_path, 0).with_suffix(".part").stat().st_size < 1000
 
 
 def test_a_parquet_file_of_few_bytes_and_many_rows_is_read_a_piece_at_a_time(root, tmp_path):

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import base64
 import zipfile
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from layerserve.values import tensors
+from layerserve_server.datasets import description as descriptions
+from layerserve_server.datasets import reader
+from layerserve_server.datasets.data_file import DataFile
+from layerserve_server.datasets.description import SAMPLE_TEXT, describe_dataset, read_description
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.training import dataset_files
-from layerserve_server.training.data_files import files
-from layerserve_server.training.dataset_files import SAMPLE_TEXT, describe_dataset, description
 
 X = np.arange(24, dtype=np.float32).reshape(8, 3)
 
 
 def read(folder, name="content.npz"):
-    return describe_dataset({"folder": str(folder), "file": name}, None)
+    return describe_dataset({"file": asdict(DataFile(str(folder), name))}, None)
 
 
 def sample(reply, name):
@@ -40,7 +42,7 @@ ARRAYS = {
 def test_arrays_are_described_with_their_first_rows(tmp_path, save):
     save(tmp_path / "content.npz", **ARRAYS)
     reply = read(tmp_path)
-    found = description(reply)
+    found = read_description(reply)
     assert [(one.name, one.shape) for one in found.arrays] == [(name, one.shape) for name, one in ARRAYS.items()]
     assert [one.dtype for one in found.arrays] == ["float32", "float32", "float64", "uint8", "bool"]
     for name, array in ARRAYS.items():
@@ -60,7 +62,7 @@ def test_long_texts_are_cut_and_long_rows_left_out(tmp_path):
 
 
 def test_samples_have_a_limit_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset_files, "SAMPLES_BYTES", 200)
+    monkeypatch.setattr(descriptions, "SAMPLES_BYTES", 200)
     np.savez(tmp_path / "content.npz", **{f"a{number}": X for number in range(10)})
     assert sorted(read(tmp_path)["samples"]) == ["a0", "a1"]
 
@@ -104,7 +106,7 @@ def check_columns(reply):
     ],
 )
 def test_what_is_no_dataset_is_refused(tmp_path, monkeypatch, arrays, text):
-    monkeypatch.setattr(dataset_files, "MAX_ARRAYS", 3)
+    monkeypatch.setattr(descriptions, "MAX_ARRAYS", 3)
     np.savez(tmp_path / "content.npz", **arrays)
     with pytest.raises(InvalidRequestError) as caught:
         read(tmp_path)
@@ -125,6 +127,6 @@ def test_a_file_whose_names_take_too_much_memory_is_not_taken_for_a_corrupt_one(
         raise MemoryError
 
     np.savez(tmp_path / "content.npz", x=X)
-    monkeypatch.setattr(files, "names_in", too_many)
+    monkeypatch.setattr(reader, "names_in", too_many)
     with pytest.raises(MemoryError):
         read(tmp_path)
