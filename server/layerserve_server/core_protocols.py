@@ -19,6 +19,7 @@ from layerserve_server.services.server import ServerService
 from layerserve_server.services.training import TrainingService
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
+from layerserve_server.training.online.kind import online_kind
 
 
 def _predictions(process: Process) -> Part:
@@ -58,7 +59,12 @@ def _open_inference(core: Core) -> Part:
     )
 
 
-LAYERSERVE_V1 = Extension(name="layerserve_v1", serving=_predictions, main=_own)
+LAYERSERVE_V1 = Extension(
+    name="layerserve_v1",
+    run_kinds=lambda settings: [online_kind(settings.max_online_sessions)],
+    serving=_predictions,
+    main=_own,
+)
 OPEN_INFERENCE = Extension(
     name="open_inference",
     rights=RIGHTS,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from layerserve_server.services.server import ServerState
     from layerserve_server.settings import Settings
     from layerserve_server.training.process.run_process import MakeProcess
+    from layerserve_server.training.run_kind import RunKind
     from layerserve_server.training.runs.registry import Runs
     from layerserve_server.transport.call import Routes
     from layerserve_server.transport.http.exchange import HttpRoute, Plain
@@ -158,6 +159,10 @@ def _none(*_: Any) -> None:
     return None
 
 
+def _no_kinds(_: Any) -> Sequence[RunKind]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Extension:
     """A part of the server that can be taken away. All but the name is optional."""
@@ -178,6 +183,8 @@ class Extension:
     source: Callable[[Settings, Metrics, bool], Source | None] = _none
     #: Makes its metrics of every process, for their documentation.
     metrics: Callable[[Families], None] | None = None
+    #: Makes its kinds of runs.
+    run_kinds: Callable[[Settings], Sequence[RunKind]] = _no_kinds
     #: Makes the handles of processes of training runs; None if they are processes of this machine. Raises ValueError.
     run_processes: Callable[[Settings], MakeProcess | None] = _none
     #: Makes the part of every process that answers predictions, for methods that run models.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +32,7 @@ from layerserve_server.services.rest import infer, infer_body, json_text, open_i
 from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
 from layerserve_server.services.run_series import RunSeries
 from layerserve_server.training.checks.request_checks import MAX_ARRAYS
+from layerserve_server.training.run_folder.publications import Publications
 
 
 def declared(**fields):
@@ -52,7 +54,7 @@ def step(**fields):
 
 
 def of_session(kind, **request):
-    run = SimpleNamespace(publications=SimpleNamespace(count=0))
+    run = SimpleNamespace(publisher=Publications(Path(), None))
     spec = TensorSpec("x", (None, 2), "float32")
     stream = OnlineStream(SimpleNamespace(), run, SimpleNamespace(inputs=[spec], outputs=[]))
     return stream._frame(online_pb2.TrainOnlineRequest(**request), kind)

@@ -19,6 +19,7 @@ from layerserve.training.options.online import OnlineOptions
 from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
+from layerserve_server.records import checked
 from layerserve_server.training.model import result_format, save_result
 from layerserve_server.training.online.frames import Frame, FrameArray
 from layerserve_server.training.online.replay_buffer import Arrays, ReplayBuffer
@@ -41,11 +42,10 @@ class Session:
     """Carries out the requests of a session. `start` must be called first."""
 
     def __init__(self, folder: Path, request: RunRequest, model: Model) -> None:
-        """`model` is prepared for the request."""
-        assert request.online is not None
+        """`model` is prepared for the request. Raises TypeError or ValueError if the options are damaged."""
         self._folder = folder
         self._request = request
-        self.options: OnlineOptions = request.online
+        self.options = checked(OnlineOptions(**request.kind_options))
         self._model = model
         self._steps = Stepwise(
             model,

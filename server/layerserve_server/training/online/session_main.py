@@ -46,7 +46,7 @@ LOOK_SECONDS = 0.5
 CHECK_SECONDS = 0.05
 
 
-def serve(folder: Path, request: RunRequest, position: Position) -> RunResult:
+def execute(folder: Path, request: RunRequest, position: Position) -> RunResult:
     """Carries out a session, from where it was if it was interrupted, until it is ended or was idle for too long."""
     began = time.monotonic()
     _, model, _ = prepared(folder, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from layerserve.training.options.online import OnlineOptions
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training.online import session
 from layerserve_server.training.online.frames import Frame, FrameArray
+from layerserve_server.training.online.kind import ONLINE
 from layerserve_server.training.online.session import Session
-from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder import publications
 
 RNG = np.random.default_rng(4)
@@ -50,8 +52,8 @@ class Sessions:
             model="m",
             version=1,
             data=(),
-            kind=Kind.ONLINE,
-            online=OnlineOptions(**options),
+            kind=ONLINE,
+            kind_options=asdict(OnlineOptions(**options)),
             seed=5,
             on_nan=on_nan,
             checkpoint_seconds=checkpoint_seconds,
