@@ -8,7 +8,6 @@ from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
-from layerserve_server.services.online import OnlineTrainingService
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.open_inference.rights import RIGHTS
 from layerserve_server.services.open_inference.service import OpenInferenceService
@@ -19,7 +18,6 @@ from layerserve_server.services.server import ServerService
 from layerserve_server.services.training import TrainingService
 from layerserve_server.training.checkpoint_models import CheckpointModels
 from layerserve_server.training.conversion import Converter
-from layerserve_server.training.online.kind import online_kind
 
 
 def _predictions(process: Process) -> Part:
@@ -39,7 +37,6 @@ def _own(core: Core) -> Part:
             ManagementService(core.manager, core.uploads),
             CheckpointService(repository, runs, CheckpointModels(converter)),
             TrainingService(repository, runs, work, defaults, datasets),
-            OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
             DatasetService(datasets, work.using, training=trains),
             RunSeries(runs),
         ]
@@ -59,12 +56,7 @@ def _open_inference(core: Core) -> Part:
     )
 
 
-LAYERSERVE_V1 = Extension(
-    name="layerserve_v1",
-    run_kinds=lambda settings: [online_kind(settings.max_online_sessions)],
-    serving=_predictions,
-    main=_own,
-)
+LAYERSERVE_V1 = Extension(name="layerserve_v1", serving=_predictions, main=_own)
 OPEN_INFERENCE = Extension(
     name="open_inference",
     rights=RIGHTS,

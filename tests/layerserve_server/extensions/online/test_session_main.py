@@ -20,18 +20,17 @@ from layergraph import layers
 from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightError
 from layerserve.training.options.online import OnlineOptions
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
+from layerserve_server.extensions.online import publications, session_main
+from layerserve_server.extensions.online.frames import PREFIX, Frame, FrameArray, sizes
+from layerserve_server.extensions.online.kind import ONLINE
+from layerserve_server.extensions.online.publications import Published
+from layerserve_server.extensions.online.session_socket import socket_path
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog
-from layerserve_server.training.online import session_main
-from layerserve_server.training.online.frames import PREFIX, Frame, FrameArray, sizes
-from layerserve_server.training.online.kind import ONLINE
-from layerserve_server.training.online.session_socket import socket_path
 from layerserve_server.training.process.reporting import Position
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder import publications
 from layerserve_server.training.run_folder.control import ControlFile
 from layerserve_server.training.run_folder.layout import BASE
-from layerserve_server.training.run_folder.publications import Published
 from layerserve_server.training.run_folder.result import INTERRUPT, Interruption, RunResult
 
 X, Y = np.ones((2, 3), "float32"), np.zeros((2, 1), "float32")

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from damaged_files import TEXTS
 from layerserve_server.errors import NotTrainableError
+from layerserve_server.extensions.online import publications
+from layerserve_server.extensions.online.publications import Publications, Published
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder import publications
-from layerserve_server.training.run_folder.publications import Publications, Published
 
 REQUEST = RunRequest("m", 4, (), publish_label="new")
 
@@ -97,5 +98,15 @@ def test_only_whole_files_are_published(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         publications.request(tmp_path, 3, ".keras", half)
     assert publications.pending(tmp_path) == []
-    (tmp_path / "published.json").write_text("{")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_damaged_note_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / publications.NOTE).write_text(text)
     assert publications.read_published(tmp_path) is None
+
+
+def test_it_has_the_version_of_its_note(tmp_path: Path) -> None:
+    assert Publications(tmp_path, REQUEST).version == 0
+    (tmp_path / publications.NOTE).write_text('{"step": 7, "version": 4}')
+    assert Publications(tmp_path, REQUEST).version == 4

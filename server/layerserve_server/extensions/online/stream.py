@@ -23,13 +23,13 @@ from layerserve_server.errors import (
     TakenOverError,
     UnavailableError,
 )
+from layerserve_server.extensions.online.frames import Frame, FrameArray
+from layerserve_server.extensions.online.kind import publications_of
+from layerserve_server.extensions.online.session_client import SessionClient, SessionClosedError
 from layerserve_server.jobs.failures import REFUSALS
 from layerserve_server.services.messages import dtype_name, model_spec, parse
 from layerserve_server.services.run_replies import log_values
 from layerserve_server.training.checks.request_checks import MAX_ARRAYS, checked_batch
-from layerserve_server.training.online.frames import Frame, FrameArray
-from layerserve_server.training.online.kind import publications_of
-from layerserve_server.training.online.session_client import SessionClient, SessionClosedError
 from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.runs.run import Run
 from layerserve_server.transport.call import Stream

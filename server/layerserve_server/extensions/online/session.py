@@ -19,14 +19,14 @@ from layerserve.training.options.online import OnlineOptions
 from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
+from layerserve_server.extensions.online import publications
+from layerserve_server.extensions.online.frames import Frame, FrameArray
+from layerserve_server.extensions.online.replay_buffer import Arrays, ReplayBuffer
+from layerserve_server.extensions.online.step_log import StepLog
 from layerserve_server.records import checked
 from layerserve_server.training.model import result_format, save_result
-from layerserve_server.training.online.frames import Frame, FrameArray
-from layerserve_server.training.online.replay_buffer import Arrays, ReplayBuffer
-from layerserve_server.training.online.step_log import StepLog
 from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import Role, RunRequest
-from layerserve_server.training.run_folder import publications
 from layerserve_server.training.run_folder.layout import BASE, CHECKPOINTS, STEPS
 
 #: Number of the last steps whose replies are kept, for a client that was cut off before it got them.

@@ -21,18 +21,18 @@ from layerserve_server.errors import (
     NotTrainableError,
     UnavailableError,
 )
+from layerserve_server.extensions.online.kind import ONLINE
+from layerserve_server.extensions.online.publications import IDLE
+from layerserve_server.extensions.online.session_client import SessionClient, SessionClosedError
+from layerserve_server.extensions.online.stream import OnlineStream
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import lease, model_spec, parsed
-from layerserve_server.services.online_stream import OnlineStream
 from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import find_run, owned
 from layerserve_server.services.run_requests import RunDefaults, common_fields, read_options
 from layerserve_server.training import events
 from layerserve_server.training.checks.request_checks import check_range
-from layerserve_server.training.online.kind import ONLINE
-from layerserve_server.training.online.session_client import SessionClient, SessionClosedError
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder.publications import IDLE
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run, RunState

@@ -14,12 +14,11 @@ from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightErro
 from layergraph.training.checkpoint import Checkpoints
 from layerserve.training.options.online import OnlineOptions
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.training.online import session
-from layerserve_server.training.online.frames import Frame, FrameArray
-from layerserve_server.training.online.kind import ONLINE
-from layerserve_server.training.online.session import Session
+from layerserve_server.extensions.online import publications, session
+from layerserve_server.extensions.online.frames import Frame, FrameArray
+from layerserve_server.extensions.online.kind import ONLINE
+from layerserve_server.extensions.online.session import Session
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder import publications
 
 RNG = np.random.default_rng(4)
 BATCHES = [(RNG.standard_normal((3, 4)).astype("f4"), RNG.standard_normal((3, 1)).astype("f4")) for _ in range(12)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from layerserve_server.training.run_folder.publications import Publications
+from layerserve_server.extensions.online.publications import Publications
 from layerserve_server.training.run_kind import RunKind
 from layerserve_server.training.runs.run import Run
 
 #: Name of the kind.
 ONLINE = "online"
 #: Module of a session's process.
-PROGRAM = "layerserve_server.training.online.session_main"
+PROGRAM = "layerserve_server.extensions.online.session_main"
 
 
 def online_kind(sessions: int) -> RunKind:
