@@ -192,6 +192,7 @@ def test_a_survivor_is_tried_again_with_the_tests_that_no_time_was_left_for(tmp_
         ("client/layerserve/new", "client/layerserve/new"),
         ("server/layergraph/layers/hub", "server/layergraph/layers"),
         ("server/layerserve_server/training", "server/layerserve_server/training"),
+        ("server/layerserve_server/extensions/online", "server/layerserve_server/extensions/online"),
         ("server/layerserve_server/training/runs", "server/layerserve_server/training/runs"),
         ("server/layerserve_server/services/new", "server/layerserve_server/services/new"),
         ("deploy/monitoring", "deploy"),

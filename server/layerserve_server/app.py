@@ -252,6 +252,8 @@ class App:
         for part in self._parts:
             part.stop()
         self.runs.stop()
+        for part in self._parts:
+            part.close()
         if self._imports is not None:
             self._imports.close()
         self._jobs.close()

@@ -91,6 +91,8 @@ class Web:
 
     #: Reads long bodies in another process.
     reader: BodyReader
+    #: Names of all services of gRPC.
+    services: Sequence[str]
     #: Names under which browsers reach the server.
     hosts: Hosts
     #: The actual port of gRPC.
@@ -130,8 +132,10 @@ class Part:
     start: Callable[[], None] = _nothing
     #: Called at each look at the repository, to see what other servers on it have done.
     scan: Callable[[], None] = _nothing
-    #: Called when calls are refused.
+    #: Called when calls are refused. Runs go on until then.
     stop: Callable[[], None] = _nothing
+    #: Called after that, when this server's runs have ended or were interrupted.
+    close: Callable[[], None] = _nothing
 
 
 def _no_part(_: Any) -> Part:

@@ -18,9 +18,11 @@ from layerserve_server.records import checked
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training.events import Failed, Finished
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder.layout import PUBLISH
+from layerserve_server.training.run_folder.layout import OF_KIND
 from layerserve_server.training.run_folder.result import RunResult
 
+#: Folder of the models that are to be published, in the run's folder.
+PUBLISH = f"{OF_KIND}/publish"
 #: The note of what was published last.
 NOTE = "published.json"
 FILE = re.compile(r"([0-9]{12})\.(keras|h5)")
@@ -72,7 +74,7 @@ def newest(folder: Path) -> int:
 
 def request(folder: Path, step: int, suffix: str, save: Callable[[Path], None]) -> None:
     """Has the server publish what `save` writes to the path that it gets. In the session's process."""
-    (folder / PUBLISH).mkdir(exist_ok=True)
+    (folder / PUBLISH).mkdir(parents=True, exist_ok=True)
     part = folder / PUBLISH / f"part{suffix}"
     save(part)
     os.replace(part, folder / PUBLISH / f"{step:012}{suffix}")

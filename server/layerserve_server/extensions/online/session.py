@@ -27,8 +27,10 @@ from layerserve_server.records import checked
 from layerserve_server.training.model import result_format, save_result
 from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import Role, RunRequest
-from layerserve_server.training.run_folder.layout import BASE, CHECKPOINTS, STEPS
+from layerserve_server.training.run_folder.layout import BASE, CHECKPOINTS, OF_KIND
 
+#: Folder of the steps since the last checkpoint, in the run's folder.
+STEPS = f"{OF_KIND}/steps"
 #: Number of the last steps whose replies are kept, for a client that was cut off before it got them.
 KEPT_REPLIES = 256
 #: Number and size in bytes of the steps after which a checkpoint is written, however young the last one is.

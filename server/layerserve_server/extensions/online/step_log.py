@@ -23,7 +23,7 @@ class StepLog:
 
     def __init__(self, folder: Path) -> None:
         """`folder` is made if needed. Raises OSError."""
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._file = -1
         #: Where the last step begins in the file.

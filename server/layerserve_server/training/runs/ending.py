@@ -19,12 +19,11 @@ from layerserve_server.training.run_folder.layout import (
     CACHE,
     CHECKPOINTS,
     KEPT,
+    OF_KIND,
     OUTCOME,
-    PUBLISH,
     RESULT,
     RIVAL,
     START,
-    STEPS,
     result_file,
 )
 from layerserve_server.training.run_folder.result import RunResult
@@ -40,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START, RIVAL, CACHE, STEPS, PUBLISH)
+RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START, RIVAL, CACHE, OF_KIND)
 #: Maximum number of versions that a result is compared with, one after another, before it is withheld.
 MAX_COMPARISONS = 5
 #: Maximum time until this server has read a version that another server has published, in seconds.

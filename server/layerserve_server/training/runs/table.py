@@ -228,7 +228,8 @@ class RunTable:
         with self.changed:
             ended = [run for run in _newest_first(self._runs.values()) if run.log.ended]
         for run in ended[self._max_kept :]:
-            if run.awaited:
+            # One of an extension that isn't there hasn't ended on disk.
+            if run.awaited or run.kind.name not in self._kinds:
                 continue
             with contextlib.suppress(RunElsewhereError, UnknownRunError, BusyError):
                 self.own(run)

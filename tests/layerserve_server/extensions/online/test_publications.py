@@ -30,7 +30,7 @@ def publishing(publish: Callable[[Path, int], int]) -> Any:
 
     def publish_once(model: str, file: Path, **options: Any) -> int:
         step = int(options.pop("checkpoint").removeprefix("step-"))
-        assert (model, options) == ("m", {"run": file.parents[1].name, "base_version": 4, "label": "new"})
+        assert (model, options) == ("m", {"run": file.parents[2].name, "base_version": 4, "label": "new"})
         return publish(file, step)
 
     return SimpleNamespace(publisher=SimpleNamespace(publish_once=publish_once))

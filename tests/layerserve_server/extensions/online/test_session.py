@@ -383,7 +383,7 @@ def test_a_log_that_ends_before_the_checkpoint_begins_anew(
     monkeypatch.setattr(one._log, "begin", kill)
     with pytest.raises(Killed):
         one.save()
-    (path,) = (sessions.folder / "steps").iterdir()
+    (path,) = (sessions.folder / session.STEPS).iterdir()
     path.write_bytes(path.read_bytes()[: one._log.bytes // 2])
     two = sessions.start()
     for number in range(6, 10):

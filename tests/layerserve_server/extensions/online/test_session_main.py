@@ -24,6 +24,7 @@ from layerserve_server.extensions.online import publications, session_main
 from layerserve_server.extensions.online.frames import PREFIX, Frame, FrameArray, sizes
 from layerserve_server.extensions.online.kind import ONLINE
 from layerserve_server.extensions.online.publications import Published
+from layerserve_server.extensions.online.session import STEPS
 from layerserve_server.extensions.online.session_socket import socket_path
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog
@@ -135,7 +136,7 @@ def process(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def drop_log(folder: Path) -> None:
     """Removes the log of steps, which isn't needed if a checkpoint has them all."""
-    for path in (folder / "steps").iterdir():
+    for path in (folder / STEPS).iterdir():
         path.unlink()
 
 
