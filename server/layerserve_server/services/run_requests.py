@@ -20,7 +20,7 @@ from layerserve_server.errors import InvalidRequestError
 from layerserve_server.services.messages import dtype_name
 from layerserve_server.training.from_checkpoint import Start, merged
 from layerserve_server.training.lora import lora_settings
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 
 ROLES: dict[int, Role] = {
     pb.DATA_ROLE_X: Role.X,
@@ -80,7 +80,7 @@ def evaluation_request(
         data=_data(spec, defaults.data_root),
         **options,
         view=View(**read_options(VIEW, spec)),
-        kind=Kind.EVALUATION,
+        kind=EVALUATION,
         publish=False,
         sample_losses=spec.sample_losses,
     )

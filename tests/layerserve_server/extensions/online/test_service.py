@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 from layerserve_server.errors import IdleStreamError, NotTrainableError, ServerError, UnavailableError
-from layerserve_server.services.online import _raise_end
+from layerserve_server.extensions.online.publications import IDLE
+from layerserve_server.extensions.online.service import _raise_end
 from layerserve_server.training import events
-from layerserve_server.training.run_folder.publications import IDLE
 
 
 def end(last):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightErro
 from layergraph.training.checkpoint import Checkpoints
 from layerserve.training.options.online import OnlineOptions
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.training.online import session
-from layerserve_server.training.online.frames import Frame, FrameArray
-from layerserve_server.training.online.session import Session
-from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.run_folder import publications
+from layerserve_server.extensions.online import publications, session
+from layerserve_server.extensions.online.frames import Frame, FrameArray
+from layerserve_server.extensions.online.kind import ONLINE
+from layerserve_server.extensions.online.session import Session
+from layerserve_server.training.request import RunRequest
 
 RNG = np.random.default_rng(4)
 BATCHES = [(RNG.standard_normal((3, 4)).astype("f4"), RNG.standard_normal((3, 1)).astype("f4")) for _ in range(12)]
@@ -50,8 +51,8 @@ class Sessions:
             model="m",
             version=1,
             data=(),
-            kind=Kind.ONLINE,
-            online=OnlineOptions(**options),
+            kind=ONLINE,
+            kind_options=asdict(OnlineOptions(**options)),
             seed=5,
             on_nan=on_nan,
             checkpoint_seconds=checkpoint_seconds,
@@ -382,7 +383,7 @@ def test_a_log_that_ends_before_the_checkpoint_begins_anew(
     monkeypatch.setattr(one._log, "begin", kill)
     with pytest.raises(Killed):
         one.save()
-    (path,) = (sessions.folder / "steps").iterdir()
+    (path,) = (sessions.folder / session.STEPS).iterdir()
     path.write_bytes(path.read_bytes()[: one._log.bytes // 2])
     two = sessions.start()
     for number in range(6, 10):

@@ -21,18 +21,18 @@ from layerserve_server.errors import (
     TooLargeError,
     safe_text,
 )
+from layerserve_server.extensions.online import publications
+from layerserve_server.extensions.online.frames import Frame
+from layerserve_server.extensions.online.session import Session
+from layerserve_server.extensions.online.session_socket import SessionSocket
 from layerserve_server.jobs.failures import out_of_memory
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog, EventWriter
-from layerserve_server.training.online.frames import Frame
-from layerserve_server.training.online.session import Session
-from layerserve_server.training.online.session_socket import SessionSocket
 from layerserve_server.training.process.cpu_yield import CpuYield
 from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import Position
 from layerserve_server.training.process.work import prepared
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder import publications
 from layerserve_server.training.run_folder.control import ControlFile
 from layerserve_server.training.run_folder.result import INTERRUPT, Interruption, RunResult
 
@@ -46,7 +46,7 @@ LOOK_SECONDS = 0.5
 CHECK_SECONDS = 0.05
 
 
-def serve(folder: Path, request: RunRequest, position: Position) -> RunResult:
+def execute(folder: Path, request: RunRequest, position: Position) -> RunResult:
     """Carries out a session, from where it was if it was interrupted, until it is ended or was idle for too long."""
     began = time.monotonic()
     _, model, _ = prepared(folder, request)

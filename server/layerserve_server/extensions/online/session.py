@@ -19,15 +19,18 @@ from layerserve.training.options.online import OnlineOptions
 from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
+from layerserve_server.extensions.online import publications
+from layerserve_server.extensions.online.frames import Frame, FrameArray
+from layerserve_server.extensions.online.replay_buffer import Arrays, ReplayBuffer
+from layerserve_server.extensions.online.step_log import StepLog
+from layerserve_server.records import checked
 from layerserve_server.training.model import result_format, save_result
-from layerserve_server.training.online.frames import Frame, FrameArray
-from layerserve_server.training.online.replay_buffer import Arrays, ReplayBuffer
-from layerserve_server.training.online.step_log import StepLog
 from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import Role, RunRequest
-from layerserve_server.training.run_folder import publications
-from layerserve_server.training.run_folder.layout import BASE, CHECKPOINTS, STEPS
+from layerserve_server.training.run_folder.layout import BASE, CHECKPOINTS, OF_KIND
 
+#: Folder of the steps since the last checkpoint, in the run's folder.
+STEPS = f"{OF_KIND}/steps"
 #: Number of the last steps whose replies are kept, for a client that was cut off before it got them.
 KEPT_REPLIES = 256
 #: Number and size in bytes of the steps after which a checkpoint is written, however young the last one is.
@@ -41,11 +44,10 @@ class Session:
     """Carries out the requests of a session. `start` must be called first."""
 
     def __init__(self, folder: Path, request: RunRequest, model: Model) -> None:
-        """`model` is prepared for the request."""
-        assert request.online is not None
+        """`model` is prepared for the request. Raises TypeError or ValueError if the options are damaged."""
         self._folder = folder
         self._request = request
-        self.options: OnlineOptions = request.online
+        self.options = checked(OnlineOptions(**request.kind_options))
         self._model = model
         self._steps = Stepwise(
             model,

@@ -13,10 +13,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from layerserve_server.disk import json_object, replace_file
-from layerserve_server.errors import ServerError
+from layerserve_server.errors import ModelGoneError, ServerError, safe_text
 from layerserve_server.records import checked
-from layerserve_server.training.run_folder.layout import PUBLISH
+from layerserve_server.repository.repository import Repository
+from layerserve_server.training.events import Failed, Finished
+from layerserve_server.training.request import RunRequest
+from layerserve_server.training.run_folder.layout import OF_KIND
+from layerserve_server.training.run_folder.result import RunResult
 
+#: Folder of the models that are to be published, in the run's folder.
+PUBLISH = f"{OF_KIND}/publish"
 #: The note of what was published last.
 NOTE = "published.json"
 FILE = re.compile(r"([0-9]{12})\.(keras|h5)")
@@ -68,17 +74,19 @@ def newest(folder: Path) -> int:
 
 def request(folder: Path, step: int, suffix: str, save: Callable[[Path], None]) -> None:
     """Has the server publish what `save` writes to the path that it gets. In the session's process."""
-    (folder / PUBLISH).mkdir(exist_ok=True)
+    (folder / PUBLISH).mkdir(parents=True, exist_ok=True)
     part = folder / PUBLISH / f"part{suffix}"
     save(part)
     os.replace(part, folder / PUBLISH / f"{step:012}{suffix}")
 
 
 class Publications:
-    """The server's side of a session's publications. Thread-safe."""
+    """The server's side of a session's publications (see `RunPublisher`). Thread-safe."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, request: RunRequest) -> None:
+        """`folder` is that of the session's run, `request` its request."""
         self._folder = folder
+        self._request = request
         #: The last outcomes, and how many there were before them.
         self._outcomes: deque[Outcome] = deque(maxlen=KEPT)
         self._count = 0
@@ -93,20 +101,26 @@ class Publications:
         return read_published(self._folder)
 
     @property
+    def version(self) -> int:
+        """The version that was published last; 0 if none."""
+        last = self.last
+        return last.version if last is not None else 0
+
+    @property
     def count(self) -> int:
         """Number of outcomes so far."""
         with self._lock:
             return self._count
 
-    def publish(self, publish: Callable[[Path, int], int]) -> None:
-        """Publishes the files that are to be published. `publish` gets a file and its step, and returns the version.
+    def publish(self, repository: Repository) -> None:
+        """Publishes the files that are to be published, each once.
 
         A file that can't be published is dropped; the next one has all of its steps.
         """
         for step, path in pending(self._folder):
             self._current = step
             try:
-                outcome = Outcome(step, publish(path, step))
+                outcome = Outcome(step, self._publish(repository, path, step))
                 self._note(Published(step, outcome.version))
             except ServerError as error:
                 outcome = Outcome(step, 0, error)
@@ -119,6 +133,28 @@ class Publications:
             self._current = 0
             for changed in watchers:
                 changed()
+
+    def _publish(self, repository: Repository, file: Path, step: int) -> int:
+        request = self._request
+        return repository.publisher.publish_once(
+            request.model,
+            file,
+            run=self._folder.name,
+            base_version=request.version,
+            label=request.publish_label or "",
+            # By which a version that was published before a kill is found again.
+            checkpoint=f"step-{step}",
+        )
+
+    def last_event(self, result: RunResult, seconds: float) -> Finished | Failed:
+        """Returns the event that ends a session whose process has ended it with this result after some seconds."""
+        outcomes = self.outcomes(0)
+        error = outcomes[-1].error if outcomes else None
+        if error is not None and not isinstance(error, ModelGoneError):
+            # Nothing is lost: the session can be resumed, and ended again.
+            return Failed(safe_text(str(error)), result.epoch, result.step, resumable=True)
+        withheld = "" if error is None else safe_text(str(error))
+        return Finished(self.version, result.logs, seconds, withheld)
 
     def outcomes(self, seen: int) -> list[Outcome]:
         """Returns the outcomes after the first `seen` ones, as far as they are kept."""

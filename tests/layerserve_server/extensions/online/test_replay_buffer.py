@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layerserve_server.training.online import replay_buffer
-from layerserve_server.training.online.replay_buffer import ReplayBuffer
+from layerserve_server.extensions.online import replay_buffer
+from layerserve_server.extensions.online.replay_buffer import ReplayBuffer
 from layerserve_server.training.request import Role
 
 X, Y = (Role.X, "x"), (Role.Y, "y")

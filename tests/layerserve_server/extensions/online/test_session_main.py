@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,18 @@ from layergraph import layers
 from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightError
 from layerserve.training.options.online import OnlineOptions
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
+from layerserve_server.extensions.online import publications, session_main
+from layerserve_server.extensions.online.frames import PREFIX, Frame, FrameArray, sizes
+from layerserve_server.extensions.online.kind import ONLINE
+from layerserve_server.extensions.online.publications import Published
+from layerserve_server.extensions.online.session import STEPS
+from layerserve_server.extensions.online.session_socket import socket_path
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog
-from layerserve_server.training.online import session_main
-from layerserve_server.training.online.frames import PREFIX, Frame, FrameArray, sizes
-from layerserve_server.training.online.session_socket import socket_path
 from layerserve_server.training.process.reporting import Position
-from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.run_folder import publications
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.control import ControlFile
 from layerserve_server.training.run_folder.layout import BASE
-from layerserve_server.training.run_folder.publications import Published
 from layerserve_server.training.run_folder.result import INTERRUPT, Interruption, RunResult
 
 X, Y = np.ones((2, 3), "float32"), np.zeros((2, 1), "float32")
@@ -62,6 +64,17 @@ class Caller:
         return self.ask("step", ("x", x), ("y", y), number=number, learning_rate=None)
 
 
+class Repository:
+    """A repository whose versions are numbered by the number of steps."""
+
+    def __init__(self, version: Callable[[int], int]) -> None:
+        self.publisher: Any = self
+        self._version = version
+
+    def publish_once(self, model: str, file: Path, *, checkpoint: str, **options: Any) -> int:
+        return self._version(int(checkpoint.removeprefix("step-")))
+
+
 class Process:
     """The program in a folder, executed in this thread while a caller's thread talks to it."""
 
@@ -76,7 +89,7 @@ class Process:
 
     def serve(self, talk: Callable[[Caller], Any] | None = None, on_nan: str = "stop", **options: Any) -> RunResult:
         session = OnlineOptions(**{"idle_seconds": 30.0, **options})
-        request = RunRequest("m", 4, (), kind=Kind.ONLINE, online=session, on_nan=on_nan)
+        request = RunRequest("m", 4, (), kind=ONLINE, kind_options=asdict(session), on_nan=on_nan)
         opened = threading.Event()
         door = session_main.SessionSocket.open
 
@@ -94,7 +107,7 @@ class Process:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(session_main.SessionSocket, "open", open_door)
             try:
-                return session_main.serve(self.folder, request, self.position)
+                return session_main.execute(self.folder, request, self.position)
             finally:
                 opened.set()
                 thread.join()
@@ -123,7 +136,7 @@ def process(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def drop_log(folder: Path) -> None:
     """Removes the log of steps, which isn't needed if a checkpoint has them all."""
-    for path in (folder / "steps").iterdir():
+    for path in (folder / STEPS).iterdir():
         path.unlink()
 
 
@@ -266,12 +279,12 @@ def test_a_session_that_a_call_ends_is_published(process: Process, monkeypatch: 
 def test_a_published_version_is_reported_once(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session_main, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(session_main, "CHECK_SECONDS", 0.01)
-    server = publications.Publications(process.folder)
+    server = publications.Publications(process.folder, RunRequest("m", 4, ()))
 
     def talk(caller: Caller) -> None:
         caller.step(1)
         assert caller.ask("publish").header == {"step": 1}
-        server.publish(lambda path, step: 5)
+        server.publish(Repository(lambda step: 5))
         caller.step(2)
         caller.ask("end")
 
@@ -287,12 +300,12 @@ def test_a_version_that_is_published_during_a_look_is_reported(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_main, "CHECK_SECONDS", 0.01)
-    server = publications.Publications(process.folder)
+    server = publications.Publications(process.folder, RunRequest("m", 4, ()))
     read = publications.read_published
 
     def read_late(folder: Path) -> Published | None:
         found = read(folder)
-        server.publish(lambda path, step: 5)
+        server.publish(Repository(lambda step: 5))
         return found
 
     def talk(caller: Caller) -> None:
@@ -313,7 +326,7 @@ def test_a_version_that_was_pending_at_a_restart_is_reported(process: Process) -
     process.serve(lambda caller: [caller.step(1), caller.ask("publish"), caller.ask("end")], publish=False)
 
     def talk(caller: Caller) -> None:
-        publications.Publications(process.folder).publish(lambda path, step: 5)
+        publications.Publications(process.folder, RunRequest("m", 4, ())).publish(Repository(lambda step: 5))
         caller.ask("attach")
         caller.ask("end")
 
@@ -326,11 +339,11 @@ def test_a_session_waits_while_too_many_versions_are_to_be_published(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[int] = []
-    server = publications.Publications(process.folder)
+    server = publications.Publications(process.folder, RunRequest("m", 4, ()))
 
     def pause(self: Any, seconds: float) -> None:
         waited.append(len(publications.pending(process.folder)))
-        server.publish(lambda path, step: step + 1)
+        server.publish(Repository(lambda step: step + 1))
 
     monkeypatch.setattr(session_main.SessionSocket, "pause", pause)
     process.serve(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.training.online.frames import PREFIX, BrokenFrameError, Frame, sizes
-from layerserve_server.training.online.session_socket import socket_path
+from layerserve_server.extensions.online.frames import PREFIX, BrokenFrameError, Frame, sizes
+from layerserve_server.extensions.online.session_socket import socket_path
 
 #: Size of the buffer of a connection, in bytes.
 BUFFER = 1 << 20

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from layerserve_server.training.online.frames import PREFIX, BrokenFrameError, Frame, sizes
+from layerserve_server.extensions.online.frames import PREFIX, BrokenFrameError, Frame, sizes
 
 #: Name of a file: the number of its first step. A new one begins after each checkpoint.
 SEGMENT = re.compile(r"([0-9]{12})\.steps")
@@ -23,7 +23,7 @@ class StepLog:
 
     def __init__(self, folder: Path) -> None:
         """`folder` is made if needed. Raises OSError."""
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._file = -1
         #: Where the last step begins in the file.

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from layerserve_server.errors import InvalidTensorError
-from layerserve_server.training.online import step_log
-from layerserve_server.training.online.frames import MAX_HEADER, PREFIX, BrokenFrameError, Frame, FrameArray, sizes
-from layerserve_server.training.online.step_log import StepLog
+from layerserve_server.extensions.online import step_log
+from layerserve_server.extensions.online.frames import MAX_HEADER, PREFIX, BrokenFrameError, Frame, FrameArray, sizes
+from layerserve_server.extensions.online.step_log import StepLog
 from layerserve_server.training.request import Role
 from open_files import open_below
+from synced import Disk
 
 
 def frame(number: int) -> Frame:
@@ -129,3 +130,13 @@ def test_a_frame_says_what_is_wrong_with_it() -> None:
 
 def _check(header: bytes) -> int:
     return zlib.crc32(header)
+
+
+def test_a_file_that_is_full_survives_a_loss_of_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    log = StepLog(tmp_path / "steps")
+    log.begin(1, 1)
+    log.append(Frame({}, [FrameArray("x", "a", "float32", (1,), 4)], bytes(4)))
+    (first,) = (tmp_path / "steps").iterdir()
+    log.begin(2, 1)
+    assert disk.flushed_bytes(first) == first.stat().st_size > 0

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from layerserve_server.training.online.frames import PREFIX, BrokenFrameError, Frame, sizes
+from layerserve_server.extensions.online.frames import PREFIX, BrokenFrameError, Frame, sizes
 from layerserve_server.training.run_folder.result import Interruption
 
 #: Name of the socket in the run's folder.

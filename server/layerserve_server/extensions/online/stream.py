@@ -23,12 +23,13 @@ from layerserve_server.errors import (
     TakenOverError,
     UnavailableError,
 )
+from layerserve_server.extensions.online.frames import Frame, FrameArray
+from layerserve_server.extensions.online.kind import publications_of
+from layerserve_server.extensions.online.session_client import SessionClient, SessionClosedError
 from layerserve_server.jobs.failures import REFUSALS
 from layerserve_server.services.messages import dtype_name, model_spec, parse
 from layerserve_server.services.run_replies import log_values
 from layerserve_server.training.checks.request_checks import MAX_ARRAYS, checked_batch
-from layerserve_server.training.online.frames import Frame, FrameArray
-from layerserve_server.training.online.session_client import SessionClient, SessionClosedError
 from layerserve_server.training.request import DataArray, Role
 from layerserve_server.training.runs.run import Run
 from layerserve_server.transport.call import Stream
@@ -66,7 +67,7 @@ class OnlineStream:
         self._asked: deque[_Asked] = deque()
         self._at_process: deque[_Asked] = deque()
         #: Number of outcomes of publications that the client has been sent.
-        self._seen = run.publications.count
+        self._seen = publications_of(run).count
         self._taken_over = False
         #: Whether the process has ended the session as it was asked to.
         self._ended = False
@@ -91,7 +92,7 @@ class OnlineStream:
         for task in (reading, receiving):
             task.add_done_callback(lambda _: self._wake.set())
         self._stream.on_closed(self._wake.set)
-        publications = self._run.publications
+        publications = publications_of(self._run)
         try:
             with publications.watched(lambda: self._stream.soon(self._wake.set)):
                 while True:
@@ -282,7 +283,7 @@ class OnlineStream:
 
     def _outcome(self, step: int) -> pb.OnlinePublished | None:
         """Returns the version with `step` steps; None if it isn't published yet. Raises the error of publishing."""
-        publications = self._run.publications
+        publications = publications_of(self._run)
         waits = publications.is_pending(step)
         for outcome in publications.outcomes(self._seen):
             if outcome.step < step:
@@ -301,7 +302,7 @@ class OnlineStream:
     def _published(self) -> pb.TrainOnlineResponse | None:
         """Returns the message about a version that no request has asked for; None if there is none."""
         wanted = [one.reply.header["step"] for one in self._asked if one.kind == "publish" and one.reply is not None]
-        for outcome in self._run.publications.outcomes(self._seen):
+        for outcome in publications_of(self._run).outcomes(self._seen):
             if outcome.step in wanted:
                 return None
             self._seen += 1

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from layerserve_server.training.online import session_socket
-from layerserve_server.training.online.frames import Frame
-from layerserve_server.training.online.session_client import SessionClient, SessionClosedError
-from layerserve_server.training.online.session_socket import SessionSocket, socket_path
+from layerserve_server.extensions.online import session_socket
+from layerserve_server.extensions.online.frames import Frame
+from layerserve_server.extensions.online.session_client import SessionClient, SessionClosedError
+from layerserve_server.extensions.online.session_socket import SessionSocket, socket_path
 from layerserve_server.training.run_folder.result import INTERRUPT, Interruption
 
 LARGE = Frame({"kind": "step"}, (), b"0123456789" * 300_000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator
+from dataclasses import asdict
 from functools import partial
 
 from layerserve.training.options.contract import BUDGET, Budget
@@ -20,16 +21,18 @@ from layerserve_server.errors import (
     NotTrainableError,
     UnavailableError,
 )
+from layerserve_server.extensions.online.kind import ONLINE
+from layerserve_server.extensions.online.publications import IDLE
+from layerserve_server.extensions.online.session_client import SessionClient, SessionClosedError
+from layerserve_server.extensions.online.stream import OnlineStream
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import lease, model_spec, parsed
-from layerserve_server.services.online_stream import OnlineStream
 from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import find_run, owned
 from layerserve_server.services.run_requests import RunDefaults, common_fields, read_options
 from layerserve_server.training import events
-from layerserve_server.training.online.session_client import SessionClient, SessionClosedError
-from layerserve_server.training.request import Kind, RunRequest
-from layerserve_server.training.run_folder.publications import IDLE
+from layerserve_server.training.checks.request_checks import check_range
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run, RunState
@@ -114,7 +117,7 @@ class OnlineTrainingService:
 
     def _resume(self, stream: Stream, run_id: str) -> Run:
         run = find_run(self._runs, stream.caller, Access.FULL, run_id)
-        if run.request.kind is not Kind.ONLINE:
+        if run.request.kind != ONLINE:
             raise InvalidRequestError(f"run '{run.id}': is no session of online training")
         if not run.resumable and run.state is not RunState.PAUSED:
             return run
@@ -122,7 +125,9 @@ class OnlineTrainingService:
 
     def _request(self, spec: pb.OnlineSpec, model: str, version: int) -> RunRequest:
         filled = {"seed": secrets.randbelow(2**31), "checkpoint_seconds": self._defaults.checkpoint_seconds}
-        session = {"idle_seconds": self._idle_seconds} | read_options(SESSION, spec)
+        session = asdict(OnlineOptions(**{"idle_seconds": self._idle_seconds} | read_options(SESSION, spec)))
+        for option in SESSION:
+            check_range(option, session[option.name])
         if session["idle_seconds"] > self._idle_seconds:
             raise InvalidRequestError(
                 f"idle_seconds: got {session['idle_seconds']:g}, expected at most {self._idle_seconds:g}, the server's "
@@ -132,8 +137,8 @@ class OnlineTrainingService:
             **common_fields(spec, model, version, self._defaults),
             **(filled | read_options(RUN_OPTIONS, spec)),
             data=(),
-            kind=Kind.ONLINE,
-            online=OnlineOptions(**session),
+            kind=ONLINE,
+            kind_options=session,
             budget=Budget(**read_options(BUDGET, spec)),
         )
 
