@@ -41,14 +41,12 @@ Fill = Annotated[
 ]
 
 
-def of_one_file(
-    context: typer.Context, x: list[str] | None, y: list[str] | None, data: str | None
-) -> tuple[list[str], list[str]]:
+def of_one_file(x: list[str] | None, y: list[str] | None, data: str | None) -> tuple[list[str], list[str]]:
     """Returns the arguments for inputs and targets: `data` for those not given."""
     both = [data] if data else None
     x, y = x or both, y or both
     if not x or not y:
-        raise typer.BadParameter("missing data: pass --x and --y, or --data", context)
+        raise typer.BadParameter("missing data: pass --x and --y, or --data")
     return x, y
 
 

@@ -461,7 +461,7 @@ def test_an_interrupted_command_says_nothing(cli, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("layerserve.cli.catalogue.connect", interrupted)
+    monkeypatch.setattr("layerserve.cli.server_commands.connect", interrupted)
     assert cli("models") == (130, "", "")
 
 
