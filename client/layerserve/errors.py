@@ -397,53 +397,14 @@ class UnknownError(LayerserveError):
 
 
 #: Error classes by status.
-STATUSES: dict[grpc.StatusCode, type[LayerserveError]] = {
-    cls.status: cls
-    for cls in (
-        InvalidArgument,
-        OutOfRange,
-        NotFound,
-        AlreadyExists,
-        FailedPrecondition,
-        Overloaded,
-        DeadlineExceeded,
-        Unavailable,
-        Cancelled,
-        Aborted,
-        Unauthenticated,
-        PermissionDenied,
-        DataLoss,
-        Unimplemented,
-        Internal,
-        UnknownError,
-    )
-}
+STATUSES: dict[grpc.StatusCode, type[LayerserveError]] = {cls.status: cls for cls in LayerserveError.__subclasses__()}
 
-#: Error classes by the code that a server sends as `layerserve-reason`.
+#: Error classes by the code that a server sends as `layerserve-reason`. Those of runs come as events of the run.
 CODES: dict[str, type[LayerserveError]] = {
     cls.code: cls
-    for cls in (
-        InvalidTensor,
-        UnknownInput,
-        UnknownOutput,
-        MissingInput,
-        ModelNotFound,
-        VersionNotFound,
-        LabelNotFound,
-        LayerNotFound,
-        RunNotFound,
-        DatasetNotFound,
-        CheckpointNotFound,
-        ModelNotReady,
-        NotCompiled,
-        RunElsewhere,
-        VersionConflict,
-        TooLarge,
-        QuotaExceeded,
-        TakenOver,
-        TokenExpired,
-        Forbidden,
-    )
+    for status in STATUSES.values()
+    for cls in status.__subclasses__()
+    if cls not in (TrainingCancelled, TrainingFailed)
 }
 
 

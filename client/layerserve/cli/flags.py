@@ -15,13 +15,12 @@ from layerserve.errors import InvalidArgument
 from layerserve.training.options.arguments import Several, Split
 from layerserve.training.options.kinds import (
     Callbacks,
-    ClassWeight,
     Flag,
     Group,
+    Json,
     Key,
     Kind,
     Log,
-    Lora,
     Metadata,
     Monitored,
     Number,
@@ -30,7 +29,6 @@ from layerserve.training.options.kinds import (
     Settings,
     ShareOrName,
     Size,
-    Splits,
     Text,
     Weights,
     Whole,
@@ -237,7 +235,5 @@ _FORMS: dict[type[Kind], _Form] = {
     Settings: _Form(list[str], "NAME|JSON", f"A name, or JSON. {_REPEATED}", _names_or_json),
     Callbacks: _Form(list[str], "NAME|JSON", f"A name, or JSON. {_REPEATED}", _names_or_json),
     Weights: _Form(str, "JSON", "", _json),
-    ClassWeight: _Form(str, "JSON", "", _json),
-    Splits: _Form(str, "JSON", "", _json),
-    Lora: _Form(str, "JSON", "", _json),
+    Json: _Form(str, "JSON", "", _json),
 }

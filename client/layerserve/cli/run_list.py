@@ -14,7 +14,7 @@ from layerserve.cli.options import RunId
 from layerserve.cli.server_commands import Result, on_server
 from layerserve.cli.whole_ids import find_run
 from layerserve.training.run_info import RunInfo, Runs
-from layerserve.values.tables import Table
+from layerserve.values.tables import Table, moment_text
 
 
 @on_server
@@ -87,9 +87,9 @@ def _described(info: RunInfo) -> Table:
     """Returns a table with a row for each column of the list that isn't empty, and for what only this command shows."""
     listed = info.table()
     rows = [(column.lstrip("#"), cell) for column, cell in zip(listed.columns, listed.rows[0], strict=True)]
-    times = (("Started", info.started_time), ("Ended", info.ended_time))
-    rows += [(name, time.astimezone().strftime("%Y-%m-%d %H:%M:%S")) for name, time in times if time is not None]
     rows += [
+        ("Started", moment_text(info.started_time)),
+        ("Ended", moment_text(info.ended_time)),
         ("Seed", str(info.seed)),
         ("Caller", info.caller),
         ("Metadata", " ".join(f"{key}={value}" for key, value in info.metadata.items())),

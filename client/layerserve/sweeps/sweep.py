@@ -19,7 +19,7 @@ from layerserve.training.requests import RunArguments, data_arrays
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1.training_pb2 import TrainSpec
 from layerserve.values.replies import read
-from layerserve.values.tables import Table, Tabular, count_text, number_text
+from layerserve.values.tables import Table, Tabular, count_text, moment_text, number_text
 
 #: How the settings of trials are chosen.
 SweepMethod = Literal["random", "grid"]
@@ -167,7 +167,7 @@ def _sweep_row(info: SweepInfo) -> tuple[str, ...]:
         f"{info.state}: {info.reason}" if info.reason else info.state,
         f"{info.trials_ended}/{info.trials_total}",
         "" if info.version is None else str(info.version),
-        info.created_time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if info.created_time else "",
+        moment_text(info.created_time),
         info.description,
     )
 

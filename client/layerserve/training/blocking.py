@@ -7,11 +7,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from layerserve.calls.connection import (
-    Deadline,
-)
+from layerserve.calls.connection import Deadline
 from layerserve.models.blocking import ModelMethods
 from layerserve.training.events import TrainingEvent
 from layerserve.training.feed import RunFeed
@@ -23,15 +21,6 @@ from layerserve.training.run_files import RunFile, download_file, list_files
 from layerserve.training.run_info import RunInfo
 from layerserve.training.run_selection import list_runs
 from layerserve.training.run_view import RunView
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from layerserve.training.options.keywords import EvaluateKeywords, TrainKeywords
-
-
-from typing import TYPE_CHECKING, Literal
-
 from layerserve.training.sample_losses import SampleLosses, sample_losses
 from layerserve.training.series import SeriesByRun, run_series
 
