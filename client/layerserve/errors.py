@@ -428,6 +428,12 @@ def from_status(
     return cls(details or "", code=code, metadata=pairs)
 
 
+def from_message(error: Any) -> LayerserveError:
+    """Returns the error that a message of a stream has: number of its status, text and trailing metadata."""
+    status = next((one for one in grpc.StatusCode if one.value[0] == error.code), grpc.StatusCode.UNKNOWN)
+    return from_status(status, error.message, error.metadata.items())
+
+
 def trailing_metadata(error: LayerserveError) -> tuple[tuple[str, str], ...]:
     """Returns the trailing metadata from which `from_status` makes an equal error."""
     pairs = dict(error.metadata)

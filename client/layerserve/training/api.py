@@ -247,14 +247,14 @@ class AsyncTrainingRun(RunView):
 
     async def info(self, *, timeout: float | None = None) -> RunInfo:
         """Return the current state of the run on the server."""
-        return await self._client._run(self._feed.info(), timeout)
+        return await self._client._run(self._feed.ask("GetRun"), timeout)
 
     async def cancel(self, *, timeout: float | None = None) -> RunInfo:
         """Cancel the run; nothing is published. Does nothing if the run has ended.
 
         The run may take a moment to stop: events continue until a RunCancelled.
         """
-        return await self._client._run(self._feed.cancel(), timeout)
+        return await self._client._run(self._feed.ask("CancelRun"), timeout)
 
     async def pause(self, *, timeout: float | None = None) -> RunInfo:
         """Pause the run: after the current batch it writes a checkpoint and frees its slot, until `resume`.
@@ -265,7 +265,7 @@ class AsyncTrainingRun(RunView):
 
         Raises FailedPrecondition if the run is an evaluation or has ended, and Overloaded if too many runs are paused.
         """
-        return await self._client._run(self._feed.pause(), timeout)
+        return await self._client._run(self._feed.ask("PauseRun"), timeout)
 
     async def resume(self, *, timeout: float | None = None) -> RunInfo:
         """Resume a paused or interrupted run from its latest checkpoint. Its events continue here.
@@ -288,7 +288,7 @@ class AsyncTrainingRun(RunView):
 
         Raises FailedPrecondition if the run is an evaluation.
         """
-        return await self._client._run(self._feed.stop(), timeout)
+        return await self._client._run(self._feed.ask("StopRun"), timeout)
 
     async def update(
         self,

@@ -248,14 +248,14 @@ class TrainingRun(RunView):
 
     def info(self, *, timeout: float | None = None) -> RunInfo:
         """Return the current state of the run on the server."""
-        return self._client._run(self._feed.info(), timeout)
+        return self._client._run(self._feed.ask("GetRun"), timeout)
 
     def cancel(self, *, timeout: float | None = None) -> RunInfo:
         """Cancel the run; nothing is published. Does nothing if the run has ended.
 
         The run may take a moment to stop: events continue until a RunCancelled.
         """
-        return self._client._run(self._feed.cancel(), timeout)
+        return self._client._run(self._feed.ask("CancelRun"), timeout)
 
     def pause(self, *, timeout: float | None = None) -> RunInfo:
         """Pause the run: after the current batch it writes a checkpoint and frees its slot, until `resume`.
@@ -266,7 +266,7 @@ class TrainingRun(RunView):
 
         Raises FailedPrecondition if the run is an evaluation or has ended, and Overloaded if too many runs are paused.
         """
-        return self._client._run(self._feed.pause(), timeout)
+        return self._client._run(self._feed.ask("PauseRun"), timeout)
 
     def resume(self, *, timeout: float | None = None) -> RunInfo:
         """Resume a paused or interrupted run from its latest checkpoint. Its events continue here.
@@ -289,7 +289,7 @@ class TrainingRun(RunView):
 
         Raises FailedPrecondition if the run is an evaluation.
         """
-        return self._client._run(self._feed.stop(), timeout)
+        return self._client._run(self._feed.ask("StopRun"), timeout)
 
     def update(
         self,

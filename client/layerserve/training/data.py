@@ -122,15 +122,17 @@ def training_arrays(
     arrays = _data_set(x, y, sample_weight, inputs, outputs, validation=False)
     _check_rows(arrays)
     if validation_data is not None:
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-            raise InvalidArgument(
-                f"validation_data: got {type(validation_data).__name__}, expected (x, y) or (x, y, sample_weight)"
-            )
-        weight = validation_data[2] if len(validation_data) == 3 else None
-        validation = _data_set(validation_data[0], validation_data[1], weight, inputs, outputs, validation=True)
+        validation = _data_set(*validation_parts(validation_data), inputs, outputs, validation=True)
         _check_rows(validation)
         arrays += validation
     return arrays
+
+
+def validation_parts(data: Any) -> tuple[Any, Any, Any]:
+    """Returns x, y and sample weight of `validation_data`. Raises InvalidArgument for anything else."""
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise InvalidArgument(f"validation_data: got {type(data).__name__}, expected (x, y) or (x, y, sample_weight)")
+    return data[0], data[1], data[2] if len(data) == 3 else None
 
 
 def _data_set(
