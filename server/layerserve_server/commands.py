@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 
 from layerserve.cli.parser import Parser, with_default
 
-from layerserve_server import ports
 from layerserve_server.extras import missing_extras
 from layerserve_server.observability import logs
 from layerserve_server.observability.output import STDERR, STDOUT, Rewriter
-from layerserve_server.settings import Settings, is_loopback, missing_paths
+from layerserve_server.settings.settings import Settings, is_loopback, missing_paths
 from layerserve_server.settings_reader import SettingsError, in_force, json_logs, read_settings
+from layerserve_server.transport import ports
 
 if TYPE_CHECKING:
     from layerserve_server.app import App

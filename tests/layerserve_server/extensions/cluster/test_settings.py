@@ -1,7 +1,7 @@
 """Settings of runs in a cluster."""
 
 import pytest
-from layerserve_server.settings import missing_paths
+from layerserve_server.settings.settings import missing_paths
 from layerserve_server.settings_reader import SettingsError, read_settings
 from missing_packages import check_named
 
