@@ -12,8 +12,7 @@ import numpy as np
 import typer
 
 from layerserve import Client, TrainingRun
-from layerserve.cli.array_files import read_arrays
-from layerserve.cli.data_arguments import ARRAYS, Arrays, Data, Fill, SampleWeight, Targets, of_one_file, read_data
+from layerserve.cli.data_arguments import EVALUATION_DATA, TRAINING_DATA, read_data
 from layerserve.cli.flags import flags, given_flags
 from layerserve.cli.history_plot import check_plot, print_plot
 from layerserve.cli.live_progress import show_run
@@ -23,8 +22,8 @@ from layerserve.cli.output import plain, print_line, print_table
 from layerserve.cli.server_commands import Result, on_server
 from layerserve.cli.slice_commands import all_modes, mode_of
 from layerserve.cli.whole_ids import find_run, with_whole_ids
-from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
-from layerserve.training.events import RunCancelled, TrainingEvent
+from layerserve.errors import TrainingCancelled, TrainingFailed
+from layerserve.training.events import EVENT_NAMES, RunCancelled, TrainingEvent
 from layerserve.training.options.arguments import EVALUATE, TRAIN
 from layerserve.training.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.training.sample_losses import SampleLosses
@@ -41,21 +40,11 @@ Plot = Annotated[
 
 
 @on_server
-@flags(TRAIN, all_modes())
+@flags(TRAIN, TRAINING_DATA, all_modes())
 def train(
     client: Client,
     context: typer.Context,
     model: ModelName,
-    x: Arrays = None,
-    y: Targets = None,
-    data: Data = None,
-    sample_weight: SampleWeight = None,
-    validation_x: Annotated[list[str] | None, typer.Option(metavar=ARRAYS, help="Validation inputs.")] = None,
-    validation_y: Annotated[list[str] | None, typer.Option(metavar=ARRAYS, help="Validation targets.")] = None,
-    validation_data: Annotated[
-        str | None, typer.Option(metavar="PATH", help="One file for --validation-x and --validation-y.")
-    ] = None,
-    fill: Fill = None,
     version: Version = None,
     label: Label = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the data is sent; print the run's id.")] = False,
@@ -74,25 +63,13 @@ def train(
     "data_bytes", "trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes", "seconds",
     "wait_seconds", "ahead", "publication"}.
     """
-    x, y = of_one_file(x, y, data)
-    if validation_x or validation_y or validation_data:
-        if bool(validation_x) != bool(validation_y) and not validation_data:
-            raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
-        validation_x, validation_y = of_one_file(validation_x, validation_y, validation_data)
     check_plot(plot)
     given = given_flags(context, TRAIN, options)
-    specs = ModelSpecs(client, model, version, label)
     mode = mode_of(options)
     start: Callable[..., Any] = client.train if mode is None else mode.start(client, "train")
     run = start(
         model,
-        *read_data(client, specs, x, y, fill),
-        sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
-        validation_data=(
-            (read_arrays(validation_x, specs.inputs, fill), read_arrays(validation_y, specs.outputs, fill))
-            if validation_x and validation_y
-            else None
-        ),
+        **read_data(client, ModelSpecs(client, model, version, label), options),
         version=version,
         label=label,
         **cast(TrainKeywords, with_whole_ids(client, given)),
@@ -106,16 +83,11 @@ def train(
 
 
 @on_server
-@flags(EVALUATE, all_modes())
+@flags(EVALUATE, EVALUATION_DATA, all_modes())
 def evaluate(
     client: Client,
     context: typer.Context,
     model: ModelName,
-    x: Arrays = None,
-    y: Targets = None,
-    data: Data = None,
-    sample_weight: SampleWeight = None,
-    fill: Fill = None,
     version: Version = None,
     label: Label = None,
     losses: Losses = None,
@@ -127,8 +99,6 @@ def evaluate(
     JSON: an object of numbers by log. With --worst: {"run", "logs", "worst": [{"row", log: loss}]}. With --dry-run: as
     for `train`.
     """
-    x, y = of_one_file(x, y, data)
-    specs = ModelSpecs(client, model, version, label)
     mode = mode_of(options)
     start: Callable[..., Any] = client.evaluate
     if mode is not None:
@@ -137,8 +107,7 @@ def evaluate(
         start = client.sample_losses
     found = start(
         model,
-        *read_data(client, specs, x, y, fill),
-        sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
+        **read_data(client, ModelSpecs(client, model, version, label), options),
         version=version,
         label=label,
         **cast(EvaluateKeywords, with_whole_ids(client, given_flags(context, EVALUATE, options))),
@@ -194,15 +163,8 @@ def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None, done: int
 def _print_events(run: TrainingRun) -> RunCancelled | None:
     event: TrainingEvent | None = None
     for event in run:
-        print(json.dumps({"event": _event_name(event), **plain(event)}, allow_nan=False), flush=True)
+        print(json.dumps({"event": EVENT_NAMES[type(event)], **plain(event)}, allow_nan=False), flush=True)
     return event if isinstance(event, RunCancelled) else None
-
-
-def _event_name(event: TrainingEvent) -> str:
-    """Returns the name of an event in the protocol: RunAccepted -> accepted, StepProgress -> step, LogLine -> log."""
-    name = type(event).__name__
-    names = {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log", "CheckpointKept": "checkpoint"}
-    return names.get(name, name.removeprefix("Run").lower())
 
 
 def _print_history(run: TrainingRun) -> None:

@@ -12,8 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from layerserve import Client
-from layerserve.cli.array_files import read_arrays
-from layerserve.cli.data_arguments import Data, of_one_file, read_data
+from layerserve.cli.data_arguments import EVALUATION_DATA, read_data
 from layerserve.cli.flags import flags, read_flags
 from layerserve.cli.groups import new_group
 from layerserve.cli.history_plot import check_plot
@@ -46,21 +45,28 @@ Space = Annotated[
     ),
 ]
 
+#: Options for data, which is on the server.
+_DATA = {
+    "x": Annotated[
+        list[str] | None, typer.Option("--x", metavar=_ARRAYS, help="Inputs: server:PATH[:KEY] or dataset:ID:KEY.")
+    ],
+    "y": Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")],
+    "data": EVALUATION_DATA["data"],
+    "sample_weight": Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row.")],
+    "validation_x": Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")],
+    "validation_y": Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")],
+}
+
 sweep_app = new_group("Search over the settings of training.")
 
 
 @sweep_app.command()
 @on_server
-@flags(TRAIN)
+@flags(TRAIN, _DATA)
 def start(
     client: Client,
     model: ModelName,
     space: Space,
-    x: Annotated[
-        list[str] | None, typer.Option("--x", metavar=_ARRAYS, help="Inputs: server:PATH[:KEY] or dataset:ID:KEY.")
-    ] = None,
-    y: Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")] = None,
-    data: Data = None,
     method: Annotated[str, typer.Option(metavar="[random|grid]", help="How settings are chosen.")] = "random",
     trials: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Number of trials.  [default: 20, or the grid]")
@@ -69,9 +75,6 @@ def start(
         int | None, typer.Option(metavar="N", min=1, help="Trials at a time.  [default: the server's training slots]")
     ] = None,
     search_seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the choice of settings.")] = None,
-    sample_weight: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row.")] = None,
-    validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
-    validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
     version: Version = None,
     label: Label = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once; print the sweep's id.")] = False,
@@ -84,19 +87,14 @@ def start(
 
     JSON: the sweep at its end, as for `layerserve sweep show`. With --detach: {"sweep"}.
     """
-    if bool(validation_x) != bool(validation_y):
-        raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
-    x, y = of_one_file(x, y, data)
     sweep = client.sweeps.create(
         model,
-        *read_data(client, ModelSpecs(client, model, version, label), x, y, None),
-        read_space(space),
+        **read_data(client, ModelSpecs(client, model, version, label), options),
+        space=read_space(space),
         method=cast(SweepMethod, method),
         trials=trials,
         parallel=parallel,
         search_seed=search_seed,
-        sample_weight=read_arrays(sample_weight) if sample_weight else None,
-        validation_data=(read_arrays(validation_x), read_arrays(validation_y or ())) if validation_x else None,
         version=version,
         label=label,
         **cast(TrainKeywords, with_whole_ids(client, read_flags(TRAIN, options))),
