@@ -107,9 +107,9 @@ FILES: dict[str, Callable[[], str]] = {
     **{f"{part}/blocking.py": partial(blocking, f"{part}/api.py") for part in PARTS},
     "training/options/keywords.py": partial(keywords, "training.options.arguments", ("train", "evaluate")),
     **{
-        f"{name}/keywords.py": partial(keywords, f"{name}.options", (name,))
+        f"{name}/keywords.py": partial(keywords, f"training.options.{name}", (name,))
         for name in SLICES
-        if (PACKAGE / name / "options.py").exists()
+        if (PACKAGE / "training" / "options" / f"{name}.py").exists()
     },
 }
 
