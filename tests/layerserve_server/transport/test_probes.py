@@ -8,12 +8,12 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from layerserve_server import probes
 from layerserve_server.access.caller import ANYONE, Caller
 from layerserve_server.observability.aliases import Extended, triton
 from layerserve_server.observability.metrics import Metrics
-from layerserve_server.probes import MetricPage, Probes
+from layerserve_server.transport import probes
 from layerserve_server.transport.call import Ended
+from layerserve_server.transport.probes import MetricPage, Probes
 from prometheus_client.parser import text_string_to_metric_families
 
 

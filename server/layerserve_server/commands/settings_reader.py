@@ -10,14 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from layerserve.cli.variables import PREFIX, unknown
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
-from layerserve_server.environment import PREFIX, unknown
 from layerserve_server.extensions.installed import Settings, variables
-from layerserve_server.flags import read_flags, unset
-from layerserve_server.settings import Settings as CoreSettings
-from layerserve_server.settings import own_variables, spellings
+from layerserve_server.settings.flags import read_flags, unset
+from layerserve_server.settings.settings import Settings as CoreSettings
+from layerserve_server.settings.settings import own_variables, spellings
 from layerserve_server.toml_text import TomlError, parse_toml, toml_value
 
 
@@ -56,7 +56,7 @@ def read_settings(argv: Sequence[str]) -> CoreSettings:
 
 def check_names(environment: Mapping[str, str]) -> None:
     """Raises SettingsError if a variable has the prefix of settings but isn't one."""
-    if wrong := unknown(environment, Settings.model_fields):
+    if wrong := unknown(environment, variables()):
         hints = [f"environment: unknown setting '{name}'{near(name, sorted(variables()))}" for name in wrong]
         raise SettingsError("\n".join(hints))
 

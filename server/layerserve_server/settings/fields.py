@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
+from layerserve.cli.variables import PREFIX
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from layerserve_server.access.rights import RIGHTS
-from layerserve_server.environment import PREFIX
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from layerserve_server.inspection import text
+from layerserve_server.commands.inspection import text
 
 
 def tensor(shape):

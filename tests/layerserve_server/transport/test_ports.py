@@ -7,8 +7,8 @@ import socket
 from importlib.util import find_spec
 
 import pytest
-from layerserve_server import ports
-from layerserve_server.ports import TakenPortError, claim, connected, serving
+from layerserve_server.transport import ports
+from layerserve_server.transport.ports import TakenPortError, claim, connected, serving
 
 
 @pytest.fixture

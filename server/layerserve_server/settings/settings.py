@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
+from layerserve.cli.variables import PREFIX, of_kubernetes
 from pydantic import ValidatorFunctionWrapHandler, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 from layerserve_server.access.rights import RIGHTS, Right, read_rights
 from layerserve_server.disk import STATE_FOLDER
-from layerserve_server.environment import PREFIX, of_kubernetes
-from layerserve_server.flags import extra
-from layerserve_server.setting_fields import DRAIN_SECONDS, SettingFields
+from layerserve_server.settings.fields import DRAIN_SECONDS, SettingFields
+from layerserve_server.settings.flags import extra
 
 S = TypeVar("S", bound="Settings")
 

@@ -1,4 +1,4 @@
-"""Base classes of what `layerserve codegen` writes: a model with named inputs and outputs, checked against the server.
+"""The check of what `layerserve codegen` writes: a model with named inputs and outputs, against the server's.
 
 The inputs and outputs of the served model are compared before the first prediction; later predictions cost no further
 call. The arrays of another version are compared when the first of them arrives.
@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-from layerserve import AsyncClient, Client
-from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.calls.flow import Flow
 from layerserve.errors import InvalidArgument, ModelMismatch
 from layerserve.models.info import model_spec
@@ -21,9 +18,6 @@ from layerserve.prediction.prediction import Prediction, predict
 from layerserve.values.tables import shape_text
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import NUMPY_DTYPES, Array
-
-Async = TypeVar("Async", bound="AsyncTypedModel")
-Blocking = TypeVar("Blocking", bound="TypedModel")
 
 
 @dataclass(frozen=True)
@@ -113,73 +107,6 @@ class CheckedModel:
         return prediction
 
 
-class AsyncTypedModel:
-    """A served model, for asyncio. Base class of what `layerserve codegen` writes."""
-
-    contract: ClassVar[Contract]
-
-    def __init__(
-        self, server: str | AsyncClient = DEFAULT_ADDRESS, *, version: int | None = None, label: str | None = None
-    ) -> None:
-        """`server` is an address, or a client, which isn't closed with this object."""
-        self._own = AsyncClient(server) if isinstance(server, str) else None
-        self._client = self._own or (server if isinstance(server, AsyncClient) else _no_client(server, "AsyncClient"))
-        self._model = CheckedModel(self.contract, version, label)
-
-    async def check(self, *, timeout: float | None = None) -> None:
-        """Compare the served model with this class now, not before the first prediction. Raises ModelMismatch."""
-        await self._client._run(self._model.check(self._client._signatures), timeout)
-
-    async def close(self) -> None:
-        """Close the connection, unless it is that of a client given to the constructor."""
-        if self._own is not None:
-            await self._own.close()
-
-    async def __aenter__(self: Async) -> Async:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def _predict(self, inputs: Mapping[str, Any], timeout: float | None) -> Prediction:
-        return await self._client._run(self._model.predict(self._client._signatures, inputs), timeout)
-
-
-class TypedModel:
-    """A served model. Base class of what `layerserve codegen` writes."""
-
-    contract: ClassVar[Contract]
-
-    def __init__(
-        self, server: str | Client = DEFAULT_ADDRESS, *, version: int | None = None, label: str | None = None
-    ) -> None:
-        """`server` is an address, or a client, which isn't closed with this object."""
-        self._own = Client(server) if isinstance(server, str) else None
-        self._client = self._own or (server if isinstance(server, Client) else _no_client(server, "Client"))
-        self._model = CheckedModel(self.contract, version, label)
-
-    def check(self, *, timeout: float | None = None) -> None:
-        """Compare the served model with this class now, not before the first prediction. Raises ModelMismatch."""
-        self._client._run(self._model.check(self._client._signatures), timeout)
-
-    def close(self) -> None:
-        """Close the connection, unless it is that of a client given to the constructor."""
-        if self._own is not None:
-            self._own.close()
-
-    def __enter__(self: Blocking) -> Blocking:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _predict(self, inputs: Mapping[str, Any], timeout: float | None) -> Prediction:
-        return self._client._run(self._model.predict(self._client._signatures, inputs), timeout)
-
-
-def _no_client(server: object, kind: str) -> NoReturn:
+def no_client(server: object, kind: str) -> NoReturn:
+    """Raises InvalidArgument for what is neither an address nor a client of this kind."""
     raise InvalidArgument(f"server: got {type(server).__name__}, expected an address or a {kind}")

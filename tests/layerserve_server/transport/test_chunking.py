@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from layerserve_server import chunking
-from layerserve_server.chunking import as_array
+from layerserve_server.transport import chunking
+from layerserve_server.transport.chunking import as_array
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 10])

@@ -3,10 +3,10 @@
 import re
 
 import pytest
+from layerserve_server.commands.settings_reader import SettingsError, in_force, read_settings
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.flags import is_basic, sections, unset
-from layerserve_server.settings import missing_paths
-from layerserve_server.settings_reader import SettingsError, in_force, read_settings
+from layerserve_server.settings.flags import is_basic, sections, unset
+from layerserve_server.settings.settings import missing_paths
 
 
 @pytest.fixture
