@@ -253,7 +253,7 @@ class Inference:
         from layerserve_server.transport.http.server import HttpServer
 
         reader = BodyReader(self._jobs, limits(settings), memory)
-        web = Web(reader=reader, hosts=Hosts(settings.host_names), grpc_port=grpc_port)
+        web = Web(reader=reader, services=handlers.services(), hosts=Hosts(settings.host_names), grpc_port=grpc_port)
         paths = [part.http(web) for part in parts]
         described = openapi.routes(self.repository, [part.openapi for part in parts if part.openapi is not None])
         # An extension may have paths of methods of another one, which may have been taken away.

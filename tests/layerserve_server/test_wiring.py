@@ -102,7 +102,6 @@ def test_what_training_runs_may_take():
         training_resume="manual",
         max_workers=8,
         max_written_bytes=2003,
-        max_online_sessions=9,
     )
     assert asdict(run_limits(settings)) == {
         "slots": 3,
@@ -113,7 +112,6 @@ def test_what_training_runs_may_take():
         "auto_resume": False,
         "max_workers": 8,
         "max_written": 2003,
-        "sessions": 9,
     }
     assert run_limits(Settings()).auto_resume
 

@@ -24,6 +24,7 @@ OWN = {
     "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
     "estimates": "layerserve_server.extensions.estimates.extension:ESTIMATES",
     "mirroring": "layerserve_server.extensions.mirroring.extension:MIRRORING",
+    "online": "layerserve_server.extensions.online.extension:ONLINE",
     "page": "layerserve_server.extensions.page.extension:PAGE",
     "stores": "layerserve_server.extensions.stores.extension:STORES",
     "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",

@@ -83,6 +83,8 @@ def main() -> None:
         tuner.close()
     for part in parts:
         part.stop()
+    for part in parts:
+        part.close()
     inference.close()
     if imports is not None:
         imports.close()

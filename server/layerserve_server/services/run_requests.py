@@ -13,12 +13,14 @@ from layerserve.training.options.contract import BUDGET, COMPILE, RUN, VIEW, Bud
 from layerserve.training.options.kinds import Json, splits_problem
 from layerserve.training.options.option import Option
 from layerserve.v1 import training_pb2 as pb
+from layerserve.values.table_files.table import Selection
 
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.services.messages import dtype_name
 from layerserve_server.training.from_checkpoint import Start, merged
 from layerserve_server.training.lora import lora_settings
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 
 ROLES: dict[int, Role] = {
     pb.DATA_ROLE_X: Role.X,
@@ -61,7 +63,7 @@ def training_request(
     given = read_options(RUN, spec)
     request = RunRequest(
         **common_fields(spec, model, version, defaults),
-        data=_data(spec),
+        data=_data(spec, defaults.data_root),
         **(filled | given),
         budget=budget,
         view=view,
@@ -75,10 +77,10 @@ def evaluation_request(
     options = read_options((option for option in RUN if option.evaluates), spec)
     request = RunRequest(
         **common_fields(spec, model, version, defaults),
-        data=_data(spec),
+        data=_data(spec, defaults.data_root),
         **options,
         view=View(**read_options(VIEW, spec)),
-        kind=Kind.EVALUATION,
+        kind=EVALUATION,
         publish=False,
         sample_losses=spec.sample_losses,
     )
@@ -116,33 +118,30 @@ def common_fields(spec: Any, model: str, version: int, defaults: RunDefaults) ->
         "threads": defaults.threads,
         "device": defaults.device,
         "nice": defaults.nice,
-        "data_root": str(defaults.data_root or ""),
     }
 
 
-def _data(spec: pb.TrainSpec | pb.EvaluateSpec) -> tuple[DataArray, ...]:
-    return tuple(map(_array, spec.data))
+def _data(spec: pb.TrainSpec | pb.EvaluateSpec, data_root: Path | None) -> tuple[DataArray, ...]:
+    return tuple(_array(array, str(data_root or "")) for array in spec.data)
 
 
-def _array(array: pb.DataArray) -> DataArray:
+def _array(array: pb.DataArray, data_root: str) -> DataArray:
     role = ROLES.get(array.role)
     if role is None:
         raise InvalidRequestError(f"data array '{array.name}': got no role, expected one")
     if array.path and array.dataset:
         raise InvalidRequestError(f"data array '{array.name}': got a path and a dataset, expected one of the two")
-    dtype = "" if (array.path or array.dataset) and not array.dtype else dtype_name(array.dtype, array.name)
+    filed = bool(array.path or array.dataset)
     if array.key and array.columns:
         raise InvalidRequestError(f"data array '{array.name}': got key and columns, expected one of the two")
     return DataArray(
         role,
         array.name,
-        dtype,
+        "" if filed and not array.dtype else dtype_name(array.dtype, array.name),
         tuple(array.shape),
-        path=array.path,
-        key=array.key,
-        columns=tuple(array.columns),
-        fill=array.fill if array.HasField("fill") else None,
-        dataset=array.dataset,
+        # Where the file of a dataset is, is found out later, for its caller.
+        DataFile("" if array.dataset else data_root, array.path, array.dataset) if filed else None,
+        Selection(tuple(array.columns), array.key, fill=array.fill if array.HasField("fill") else None),
     )
 
 

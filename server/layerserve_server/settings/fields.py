@@ -510,24 +510,6 @@ class SettingFields(BaseSettings):
         ),
     )
     max_kept_runs: int = Field(default=200, ge=1, description="Maximum number of ended training runs that are kept.")
-    max_online_sessions: int = Field(
-        default=2,
-        ge=0,
-        le=256,
-        description=(
-            "Maximum number of open sessions of online training, each in a process of its own; they take no training "
-            "slots. 0 disables online training."
-        ),
-    )
-    online_idle_seconds: float = Field(
-        default=300.0,
-        gt=0,
-        le=86400,
-        description=(
-            "Time without a request after which a session of online training is interrupted, in seconds. Its state is "
-            "kept, and it can be resumed. Callers may set less."
-        ),
-    )
     cancel_grace_seconds: float = Field(
         default=10.0,
         ge=0,

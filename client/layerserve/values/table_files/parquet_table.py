@@ -8,9 +8,9 @@ from typing import BinaryIO
 from layerserve.errors import InvalidTensor
 from layerserve.values.table_files.arrow_columns import ArrowColumn
 from layerserve.values.table_files.table import (
+    FileArray,
     Selection,
     Table,
-    TableArray,
     joined,
     pyarrow_module,
     rows_in_piece,
@@ -32,10 +32,10 @@ class ParquetTable(Table):
         self._schema = self._file.schema_arrow
         self.names = self._schema.names
 
-    def described(self, selections: Sequence[Selection]) -> list[TableArray]:
+    def described(self, selections: Sequence[Selection]) -> list[FileArray]:
         return [self._described(selection) for selection in selections]
 
-    def _described(self, selection: Selection) -> TableArray:
+    def _described(self, selection: Selection) -> FileArray:
         columns = self.chosen(selection)
         found = [self._column(column, selection.text, selection.fill) for column in columns]
         rows = self._file.metadata.num_rows
@@ -46,7 +46,7 @@ class ParquetTable(Table):
             raise InvalidTensor(f"{self.label}: got several columns, some of lists, expected one column of lists")
         dtype = self.joined_dtype(columns, [column.dtype for column in found])
         shape = (rows, *(lengths[0] if len(columns) == 1 else (len(columns),)))
-        return TableArray(dtype, shape, columns, selection.fill)
+        return FileArray(dtype, shape, columns, selection.fill)
 
     def _column(self, name: str, text: bool | None, fill: str | None) -> ArrowColumn:
         return ArrowColumn(self.label, name, self._schema.field(name).type, text, fill)
@@ -57,13 +57,13 @@ class ParquetTable(Table):
             return column.lengths(batch.column(0))
         return column.lengths(None)
 
-    def pieces(self, arrays: Sequence[TableArray]) -> Iterator[tuple[int, Array]]:
+    def pieces(self, arrays: Sequence[FileArray]) -> Iterator[tuple[int, Array]]:
         # One after another: the columns of a Parquet file lie apart.
         for index, array in enumerate(arrays):
             for piece in self._pieces(array):
                 yield index, piece
 
-    def _pieces(self, array: TableArray) -> Iterator[Array]:
+    def _pieces(self, array: FileArray) -> Iterator[Array]:
         columns = [self._column(column, array.is_text, array.fill) for column in array.columns]
         row = 0
         size = min(MAX_ROWS, rows_in_piece(array.shape))
