@@ -245,7 +245,7 @@ class Inference:
         settings = self._settings
         if settings.http_port < 0:
             return None
-        # Imported here, since its packages may be missing (see `extras`).
+        # Imported here, since its packages may be missing (see `settings.extras`).
         from layerserve_server.services.rest import openapi
         from layerserve_server.services.rest.body_reader import BodyReader
         from layerserve_server.services.rest.probe_paths import probe_paths

@@ -18,9 +18,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from layerserve_server.commands.settings_reader import SettingsError, in_force, json_logs, read_settings
-from layerserve_server.extras import missing_extras
 from layerserve_server.observability import logs
 from layerserve_server.observability.output import STDERR, STDOUT, Rewriter
+from layerserve_server.settings.extras import missing_extras
 from layerserve_server.settings.settings import Settings, is_loopback, missing_paths
 from layerserve_server.transport import ports
 

@@ -12,8 +12,8 @@ from layerserve_server.extensions.stores.read_only_mirror import ReadOnlyMirror
 from layerserve_server.extensions.stores.settings import StoreSettings
 from layerserve_server.extensions.stores.store import FsspecStore
 from layerserve_server.extensions.stores.store_writer import StoreWriter
-from layerserve_server.extras import missing_extras
 from layerserve_server.observability.metrics import Metrics
+from layerserve_server.settings.extras import missing_extras
 
 
 def fetching(settings: StoreSettings, metrics: Metrics) -> Source:
