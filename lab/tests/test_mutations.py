@@ -132,8 +132,8 @@ def test_what_no_test_is_known_to_run_is_tried_with_tests_of_its_name(file: str,
 @pytest.mark.parametrize(
     ("file", "path", "tried"),
     [
-        ("tests/layerserve_server/test_settings.py", "server/layerserve_server/access/quota.py", True),
-        ("tests/layerserve_server/test_settings.py", "server/layergraph/golden.py", False),
+        ("tests/layerserve_server/commands/test_settings_reader.py", "server/layerserve_server/access/quota.py", True),
+        ("tests/layerserve_server/commands/test_settings_reader.py", "server/layergraph/golden.py", False),
         ("tests/a/test_run_list.py", "client/layerserve/run_list.py", True),
         ("tests/a/test_run.py", "client/layerserve/run_list.py", False),
     ],

@@ -36,7 +36,7 @@ from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.version_reader import Load, VersionReader
 from layerserve_server.services.prediction.predictor import Predictor
-from layerserve_server.settings import Settings
+from layerserve_server.settings.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import pytest
 from layerserve_server.artifacts import flushing
-from layerserve_server.datasets import part as parts
+from layerserve_server.datasets import partial_upload as parts
 from layerserve_server.datasets.dataset import ArrayInfo, Declaration
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore, Description
 from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints
@@ -30,7 +30,7 @@ def disk(tmp_path, monkeypatch):
 def store(tmp_path):
     found = Description([ArrayInfo("x", "float32", (5, 2))], {"x": {"rows": 1, "data": "AAAA"}})
     limits = DatasetLimits(max_bytes=10**6, keep_seconds=1000.0, upload_seconds=100.0)
-    return DatasetStore(tmp_path / "datasets", limits, lambda folder, name: found)
+    return DatasetStore(tmp_path / "datasets", limits, lambda file: found)
 
 
 def uploading(store, owner="ann"):

@@ -37,7 +37,7 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.repository.model_settings import ModelSettings
-from layerserve_server.settings import Settings as CoreSettings
+from layerserve_server.settings.settings import Settings as CoreSettings
 from layerserve_server.tuning import loaders
 from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import (

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from layerserve.training.options.contract import RUN, Budget, RunOptions, View
 from layerserve.training.options.kinds import Number
-from layerserve.values.table_files.table import Selection
+from layerserve.values.table_files.table import FileArray, Selection
 from layerserve.values.tensors import NUMPY_DTYPES
 
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.disk import json_object
 from layerserve_server.records import Int32, checked
 
@@ -50,29 +51,23 @@ class Role(str, Enum):
 class DataArray:
     """An array of a run's data: role, name of the input or output, dtype, and shape with rows first.
 
-    With a `path` the array isn't uploaded but read from a file below the data root, or, with the id of a `dataset`,
-    below the folder of datasets; `key` or `columns` select it there.
+    It is sent with the request, or read of a `file`: then its dtype and shape are known once the file is described.
     """
 
     role: Role
     name: str
     dtype: str
     shape: tuple[int, ...]
-    path: str = ""
-    key: str = ""
+    file: DataFile | None = None
+    #: What is read of the file: what the request says, and once it is described, the columns.
+    selection: Selection = field(default_factory=Selection)
     #: Whether the array is memory-mapped from its file, without a copy in the run's folder.
     mapped: bool = False
-    #: The file's size in bytes and mtime in nanoseconds when the request was accepted.
-    stamp: tuple[int, ...] = ()
-    #: The columns of the file that are read, and what is read in place of a missing field.
-    columns: tuple[str, ...] = ()
-    fill: str | None = None
-    dataset: str = ""
 
     @property
-    def selection(self) -> Selection:
-        """What is read of its file, once it is described."""
-        return Selection(self.columns, "" if self.columns else self.key, text=self.is_text, fill=self.fill)
+    def in_file(self) -> FileArray:
+        """The array in its file, once that is described."""
+        return FileArray(self.dtype, self.shape, self.selection.columns, self.selection.fill, self.mapped)
 
     @property
     def held_dtype(self) -> np.dtype[Any]:
@@ -124,8 +119,6 @@ class RunRequest(RunOptions):
     device: str = "cpu"
     #: Niceness of the run's processes.
     nice: int = 10
-    #: Folder that contains the data files.
-    data_root: str = ""
     #: Whether an evaluation writes the loss of each row to a file.
     sample_losses: bool = False
     #: Maximum time of training in seconds if this is a trial, whose times are taken (see estimates); 0 for a run.
@@ -135,8 +128,6 @@ class RunRequest(RunOptions):
     #: Names or patterns of the callers that the model was open to when the run began; None for all, empty if that isn't
     #: known.
     callers: tuple[str, ...] | None = None
-    #: Folder that contains the datasets.
-    datasets: str = ""
     #: Which rows are used.
     view: View = field(default_factory=View)
     #: Id of work of an extension that the run is a part of, which publishes the result; and number of the part.
@@ -159,7 +150,7 @@ class RunRequest(RunOptions):
     @property
     def sent_bytes(self) -> int:
         """Size of the data that the client uploads, in bytes."""
-        return sum(array.held_bytes for array in self.data if not array.path)
+        return sum(array.held_bytes for array in self.data if array.file is None)
 
     @property
     def kept_bytes(self) -> int:
@@ -171,10 +162,6 @@ class RunRequest(RunOptions):
         """Whether there is validation data."""
         own = any(array.role.validation for array in self.data)
         return own or bool(self.validation_split) or bool(self.view.validate_on)
-
-    def root(self, array: DataArray) -> Path:
-        """Returns the folder below which the file of an array lies."""
-        return Path(self.datasets if array.dataset else self.data_root)
 
     def write(self, folder: Path) -> None:
         """Writes the request to a run's folder. Raises OSError."""
@@ -213,5 +200,13 @@ class RunRequest(RunOptions):
 
 
 def _array(values: dict[str, Any]) -> DataArray:
-    sequences = {name: tuple(values.get(name, ())) for name in ("shape", "stamp", "columns")}
-    return DataArray(**{**values, "role": Role(values["role"]), **sequences})
+    file, selection = values.get("file"), values.get("selection", {})
+    return DataArray(
+        **{
+            **values,
+            "role": Role(values["role"]),
+            "shape": tuple(values["shape"]),
+            "file": None if file is None else DataFile(**{**file, "stamp": tuple(file["stamp"])}),
+            "selection": Selection(**{**selection, "columns": tuple(selection.get("columns", ()))}),
+        }
+    )

@@ -11,6 +11,8 @@ import pytest
 from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve.v1 import graph_pb2, models_pb2, tensor_pb2
 from layerserve.v1 import training_pb2 as pb
+from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.errors import InvalidRequestError, UnknownLayerError
 from layerserve_server.repository.entry import Description
 from layerserve_server.repository.version_states import State
@@ -37,8 +39,8 @@ DATA = [
 ]
 ARRAYS = (
     DataArray(Role.X, "a", "float32", (6, 2)),
-    DataArray(Role.Y, "", "", (), path="y.npz", key="k"),
-    DataArray(Role.Y, "", "", (), dataset="0123", key="k"),
+    DataArray(Role.Y, "", "", (), DataFile("/data", "y.npz"), Selection(key="k")),
+    DataArray(Role.Y, "", "", (), DataFile("", "", "0123"), Selection(key="k")),
 )
 COMPILE = pb.CompileSettings(optimizer='"sgd"', loss='{"y": "mse"}')
 
@@ -111,7 +113,6 @@ def test_every_setting_of_a_run_arrives():
         checkpoint_seconds=0.0,
         on_nan="continue",
         budget=Budget(7.5, 8, 9),
-        data_root="/data",
         format="keras2_h5",
         view=View({"a": 1.0}, "a", "b", 0),
         from_checkpoint="r0/e2",
@@ -200,7 +201,6 @@ def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
         workers=1,
         checkpoint_seconds=12.5,
         on_nan="stop",
-        data_root="/data",
     )
     seeds = {run_requests.training_request(pb.TrainSpec(), "m", 4, DEFAULTS).seed for _ in range(4)}
     assert len(seeds) > 1
@@ -249,7 +249,6 @@ def test_every_setting_of_an_evaluation_arrives():
         nice=7,
         sample_losses=True,
         kind=EVALUATION,
-        data_root="/data",
         view=View(split_seed=0),
         from_checkpoint="r0/e2",
         idempotency_key="once",
@@ -261,7 +260,7 @@ def test_every_setting_of_an_evaluation_arrives():
 @pytest.mark.parametrize("role", [role for role in pb.DataRole.values() if role])
 def test_every_role_of_an_array_is_known_by_its_name(role):
     name = pb.DataRole.Name(role).removeprefix("DATA_ROLE_").lower()
-    assert run_requests._array(pb.DataArray(role=role, path="x.npy")).role.value == name
+    assert run_requests._array(pb.DataArray(role=role, path="x.npy"), "/data").role.value == name
 
 
 @pytest.mark.parametrize(

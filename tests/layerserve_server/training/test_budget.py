@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from clocks import replace_time
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.errors import TooLargeError
 from layerserve_server.system_memory import available_memory, memory_of
 from layerserve_server.training import budget
@@ -61,7 +62,7 @@ def test_the_disk_is_that_of_the_folder_or_of_what_is_there_above_it(tmp_path, m
 
 
 def test_mapped_data_takes_no_disk():
-    array = replace(REQUEST.data[0], path="x.npy", mapped=True)
+    array = replace(REQUEST.data[0], file=DataFile("", "x.npy"), mapped=True)
     assert (REQUEST.kept_bytes, replace(REQUEST, data=(array,)).kept_bytes) == (40_000, 0)
 
 

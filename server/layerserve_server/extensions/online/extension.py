@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from layerserve_server.extensions.extension import Core, Extension, Part
 from layerserve_server.extensions.online.settings import OnlineSettings
-from layerserve_server.settings import Settings
+from layerserve_server.settings.settings import Settings
 
 if TYPE_CHECKING:
     from layerserve_server.training.run_kind import RunKind

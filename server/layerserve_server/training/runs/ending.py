@@ -13,6 +13,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.training import events
 from layerserve_server.training.events import Cancelled, Failed, What
 from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints
+from layerserve_server.training.run_folder.data import DATA
 from layerserve_server.training.run_folder.layout import (
     BASE,
     BEST,
@@ -33,7 +34,6 @@ from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.training.runs.table import RunTable, copy_version
 from layerserve_server.training.runs.trace import RunTracer
-from layerserve_server.training.upload import DATA
 
 logger = logging.getLogger(__name__)
 
