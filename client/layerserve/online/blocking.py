@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from layerserve.calls.flow import Flow
 from layerserve.models.blocking import ModelMethods
 from layerserve.online.feed import OnlineFeed
+from layerserve.online.options import ONLINE
 from layerserve.online.session import OnlineView
 from layerserve.training.events import Logs
-from layerserve.training.options.online import ONLINE
 from layerserve.training.options.signature import takes
 from layerserve.values.tensors import Array
 

@@ -21,10 +21,10 @@ from layerserve.errors import (
 )
 from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signatures, fetch_signature
+from layerserve.online.options import ONLINE
 from layerserve.training.data import TrainingArray, training_arrays
 from layerserve.training.events import Logs, read_logs
 from layerserve.training.feed import RECONNECT_DELAYS
-from layerserve.training.options.online import ONLINE
 from layerserve.training.options.option import check_names, fill
 from layerserve.v1 import online_pb2 as pb
 from layerserve.v1.tensor_pb2 import Tensor

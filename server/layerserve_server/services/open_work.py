@@ -91,4 +91,4 @@ class OpenWork:
 
 
 def _is_part(run: Run) -> bool:
-    return bool(run.request.sweep)
+    return bool(run.request.part_of)

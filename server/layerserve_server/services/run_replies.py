@@ -147,8 +147,8 @@ def run_message(run: Run, owner: str = "") -> pb.Run:
         publishable=run.publishable,
         stopped=run.control.stop,
         idempotency_key=request.idempotency_key or "",
-        sweep_id=request.sweep,
-        trial=request.trial,
+        sweep_id=request.part_of,
+        trial=request.part,
     )
     if (best := run.best) is not None:
         message.best.name, message.best.value, message.best_epoch = best

@@ -130,9 +130,9 @@ class RunRequest(RunOptions):
     callers: tuple[str, ...] | None = None
     #: Which rows are used.
     view: View = field(default_factory=View)
-    #: Sweep that the run is a trial of, which publishes the best trial's result, and number of the trial.
-    sweep: str = ""
-    trial: Int32 = 0
+    #: Id of work of an extension that the run is a part of, which publishes the result; and number of the part.
+    part_of: str = ""
+    part: Int32 = 0
     # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)

@@ -368,8 +368,8 @@ def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
         caller="ann",
         metadata={"team": "search"},
         idempotency_key="once",
-        sweep="s1",
-        trial=2,
+        part_of="s1",
+        part=2,
     )
     accepted, _, started = (event.time for event in run.log.events[:3])
     described = run_replies.run_message(run, owner="host a, process 1")

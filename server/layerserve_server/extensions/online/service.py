@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from functools import partial
 
+from layerserve.online.options import RUN_OPTIONS, SESSION, OnlineOptions
 from layerserve.training.options.contract import BUDGET, Budget
-from layerserve.training.options.online import RUN_OPTIONS, SESSION, OnlineOptions
 from layerserve.v1 import online_pb2 as pb
 
 from layerserve_server.access.ownership import Access

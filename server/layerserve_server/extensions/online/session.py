@@ -15,7 +15,7 @@ from layergraph.functional.strings import Strings
 from layergraph.models.model import Model
 from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.stepwise import Stepwise
-from layerserve.training.options.online import OnlineOptions
+from layerserve.online.options import OnlineOptions
 from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, NotTrainableError

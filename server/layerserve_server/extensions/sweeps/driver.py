@@ -81,8 +81,8 @@ class Driver:
 
     def _started(self) -> dict[int, str]:
         """Returns the ids of the sweep's runs, by number of the trial."""
-        runs = [run for run in self._runs.list(self._sweep.request.model) if run.request.sweep == self._sweep.id]
-        return {run.request.trial: run.id for run in runs}
+        runs = [run for run in self._runs.list(self._sweep.request.model) if run.request.part_of == self._sweep.id]
+        return {run.request.part: run.id for run in runs}
 
     def _follow(self, trial: Trial, study: StudyProcess, base: Base, started: dict[int, str]) -> None:
         """Starts a trial's run, or notes what has happened in it."""
@@ -219,4 +219,4 @@ class Driver:
 def trial_request(sweep: Sweep, trial: Trial) -> RunRequest:
     """Returns the request of a trial's run. Raises InvalidRequestError if a setting is invalid."""
     request = with_settings(sweep.request, trial.settings)
-    return replace(request, sweep=sweep.id, trial=trial.number)
+    return replace(request, part_of=sweep.id, part=trial.number)

@@ -183,8 +183,7 @@ class RunEndings:
             self.end(run, run.publisher.last_event(result, run.seconds))
             return False
         version, withheld = 0, result.withheld
-        # A sweep publishes the result of its best trial.
-        if request.publish and not withheld and request.trains and not request.sweep:
+        if request.publish and not withheld and request.trains and not request.part_of:
             # The version that it was compared with last is one that it may replace.
             expected = max(request.expected_base_version, result.compared) if request.expected_base_version else 0
             try:

@@ -153,7 +153,7 @@ class Runs:
         self.check_ready(kind.name)
         with self._queue.admitted(kind):
             request = self._checked(request, base, gone, start)
-            publishes = request.publish and kind.publisher is None and not request.sweep
+            publishes = request.publish and kind.publisher is None and not request.part_of
             kept_back = self._repository.catalogue.kept_back(request.model) if publishes else ""
             run = self._table.create(request, base.found, start, kept_back)
         self._table.report()

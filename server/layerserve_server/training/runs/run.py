@@ -193,8 +193,8 @@ class Run:
 
     @property
     def awaited(self) -> bool:
-        """Whether it is a trial of a sweep, which hasn't read its result yet."""
-        return bool(self.request.sweep) and (self.folder / RESULT).is_dir()
+        """Whether it is a part of other work, which hasn't read its result yet."""
+        return bool(self.request.part_of) and (self.folder / RESULT).is_dir()
 
     @property
     def resumed(self) -> int:

@@ -12,7 +12,7 @@ import pytest
 from layergraph import layers
 from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightError
 from layergraph.training.checkpoint import Checkpoints
-from layerserve.training.options.online import OnlineOptions
+from layerserve.online.options import OnlineOptions
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.extensions.online import publications, session
 from layerserve_server.extensions.online.frames import Frame, FrameArray

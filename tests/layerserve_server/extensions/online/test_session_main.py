@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from layergraph import layers
 from layergraph.errors import DataError, NonFiniteLossError, NonFiniteWeightError
-from layerserve.training.options.online import OnlineOptions
+from layerserve.online.options import OnlineOptions
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.extensions.online import publications, session_main
 from layerserve_server.extensions.online.frames import PREFIX, Frame, FrameArray, sizes

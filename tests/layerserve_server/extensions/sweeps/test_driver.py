@@ -77,7 +77,7 @@ class Runs:
         self.begun.append(request)
         if self.refusal is not None:
             raise self.refusal
-        return self.put(f"run-{request.trial}")
+        return self.put(f"run-{request.part}")
 
     def enqueue(self, run: Any) -> None:
         self.asked.append(("enqueue", run.id))
@@ -137,7 +137,7 @@ def test_runs_that_a_killed_server_has_started_are_found_by_their_sweep(folder: 
     case = Case(folder)
     requests = {"a": ("sweep", 0), "b": ("sweep", 2), "c": ("another", 1), "d": ("", 0)}
     runs = [
-        SimpleNamespace(id=id, request=SimpleNamespace(sweep=sweep, trial=trial))
+        SimpleNamespace(id=id, request=SimpleNamespace(part_of=sweep, part=trial))
         for id, (sweep, trial) in requests.items()
     ]
     case.runs.list = lambda model: runs if model == "m" else []  # type: ignore[attr-defined]
@@ -277,7 +277,7 @@ def test_a_trial_begins_as_a_run_of_its_settings(folder: Path, monkeypatch: pyte
     case.runs.refusal = None
     case.follow(trial)
     begun = case.runs.begun[-1]
-    assert (begun.seed, begun.sweep, begun.trial, begun.version) == (9, "sweep", 2, 4)
+    assert (begun.seed, begun.part_of, begun.part, begun.version) == (9, "sweep", 2, 4)
     assert (trial.run_id, case.runs.asked) == ("run-2", [("enqueue", "run-2")])
     # After a restart the run is found again by its trial.
     case.sweep.trials.append(other := Trial(3, {"seed": 1}))

@@ -78,7 +78,7 @@ def test_a_sweep_that_fails_on_a_full_disk_stops_its_runs(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def drive(sweep: Sweep) -> None:
-        case.runs = [SimpleNamespace(id="run", folder=result.parent, request=SimpleNamespace(sweep=sweep.id))]
+        case.runs = [SimpleNamespace(id="run", folder=result.parent, request=SimpleNamespace(part_of=sweep.id))]
         monkeypatch.setattr(Sweep, "save", full)
         full()
 

@@ -244,7 +244,7 @@ def test_what_begins_as_its_dataset_is_deleted_ends(sweeper, monkeypatch, wait_u
         list(sweeper.runs.Train(iter([training_pb2.TrainRequest(spec=spec([5]).train)]), timeout=30))
     sweeper.release()
     assert sweeper.ended(left.id).state == pb.SWEEP_STATE_CANCELLED
-    (run,) = [run for run in sweeper.app.runs.list() if not run.request.sweep]
+    (run,) = [run for run in sweeper.app.runs.list() if not run.request.part_of]
     assert run.log.last.reason == "dataset '0' has been deleted"
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from layerserve import Checkpoints, InvalidArgument, Publish, Resources
 from layerserve.online import api, blocking
-from layerserve.training.options.online import ONLINE
+from layerserve.online.options import ONLINE
 from layerserve.training.options.option import fill
 from layerserve.v1 import online_pb2
 from option_values import check_shown
