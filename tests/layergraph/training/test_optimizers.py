@@ -247,7 +247,7 @@ def test_a_changed_rate_counts_from_the_next_step():
     check(ours, theirs, weights)
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "options"), [case for case in CASES if len(case[1]) > 1], ids=str)
 def test_a_saved_state_goes_on_where_keras_stopped(name, options):
     weights = pair()
     ours, theirs = made(name, options)
