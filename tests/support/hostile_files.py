@@ -243,7 +243,11 @@ CASES: dict[str, tuple[Callable[[], Bytes], type[ModelFileError], str]] = {
     "unclosed": (lambda: keras("[" * 100_000), CorruptFileError, "deep"),
     "NaN": (lambda: keras(json.dumps(CONFIG).replace("3}", "NaN}")), CorruptFileError, "NaN"),
     "1e999": (lambda: keras(json.dumps(CONFIG).replace("3}", "1e999}")), CorruptFileError, "1e999"),
-    "5000 digits": (lambda: keras(json.dumps(CONFIG).replace("3}", "9" * 5000 + "}")), CorruptFileError, "digits"),
+    "5000 digits": (
+        lambda: keras(json.dumps(CONFIG).replace("3}", "9" * 5000 + "}")),
+        CorruptFileError,
+        "of 5000 digits",
+    ),
     "repeated keys": (lambda: keras('{"class_name": "a", "class_name": "b"}'), CorruptFileError, "twice"),
     "millions of values": (lambda: keras('{"a": [' + "[]," * 1_500_000 + "1]}"), CorruptFileError, "values"),
     # Attributes of HDF5.

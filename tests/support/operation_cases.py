@@ -275,6 +275,12 @@ def images(ops: Any) -> dict[str, Case]:
             for method in ("linear", "cubic", "lanczos3")
         ],
         "ssim": lambda x, y, i: ops.image.ssim(picture(x, y), picture(y, x), filter_size=3),
+        "resize": lambda x, y, i: [
+            ops.image.resize(picture(x, y), (4, 6), interpolation="nearest"),
+            ops.image.resize(picture(x, y), (2, 3), antialias=True),
+            ops.image.resize(picture(x, y), (4, 3), crop_to_aspect_ratio=True),
+            ops.image.resize(picture(x, y), (4, 3), pad_to_aspect_ratio=True, fill_value=0.5),
+        ],
         "channels_first": lambda x, y, i: [
             ops.image.rgb_to_grayscale(ops.stack([x, y, x], axis=1), data_format="channels_first"),
             ops.image.resize(ops.stack([x, y, x], axis=1), (4, 6), data_format="channels_first"),

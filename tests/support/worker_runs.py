@@ -1,6 +1,4 @@
-"""Random small models, trained by two workers and by one process: the script of `torchrun`, which starts it in each.
-
-    torchrun --nproc-per-node 2 tests/support/worker_runs.py COUNT
+"""Random small models, trained by two workers and by one process, for scripts that `torchrun` starts in each.
 
 Each seed is a model with data, compile settings and callbacks; the kinds of models take turns. Every process trains the
 model alone, then all train it together from the same weights: logs must agree to 1e-5, and all workers must end with
@@ -10,7 +8,6 @@ the same weights, bit for bit.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -268,11 +265,3 @@ def check(seed: int) -> None:
 
 def close(one: Any, other: Any, tolerance: float) -> bool:
     return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=tolerance, atol=tolerance)
-
-
-if __name__ == "__main__":
-    for seed in range(int(sys.argv[1])):
-        check(seed)
-    if group().first:
-        print(f"{sys.argv[1]} models, 0 mismatches")
-    distributed.destroy_process_group()

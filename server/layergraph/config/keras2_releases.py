@@ -1,7 +1,7 @@
 """What layers do where releases of Keras 2 differ: with masks, with images.
 
 Found by asking every layer of TensorFlow 1.13 to 2.15 and Keras 2.3.1 for `supports_masking` and the arguments of
-`call`: tests/fixtures/make_mask_use.py.
+`call`: lab/fixtures/make_mask_use.py.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def test_a_damaged_description_gives_a_model_or_a_typed_error(name: str, tmp_pat
     imported_model(path, folder)
     good = json.loads((folder / DESCRIPTION).read_text())
     refused = 0
-    for seed in range(200):
+    for seed in range(80):
         choice = random.Random(seed)
         part = choice.choice([key for key in good if key not in ("config", "training_config")])
         (folder / DESCRIPTION).write_text(json.dumps({**good, part: changed(good[part], choice)}))
@@ -166,7 +166,7 @@ def test_a_damaged_description_gives_a_model_or_a_typed_error(name: str, tmp_pat
             mapped_model(path, folder)
         except ModelFileError:
             refused += 1
-    assert refused > 100
+    assert refused > 40
 
 
 def test_an_error_whose_problems_are_no_texts_is_damaged(tmp_path: Path) -> None:

@@ -598,12 +598,14 @@ SAID = {
         for value in [-3, 0, True, "3", {}]
     },
 }
-SIZES = [-3, 0, True, "3", 3.7, 10**10, 10**30, None, [3], {}]
 BAD = with_code() | odd() | {f"units {value!r}": functional(X, dense(units=value)) for value in SIZES}
 
 
-@pytest.mark.parametrize("ending", [".keras", ".h5"])
-@pytest.mark.parametrize("name", BAD)
+#: What is the same in files of both containers is read by the same code, once it is JSON.
+IN_H5 = ("a class of os", "Lambda", "cycle", "layers that are no list", "name with a lone surrogate")
+
+
+@pytest.mark.parametrize(("name", "ending"), [*((name, ".keras") for name in BAD), *((name, ".h5") for name in IN_H5)])
 def test_a_hostile_config_costs_one_typed_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ending: str
 ) -> None:

@@ -259,7 +259,7 @@ class Maker:
 
 def test_random_models_give_the_same_numbers_padded_as_alone() -> None:
     paddable = 0
-    for seed in range(60):
+    for seed in range(30):
         maker = Maker(seed)
         plan = (model := maker.model()).plan()
         try:
@@ -276,7 +276,7 @@ def test_random_models_give_the_same_numbers_padded_as_alone() -> None:
             start = stop
             for name, expected in plan.run(request).items():
                 np.testing.assert_allclose(own[name], expected, rtol=1e-5, atol=1e-5, err_msg=f"seed {seed}")
-    assert paddable > 15
+    assert paddable > 6
 
 
 def test_masks_that_are_calculated_are_seen(tmp_path: Path) -> None:

@@ -659,7 +659,8 @@ def test_it_computes_what_keras_does_and_files_go_both_ways(classes: Any, what: 
     ours.set_weights(stock.get_weights())
     for got, wanted in zip(outputs(ours.predict_on_batch(x)), expected, strict=True):
         assert_close(got, wanted, tolerance)
-    for ending in ("keras", "h5"):
+    # The order of weights in an `.h5` depends on which layers there are, not on what they compute.
+    for ending in ("keras", "h5") if what in ("Block", "Steps", "Mixed", "Around", "Scaled") else ("keras",):
         stock.save(tmp_path / f"stock.{ending}")
         ours.save(tmp_path / f"ours.{ending}")
         there = layergraph.load_model(tmp_path / f"stock.{ending}")
@@ -718,9 +719,13 @@ def test_masks_of_its_outputs(classes: Any, what: str, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*does not support masking")
 @pytest.mark.parametrize(
-    "readers", [("Attending", "Attending"), ("AttendingTwice", "Attending"), ("Attending", "AttendingTwice")]
+    ("readers", "normalized"),
+    [
+        (("Attending", "Attending"), False),
+        (("AttendingTwice", "Attending"), True),
+        (("Attending", "AttendingTwice"), True),
+    ],
 )
-@pytest.mark.parametrize("normalized", [True, False])
 def test_attention_within_a_layer_removes_masks(
     classes: Any, readers: tuple[str, str], normalized: bool, tmp_path: Path
 ) -> None:
@@ -785,15 +790,6 @@ def compare(stock: Any, ours: Any) -> None:
     x = np.array([[3, 1, 4, 1, 0, 0], [5, 2, 6, 0, 0, 0]], "int32")
     for got, wanted in zip(outputs(ours.predict_on_batch(x)), outputs(stock.predict_on_batch(x)), strict=True):
         assert_close(got, wanted)
-
-
-def test_it_is_called_on_arrays(classes: Any) -> None:
-    layer = classes[1]["Block"]()
-    x = data("Block")
-    first = layer(x)
-    assert first.shape == (3, 4)
-    assert torch.equal(layer(torch.as_tensor(x)), first)
-    assert len(layer.weights) == 12
 
 
 def test_a_weight_that_is_assigned_keeps_its_value() -> None:
@@ -927,8 +923,7 @@ def test_attributes_may_be_set_again_and_share_layers(tmp_path: Path) -> None:
     assert_close(opened.predict_on_batch(x), stock.predict_on_batch(x))
 
 
-@pytest.mark.parametrize("ending", ["h5", "keras"])
-def test_lists_that_get_their_layers_by_turns(ending: str, tmp_path: Path) -> None:
+def test_lists_that_get_their_layers_by_turns(tmp_path: Path) -> None:
     """In an `.h5` the layers are in the order in which lists got them, whichever list was set first."""
 
     def crossed(k: Any) -> Any:
@@ -951,8 +946,8 @@ def test_lists_that_get_their_layers_by_turns(ending: str, tmp_path: Path) -> No
 
     (_, own), (stock, _) = crossed(layergraph), crossed(keras)
     stock.set_weights(moved(stock.get_weights()))
-    stock.save(tmp_path / f"stock.{ending}")
-    opened = layergraph.load_model(tmp_path / f"stock.{ending}", custom_objects=own)
+    stock.save(tmp_path / "stock.h5")
+    opened = layergraph.load_model(tmp_path / "stock.h5", custom_objects=own)
     x = np.ones((2, 4), "f4")
     assert_close(opened.predict_on_batch(x), stock.predict_on_batch(x))
 

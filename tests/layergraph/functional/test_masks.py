@@ -91,17 +91,6 @@ def test_masks_flow_as_in_keras(name: str, tmp_path: Path) -> None:
     check_model(build, ARRAYS, tmp_path)
 
 
-def test_masks_flow_through_a_model(tmp_path: Path) -> None:
-    def build(k: Any) -> tuple[list[Any], list[Any]]:
-        inner_input = k.Input((None, 4))
-        inner = k.Model(inner_input, k.layers.Dense(3)(inner_input))
-        sources = Sources(k)
-        rest = [k.layers.Dense(1)(tensor) for tensor in (sources.b, sources.m)]
-        return sources.inputs, [k.layers.LSTM(2)(inner(sources.a)), *rest]
-
-    check_model(build, ARRAYS, tmp_path)
-
-
 def test_a_mask_that_a_model_is_given_goes_before_the_one_that_comes_along(tmp_path: Path) -> None:
     def build(k: Any) -> tuple[list[Any], list[Any]]:
         of, ids, mask = k.layers, k.Input((5,), dtype="int32"), k.Input((5,), dtype="bool")
@@ -123,45 +112,6 @@ def test_a_mask_that_a_model_is_given_goes_before_the_one_that_comes_along(tmp_p
         return [ids, mask], [of.LSTM(2)(y) for y in made]
 
     check_model(build, [IDS, OTHER_IDS % 2 == 0], tmp_path)
-
-
-def grown(k: Any, seed: int) -> tuple[list[Any], list[Any]]:
-    """A random model on masked sources: each step takes existing tensors and adds one (rows, timesteps, 4)."""
-    rng = np.random.default_rng(seed)
-    sources = Sources(k)
-    pool = [sources.a, sources.b, sources.plain, sources.m]
-    of = k.layers
-
-    def some(count: int) -> list[Any]:
-        return [pool[i] for i in rng.integers(0, len(pool), count)]
-
-    for _ in range(int(rng.integers(2, 6))):
-        choice = int(rng.integers(8))
-        if choice == 0:
-            made = of.TimeDistributed(of.Dense(4))(*some(1))
-        elif choice == 1:
-            made = of.Dense(4, activation="tanh")(*some(1))
-        elif choice == 2:
-            made = of.LSTM(4, return_sequences=True, go_backwards=bool(rng.integers(2)))(*some(1))
-        elif choice == 3:
-            made = of.GRU(4, return_sequences=True, reset_after=bool(rng.integers(2)))(*some(1))
-        elif choice == 4:
-            made = of.Bidirectional(of.GRU(2, return_sequences=True))(*some(1))
-        elif choice == 5:
-            made = of.Dense(4)(of.Concatenate()(some(int(rng.integers(2, 4)))))
-        elif choice == 6:
-            name = ["Add", "Multiply", "Average", "Maximum", "Minimum"][rng.integers(5)]
-            made = getattr(of, name)()(some(int(rng.integers(2, 4))))
-        else:
-            made = of.Dropout(0.3)(of.LeakyReLU()(*some(1)))
-        pool.append(made)
-    ends = [of.LSTM(2)(pool[-1]), of.Bidirectional(of.LSTM(2))(pool[-2]), pool[-1]]
-    return sources.inputs, [*ends, *(of.Dense(1)(tensor) for tensor in pool[:4])]
-
-
-@pytest.mark.parametrize("seed", range(24))
-def test_random_models_give_keras_numbers(seed: int, tmp_path: Path) -> None:
-    check_model(lambda k: grown(k, seed), ARRAYS, tmp_path)
 
 
 # Which tensors have masks.
@@ -216,15 +166,6 @@ def test_keras2_holds_the_mask_beside_states() -> None:
         results.append(model.plan().run({"ids": IDS, "start": state})["y"])
     assert not np.allclose(results[0], results[1])
     np.testing.assert_allclose(results[0], results[2])
-
-
-def test_keras_agrees_that_states_hide_masks() -> None:
-    """Keras 3 passes `mask` only to layers called on one tensor; `mask_rule` covers this difference."""
-    x = keras.layers.Embedding(10, 4, mask_zero=True)(IDS)
-    layer = keras.layers.GRU(2)
-    start = np.zeros((3, 2), "float32")
-    beside, alone = layer(x, initial_state=start), layer(x)
-    assert not np.allclose(beside.detach().numpy(), alone.detach().numpy())
 
 
 def test_keras2_files_keep_the_masks_of_keras2() -> None:

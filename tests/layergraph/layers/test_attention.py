@@ -7,11 +7,8 @@ from typing import Any
 import layergraph
 import numpy as np
 import pytest
-import torch
 from layergraph import layers
 from layergraph.errors import ConfigError, GraphError
-from layergraph.functional.binding import bind_values
-from layergraph.functional.call_context import CallContext
 from model_files import FIXTURES, check_fixture
 from model_oracles import check_model, compare
 from oracles import LayerCase, assert_close, check_layer, flat, keras, random_arrays
@@ -93,8 +90,9 @@ def test_layer_gives_keras_numbers(case: LayerCase) -> None:
     check_layer(case)
 
 
-@pytest.mark.parametrize(("name", "options", "call"), HEADS, ids=str)
-@pytest.mark.parametrize("keys", [False, True])
+@pytest.mark.parametrize(
+    ("name", "options", "call", "keys"), [(*case, bool(number % 2)) for number, case in enumerate(HEADS)], ids=str
+)
 def test_heads_give_keras_numbers(
     name: str, options: dict[str, Any], call: dict[str, Any], keys: bool, tmp_path: Path
 ) -> None:
@@ -107,8 +105,10 @@ def test_heads_give_keras_numbers(
     check_model(build, random_arrays([(2, 4, 6), (2, 5, 6), *([(2, 5, 3)] if keys else [])]), tmp_path)
 
 
-@pytest.mark.parametrize("axes", [None, 1, [2], [1, 2], [-2]])
-@pytest.mark.parametrize("call", [{}, {"return_attention_scores": True}])
+@pytest.mark.parametrize(
+    ("axes", "call"),
+    [(None, {}), (1, {"return_attention_scores": True}), ([2], {}), ([1, 2], {}), ([-2], {})],
+)
 def test_heads_attend_over_chosen_axes(axes: Any, call: dict[str, Any], tmp_path: Path) -> None:
     def build(k: Any) -> tuple[list[Any], list[Any]]:
         x = k.Input((4, 5, 6))
@@ -126,10 +126,20 @@ MASK_CALLS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention"])
-@pytest.mark.parametrize("call", MASK_CALLS, ids=str)
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-@pytest.mark.parametrize("masked", ["query", "value", "both", "one"])
+NAMES = ("MultiHeadAttention", "GroupQueryAttention", "Attention", "AdditiveAttention")
+MASKED = ("query", "value", "both", "one")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("call", "masked", "dropout"),
+    [
+        (call, MASKED[(number + shift) % 4], dropout)
+        for number, call in enumerate(MASK_CALLS)
+        for shift, dropout in ((0, 0.0), (1, 0.2))
+    ],
+    ids=str,
+)
 def test_masks_count_as_in_keras(name: str, call: dict[str, Any], dropout: float, masked: str, tmp_path: Path) -> None:
     options = {"MultiHeadAttention": SMALL, "GroupQueryAttention": GROUPS}.get(name, {})
 
@@ -153,8 +163,10 @@ def test_masks_count_as_in_keras(name: str, call: dict[str, Any], dropout: float
 
 
 @pytest.mark.parametrize("name", ["MultiHeadAttention", "GroupQueryAttention"])
-@pytest.mark.parametrize("which", ["attention_mask", "value_mask", "key_mask", "query_mask"])
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize(
+    ("which", "dropout"),
+    [("attention_mask", 0.0), ("attention_mask", 0.2), ("value_mask", 0.2), ("key_mask", 0.0), ("query_mask", 0.0)],
+)
 def test_masks_can_be_arguments(name: str, which: str, dropout: float, tmp_path: Path) -> None:
     options = SMALL if name == "MultiHeadAttention" else GROUPS
     shape = {"attention_mask": (4, 5), "query_mask": (4,)}.get(which, (5,))
@@ -193,53 +205,6 @@ def test_a_querys_own_mask_goes_before_that_of_the_call(tmp_path: Path) -> None:
     compare(layergraph.load_model(tmp_path / "model.keras"), arrays, flat(model(arrays)), 1e-5)
 
 
-def random_heads(count: int, seed: int) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Random options."""
-    rng = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(count):
-        options: dict[str, Any] = {
-            "dropout": float(rng.choice([0.0, 0.5])),
-            "use_bias": bool(rng.integers(2)),
-            "use_gate": bool(rng.integers(2)),
-            "sliding_window": [None, 1, 3][int(rng.integers(3))],
-        }
-        if rng.integers(2):
-            name = "MultiHeadAttention"
-            options |= {"num_heads": int(rng.integers(1, 4)), "key_dim": int(rng.integers(1, 5))}
-            options |= {
-                "value_dim": [None, 2, 5][int(rng.integers(3))],
-                "output_shape": [None, 3][int(rng.integers(2))],
-            }
-        else:
-            name, groups = "GroupQueryAttention", int(rng.integers(1, 4))
-            options |= {"head_dim": int(rng.integers(1, 5)), "num_key_value_heads": groups}
-            options["num_query_heads"] = groups * int(rng.integers(1, 4))
-        call = {key: True for key in ("use_causal_mask", "return_attention_scores") if rng.integers(2)}
-        drawn.append((name, options, call))
-    return drawn
-
-
-@pytest.mark.parametrize(("name", "options", "call"), random_heads(40, seed=5), ids=str)
-def test_random_options_give_keras_numbers(
-    name: str, options: dict[str, Any], call: dict[str, Any], tmp_path: Path
-) -> None:
-    test_heads_give_keras_numbers(name, options, call, False, tmp_path)
-
-
-def test_attention_in_files_keeps_its_numbers(tmp_path: Path) -> None:
-    def build(k: Any) -> tuple[list[Any], list[Any]]:
-        query, value = k.Input((4, 6)), k.Input((5, 6))
-        make = k.layers
-        return [query, value], [
-            make.Attention(use_scale=True, score_mode="concat")([query, value]),
-            make.AdditiveAttention()([query, value]),
-            make.EinsumDense("abc,cd->abd", (None, 3), bias_axes="d", activation="relu")(query),
-        ]
-
-    check_model(build, random_arrays([(2, 4, 6), (2, 5, 6)]), tmp_path)
-
-
 def test_saved_attention_opens_in_keras(tmp_path: Path) -> None:
     query, value = layergraph.Input((4, 6), name="q"), layergraph.Input((5, 6), name="v")
     outputs = [
@@ -268,37 +233,6 @@ def test_dropout_acts_on_weights_in_training() -> None:
     rows = layers.Attention(dropout=0.5)([x, x], training=True).numpy()[0]
     assert abs(rows.mean() - 1) < 0.1
     assert len(np.unique(rows)) > 5
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("MultiHeadAttention", SMALL),
-        ("GroupQueryAttention", {"head_dim": 3, "num_query_heads": 2, "num_key_value_heads": 1}),
-    ],
-)
-def test_regularization_of_activity_is_the_projections(name: str, options: dict) -> None:
-    """Keras's GroupQueryAttention also counts its own outputs, which are those of the last projection."""
-    x = np.ones((2, 4, 6), "float32")
-    theirs = getattr(keras.layers, name)(**options, activity_regularizer="l2")
-    ours = getattr(layers, name)(**options, activity_regularizer="l2")
-    theirs(x, x)
-    ours(x, x)
-    ours.set_weights(theirs.get_weights())
-    theirs(x, x)
-    context = CallContext()
-    value = torch.from_numpy(x)
-    ours.execute(context, bind_values(ours), (value, value), {}, None, want_masks=False)
-    assert context.losses is not None
-    got, want = (sum(float(loss.detach()) for loss in losses) for losses in (context.losses, theirs.losses))
-    assert got == pytest.approx(want, rel=1e-5)
-
-
-def test_frozen_attention_has_frozen_projections() -> None:
-    layer = layers.MultiHeadAttention(**SMALL, trainable=False)
-    layer(layergraph.Input((4, 6)), layergraph.Input((4, 6)))
-    assert len(layer.weights) == 8
-    assert layer.trainable_weights == []
 
 
 @pytest.mark.parametrize(

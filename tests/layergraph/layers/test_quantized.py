@@ -93,9 +93,9 @@ def tied() -> Any:
 
 CASES: list[tuple[Callable[[], Any], int]] = [
     *((words, way) for way in range(len(WAYS))),
-    *((make, way) for make in (axes, attention, tied) for way in (0, 4, 6)),
-    *((inside, way) for way in (0, 3)),
-    (attention, 7),
+    *((make, way) for make in (axes, tied) for way in (0, 4, 6)),
+    *((attention, way) for way in (0, 6, 7)),
+    (inside, 3),
 ]
 
 
@@ -134,7 +134,7 @@ def test_quantised_model_predicts_keras_numbers_and_is_saved_for_keras(make: Any
     arrays = arrays_for(model)
     expected = expected_of(model, arrays)
     # How an `.h5` has the arrays of a kernel, or of an embedding, doesn't depend on the model around it.
-    for ending in (".keras", ".h5") if way in (0, 3, 7) and make in (words, tied, attention) else (".keras",):
+    for ending in (".keras", ".h5") if way in (0, 3, 7) and make in (words, tied) else (".keras",):
         path = tmp_path / f"ours{ending}"
         model.save(tmp_path / f"model{ending}")
         ours = layergraph.load_model(tmp_path / f"model{ending}")
@@ -154,11 +154,9 @@ def test_quantised_model_predicts_keras_numbers_and_is_saved_for_keras(make: Any
                 assert_close(got, want)
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
 @pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
 def test_quantised_model_of_other_types(mode: str, policy: str, tmp_path: Path) -> None:
-    if (mode, policy) == ("int8", "float16"):
-        pytest.skip("Keras refuses it")
     entry, ids = keras.Input((6,)), keras.Input((4,), dtype="int32")
     x = layers.Dense(5, activation="relu", dtype=policy)(entry)
     y = layers.EinsumDense("abc,cd->abd", output_shape=(4, 5), bias_axes="d", dtype=policy)(
@@ -218,11 +216,9 @@ def calibrated(config_class: Any, bits: int, group: int) -> tuple[Any, list[np.n
 @pytest.mark.parametrize(
     ("config_class", "bits", "group"),
     [
-        (GPTQConfig, 4, -1),
         (GPTQConfig, 4, 3),
         (GPTQConfig, 8, 4),
         (GPTQConfig, 2, -1),
-        (AWQConfig, 4, -1),
         (AWQConfig, 4, 3),
     ],
 )

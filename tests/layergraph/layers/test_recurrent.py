@@ -86,7 +86,7 @@ def random_config(rng: np.random.Generator) -> tuple[str, dict[str, Any]]:
     return kind, config
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(12))
 def test_random_config_with_a_random_mask_gives_keras_numbers(seed: int) -> None:
     rng = np.random.default_rng(seed)
     kind, config = random_config(rng)
@@ -184,25 +184,6 @@ def test_a_cell_takes_one_step() -> None:
 # Weights and configs.
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_weights_have_keras_order_and_place(kind: str) -> None:
-    ours = getattr(layers, kind)(3)
-    ours(layergraph.Input((5, 4)))
-    theirs = getattr(keras.layers, kind)(3)
-    theirs.build((None, 5, 4))
-    assert [w.name for w in ours.weights] == [v.name for v in theirs.weights]
-    assert [w.shape for w in ours.weights] == [tuple(v.shape) for v in theirs.weights]
-    assert ours.storage.path == ("cell",)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_stock_keras_takes_the_config_back(kind: str) -> None:
-    config = getattr(layers, kind)(3, go_backwards=True, use_cudnn=False, implementation=1).get_config()
-    again = getattr(keras.layers, kind).from_config(config)
-    assert again.go_backwards
-    assert set(again.get_config()) <= set(config)
-
-
 def test_the_forget_gate_starts_open() -> None:
     layer = layers.LSTM(2)
     layer(layergraph.Input((5, 4)))
@@ -275,19 +256,12 @@ def test_what_is_masked_can_be_anything() -> None:
     assert torch.equal(layer(torch.where(mask[..., None], x, torch.nan), mask=mask), expected)
 
 
-def test_a_row_does_not_depend_on_the_others() -> None:
-    x = torch.randn(5, 4, 3)
-    layer = layers.GRU(2)
-    assert_close(layer(x)[2:3].detach().numpy(), layer(x[2:3]))
-
-
 # Dropout.
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rates", [(0.5, 0.0), (0.0, 0.5), (0.3, 0.3)])
-def test_dropout_has_keras_distribution(kind: str, rates: tuple[float, float]) -> None:
-    options = {"units": 3, "dropout": rates[0], "recurrent_dropout": rates[1], "return_sequences": True}
+def test_dropout_has_keras_distribution(kind: str) -> None:
+    options = {"units": 3, "dropout": 0.3, "recurrent_dropout": 0.3, "return_sequences": True}
     x = np.ones((4000, 3, 4), "float32")
     theirs = getattr(keras.layers, kind)(**options, seed=1)
     theirs.build(x.shape)

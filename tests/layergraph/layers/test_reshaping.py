@@ -6,7 +6,7 @@ import pytest
 import torch
 from layergraph.errors import ConfigError, DataError, GraphError
 from layergraph.layers.table import LAYERS
-from oracles import LayerCase, check_layer, keras
+from oracles import LayerCase, check_layer
 from tensorflow_numbers import TensorFlowCase, tensorflow_cases
 
 IMAGES = [(2, 4, 5, 3)]
@@ -75,7 +75,7 @@ def test_layer_gives_keras_numbers(case: LayerCase) -> None:
     check_layer(case)
 
 
-@pytest.mark.parametrize("case", random_borders(50, seed=4), ids=str)
+@pytest.mark.parametrize("case", random_borders(20, seed=4), ids=str)
 def test_random_borders_give_keras_numbers(case: LayerCase) -> None:
     check_layer(case)
 
@@ -178,14 +178,6 @@ def test_what_serving_keeps_can_be_trained_with() -> None:
     given = torch.ones((1, 3, 7, 2), requires_grad=True)
     layer.forward(None, None, given * 2).sum().backward()
     assert given.grad is not None
-
-
-@pytest.mark.parametrize("class_name", ["ZeroPadding1D", "Cropping1D", "UpSampling1D", "UpSampling2D", "Reshape"])
-def test_keras_takes_the_config(class_name: str) -> None:
-    options = {"target_shape": (-1, 2)} if class_name == "Reshape" else {}
-    ours = LAYERS[class_name](**options)
-    theirs = getattr(keras.layers, class_name).from_config(ours.get_config())
-    assert LAYERS[class_name].from_config(theirs.get_config()).get_config() == ours.get_config()
 
 
 def test_multi_backend_keras_has_pixels_at_corners() -> None:

@@ -7,11 +7,8 @@ from typing import Any
 import layergraph
 import numpy as np
 import pytest
-import torch
 from layergraph import layers
 from layergraph.errors import ConfigError, GraphError
-from layergraph.functional.binding import bind_values
-from layergraph.functional.call_context import CallContext
 from model_oracles import check_model
 from oracles import LayerCase, assert_close, check_layer, keras, perturb, random_arrays
 
@@ -144,23 +141,6 @@ def test_a_frozen_wrapper_freezes_what_is_in_it() -> None:
         assert not any(weight.trainable for weight in layer.weights)
 
 
-def test_activity_regularization_inside_counts_as_in_keras() -> None:
-    x = np.ones((2, 5, 4), "float32")
-    for build in (
-        lambda k: k.layers.Bidirectional(k.layers.GRU(3, activity_regularizer="l2")),
-        lambda k: k.layers.TimeDistributed(k.layers.Dense(3, activity_regularizer="l2")),
-    ):
-        theirs, ours = build(keras), build(layergraph)
-        theirs(x)
-        ours(x)
-        ours.set_weights(theirs.get_weights())
-        theirs(x)
-        context = CallContext(training=True)
-        ours.execute(context, bind_values(ours), (torch.from_numpy(x),), {}, None, want_masks=False)
-        got, want = (sum(float(loss.detach()) for loss in losses) for losses in (context.losses, theirs.losses))
-        assert got == pytest.approx(want, rel=1e-5, abs=1e-9)
-
-
 STEPWISE = {
     "statistics": lambda k: k.layers.BatchNormalization(momentum=0.5),
     "statistics of a model": lambda k: k.Sequential(
@@ -275,10 +255,3 @@ def test_time_distributed_needs_steps() -> None:
         layers.TimeDistributed(layers.Dense(3))(
             layergraph.Input((5, 4)), mask=layergraph.Input(batch_shape=(None,), dtype="bool")
         )
-
-
-@pytest.mark.parametrize("make", [lambda k: k.Bidirectional(k.LSTM(3)), lambda k: k.TimeDistributed(k.Dense(3))])
-def test_a_wrapper_is_its_config(make: Any) -> None:
-    made = make(layers)
-    again = type(made).from_config(made.get_config())
-    assert again.get_config() == made.get_config()

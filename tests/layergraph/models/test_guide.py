@@ -52,7 +52,7 @@ def test_first_example_trains() -> None:
     rng = np.random.default_rng(0)
     data = rng.random((64, 784), "float32")
     labels = np.eye(10, dtype="float32")[rng.integers(0, 10, 64)]
-    history = model.fit(data, labels, epochs=8, verbose=0)  # starts training
+    history = model.fit(data, labels, epochs=3, verbose=0)  # starts training
     assert set(history.history) == {"loss", "accuracy"}
     assert history.history["loss"][-1] < history.history["loss"][0]
     np.testing.assert_allclose(model.predict(data).sum(axis=-1), 1, rtol=1e-5)
@@ -113,10 +113,10 @@ def headline_network(vocabulary: int = 10000, width: int = 512) -> Model:
     return Model(inputs=[main_input, auxiliary_input], outputs=[main_output, auxiliary_output])
 
 
-def stock_headline_network() -> Any:
+def stock_headline_network(vocabulary: int, width: int) -> Any:
     layers = keras.layers
     main_input = keras.Input(shape=(100,), dtype="int32", name="main_input")
-    lstm_out = layers.LSTM(32)(layers.Embedding(10000, 512)(main_input))
+    lstm_out = layers.LSTM(32)(layers.Embedding(vocabulary, width)(main_input))
     auxiliary_output = layers.Dense(1, activation="sigmoid", name="aux_output")(lstm_out)
     auxiliary_input = keras.Input(shape=(5,), name="aux_input")
     x = layers.concatenate([lstm_out, auxiliary_input])
@@ -142,7 +142,7 @@ def binary(labels: Arrays) -> Arrays:
 SERIALISED = {"class_name": "BinaryCrossentropy", "config": {"from_logits": False}}
 NAMES = ("main_output", "aux_output")
 #: All twelve rows are one batch, so an epoch is a step.
-STEPS = 20
+STEPS = 8
 COMPILED = {
     "one string": {"loss": "binary_crossentropy", "loss_weights": [1.0, 0.2]},
     "a list": {"loss": ["binary_crossentropy", "binary_crossentropy"], "loss_weights": [1.0, 0.2]},
@@ -159,7 +159,7 @@ COMPILED = {
 def keras_losses() -> tuple[list[np.ndarray], dict[str, list[float]]]:
     """Initial weights, and the losses that stock Keras gives from them in the guide's training."""
     keras.utils.set_random_seed(0)
-    model = stock_headline_network()
+    model = stock_headline_network(200, 16)
     weights = model.get_weights()
     # Keras 3 wants as many losses as weights; the guide's one string for both is Keras 2's way, and ours too.
     model.compile(optimizer="rmsprop", loss=["binary_crossentropy"] * 2, loss_weights=[1.0, 0.2])
@@ -176,7 +176,7 @@ def test_two_losses_train_as_in_keras_however_they_are_given(
     settings: dict[str, Any], by_name: bool, keras_losses: tuple[list[np.ndarray], dict[str, list[float]]]
 ) -> None:
     weights, expected = keras_losses
-    model = headline_network()
+    model = headline_network(200, 16)
     model.set_weights(weights)
     model.compile(optimizer="rmsprop", **settings)
     data, labels = headline_data()[0], binary(headline_data()[1])
@@ -193,17 +193,6 @@ def test_two_losses_train_as_in_keras_however_they_are_given(
     assert set(history.history) == set(expected)
     for name, losses in expected.items():
         np.testing.assert_allclose(history.history[name], losses, rtol=1e-4, err_msg=name)
-
-
-def test_the_guides_random_labels_train() -> None:
-    model = headline_network(200, 16)
-    model.compile(optimizer="rmsprop", loss="binary_crossentropy", loss_weights=[1.0, 0.2])
-    [headline_data_, additional_data], [headline_labels, additional_labels] = headline_data()
-    history = model.fit(
-        [headline_data_, additional_data], [headline_labels, additional_labels], epochs=3, batch_size=32, verbose=0
-    )
-    assert np.isfinite(history.history["loss"]).all()
-    assert history.history["loss"][-1] < history.history["loss"][0]
 
 
 def test_prediction_takes_lists_and_dicts() -> None:
@@ -256,58 +245,6 @@ def test_a_shared_layer_encodes_both_tweets_with_the_same_weights() -> None:
     assert set(history.history) == {"loss", "accuracy"}
     same = Model([tweet_a, tweet_b], [encoded_a, encoded_b]).predict([data_a, data_a])
     assert_close(same[0], same[1])
-
-
-# The concept of layer "node".
-
-
-def test_a_layer_with_one_node_has_an_output() -> None:
-    a = Input(shape=(280, 256))
-
-    lstm = LSTM(32)
-    encoded_a = lstm(a)
-
-    assert lstm.output == encoded_a
-
-
-def test_the_output_of_a_layer_with_two_nodes_is_ill_defined() -> None:
-    a = Input(shape=(280, 256))
-    b = Input(shape=(280, 256))
-
-    lstm = LSTM(32)
-    encoded_a = lstm(a)
-    encoded_b = lstm(b)
-
-    with pytest.raises(AttributeError) as raised:
-        _ = lstm.output
-    assert "lstm' has multiple inbound nodes" in str(raised.value)
-    assert 'the notion of "layer output" is ill-defined' in str(raised.value)
-    assert "Use `get_output_at(node_index)` instead" in str(raised.value)
-
-    assert lstm.get_output_at(0) == encoded_a
-    assert lstm.get_output_at(1) == encoded_b
-    with pytest.raises(ValueError, match="has only 2 inbound nodes"):
-        lstm.get_output_at(2)
-
-
-def test_the_input_shape_of_a_layer_is_ill_defined_once_two_nodes_differ() -> None:
-    a = Input(shape=(32, 32, 3))
-    b = Input(shape=(64, 64, 3))
-
-    conv = Conv2D(16, (3, 3), padding="same")
-    conved_a = conv(a)
-
-    # Only one input so far, the following will work:
-    assert conv.input_shape == (None, 32, 32, 3)
-
-    conved_b = conv(b)
-    # now the `.input_shape` property wouldn't work, but this does:
-    with pytest.raises(AttributeError, match=r"different input shapes.*Use `get_input_shape_at\(node_index\)` instead"):
-        _ = conv.input_shape
-    assert conv.get_input_shape_at(0) == (None, 32, 32, 3)
-    assert conv.get_input_shape_at(1) == (None, 64, 64, 3)
-    assert (conved_a.shape, conved_b.shape) == ((None, 32, 32, 16), (None, 64, 64, 16))
-    assert [conv.get_output_shape_at(i) for i in (0, 1)] == [conved_a.shape, conved_b.shape]
 
 
 # More examples.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from layergraph.errors import CorruptFileError, ModelFileError, UnsafeFileError,
 from oracles import assert_close, perturb
 
 
+@cache
 def model() -> Any:
     x = keras.Input((6, 4), name="x")
     y = keras.layers.LSTM(3)(keras.layers.BatchNormalization()(x))
@@ -214,7 +216,7 @@ def test_hostile_shards_are_refused(paths: list[Any], tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(b"1234")
     (tmp_path / "link").symlink_to("/etc/hostname")
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ModelFileError):
+    with pytest.raises(UnsafeFileError if paths == ["link"] else ModelFileError):
         layergraph.load_model(tmp_path)
 
 
@@ -224,15 +226,6 @@ def test_hostile_shapes_are_refused(shape: Any, tmp_path: Path) -> None:
     whole["weightsManifest"][0]["weights"][0]["shape"] = shape
     (tmp_path / "model.json").write_text(json.dumps(whole))
     with pytest.raises(ModelFileError):
-        layergraph.load_model(tmp_path)
-
-
-def test_a_link_is_named(tmp_path: Path) -> None:
-    whole = write_shards(tmp_path, model())
-    (tmp_path / "link").symlink_to("/etc/hostname")
-    whole["weightsManifest"][0]["paths"] = ["link"]
-    (tmp_path / "model.json").write_text(json.dumps(whole))
-    with pytest.raises(UnsafeFileError, match="is a link"):
         layergraph.load_model(tmp_path)
 
 

@@ -84,25 +84,6 @@ def test_other_types_are_read(ending: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(got.value.detach().float().numpy(), want.value.detach().float().numpy())
 
 
-def with_low_rank_changes() -> Any:
-    """A model whose kernels have LoRA adapters."""
-    inputs = keras.Input((4,), dtype="int32")
-    x = keras.layers.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d")(keras.layers.Embedding(9, 6)(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(3, use_bias=False)(x))
-    for layer in model.layers[1:]:
-        layer.enable_lora(2, lora_alpha=3)
-    perturb(model)
-    return model
-
-
-@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
-def test_low_rank_changes_are_part_of_the_kernels(tmp_path: Path, name: str) -> None:
-    model, ids = with_low_rank_changes(), np.arange(8).reshape(2, 4)
-    model.save(tmp_path / name)
-    assert_close(predict(layergraph.load_model(tmp_path / name), [ids])[0], model.predict_on_batch(ids))
-
-
 def test_all_that_is_unsupported_is_named_at_once(tmp_path: Path) -> None:
     @keras.saving.register_keras_serializable("mine")
     class Odd(keras.layers.Layer):

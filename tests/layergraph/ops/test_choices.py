@@ -277,6 +277,12 @@ def test_sparse_labels_may_have_an_axis_of_their_own() -> None:
         check(made("SparseCategoricalCrossentropy", given, scores, from_logits=True), expected, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scores_of_paths_have_the_type_of_the_numbers(dtype: str) -> None:
+    paths, scores = made("CTCDecode", X.astype(dtype), [3, 2], strategy="beam_search", beam_width=3, top_paths=2)
+    assert (paths.dtype, scores.dtype) == ("int32", dtype)
+
+
 def test_patches_that_begin_outside_of_the_image() -> None:
     expected = keras.ops.image.extract_patches(IMAGES, (2, 3), strides=(2, 2), padding="same").numpy()
     check(made("ExtractPatches", IMAGES, size=(2, 3), strides=(2, 2), padding="same"), expected)
@@ -359,6 +365,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: made("CTCLoss", np.ones((1, 2), int), np.zeros((1, 4, 3), "float32"), [2], [5]),
         DataError,
         "output_length is up to 5, expected from 0 to 4",
+    ),
+    "outputs under zero": (
+        lambda: made("CTCLoss", np.ones((2, 2), int), np.zeros((2, 4, 3), "float32"), [2, 2], [-1, 4]),
+        DataError,
+        "output_length is up to 4, expected from 0 to 4",
     ),
     "targets among no classes": (
         lambda: made("CTCLoss", np.full((1, 2), 3), np.zeros((1, 4, 3), "float32"), [2], [4]),

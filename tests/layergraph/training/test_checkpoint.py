@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -83,14 +81,13 @@ def check_same(run, unbroken):
     assert run.history.epoch == unbroken.history.epoch
 
 
-@pytest.mark.parametrize("every_steps", [1, 3])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o[0])
+@pytest.mark.parametrize(("optimizer", "every_steps"), [*zip(OPTIMIZERS, (1, 3, 3, 1), strict=True)])
 def test_runs_broken_off_anywhere_end_the_same(tmp_path, optimizer, every_steps):
     adapts = optimizer[0] != "LossScaleOptimizer"
     unbroken = model(optimizer)
     unbroken.fit(X, Y, callbacks=stoppers() if adapts else [], **FIT)
     moments = random.Random(every_steps)
-    for attempt in range(3):
+    for attempt in range(2):
         folder = tmp_path / str(attempt)
         for _ in range(50):
             run = model(optimizer)
@@ -109,9 +106,8 @@ def test_runs_broken_off_anywhere_end_the_same(tmp_path, optimizer, every_steps)
         check_same(run, unbroken)
 
 
-@pytest.mark.parametrize("steps_per_epoch", [3, 5])
-def test_the_place_in_the_rows_is_kept_over_epochs(tmp_path, steps_per_epoch):
-    fit = {**FIT, "steps_per_epoch": steps_per_epoch, "epochs": 5}
+def test_the_place_in_the_rows_is_kept_over_epochs(tmp_path):
+    fit = {**FIT, "steps_per_epoch": 3, "epochs": 5}
     unbroken = model()
     unbroken.fit(X, Y, **fit)
     for _ in range(50):
@@ -122,46 +118,6 @@ def test_the_place_in_the_rows_is_kept_over_epochs(tmp_path, steps_per_epoch):
             continue
         break
     check_same(run, unbroken)
-
-
-#: Trains in two forks that are killed while they write a checkpoint, and in one that isn't. Prints after each whether
-#: there is a checkpoint, and whether there is a result.
-KILLED = """
-import os, signal, sys
-import numpy as np
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/../../support"]
-import test_checkpoint
-from layergraph.training.checkpoint import Checkpoints
-folder, result = sys.argv[2:4]
-
-def train(ready):
-    run = test_checkpoint.model()
-    os.write(ready, b"ready")
-    fit = {**test_checkpoint.FIT, "epochs": 10}
-    run.fit(test_checkpoint.X, test_checkpoint.Y, checkpoints=Checkpoints(folder, every_steps=1), **fit)
-    np.savez(result, *test_checkpoint.final(run))
-
-def unfinished():
-    return {name for name in os.listdir(folder) if name.endswith(".tmp")}
-
-os.mkdir(folder)
-for writes in (2, 9, None):
-    reading, writing = os.pipe()
-    if not (child := os.fork()):
-        os.close(reading)
-        train(writing)
-        os._exit(0)
-    os.close(writing)
-    assert os.read(reading, 5) == b"ready"
-    if writes is not None:
-        seen = set()
-        while len(seen) < writes and not os.path.exists(result):
-            seen |= unfinished()
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status == (0 if writes is None else -signal.SIGKILL)
-    print(Checkpoints(folder).read() is not None, os.path.exists(result))
-"""
 
 
 class Logs(Callback):
@@ -190,7 +146,7 @@ def two_outputs():
     return made
 
 
-@pytest.mark.parametrize("after", [1, 3, 4, 7])
+@pytest.mark.parametrize("after", [3, 7])
 def test_all_logs_of_a_run_that_was_broken_off_are_those_of_an_unbroken_one(tmp_path, after):
     """Those of each output, too, within an epoch that was half done."""
     labels, fit, unbroken = {"a": Y, "b": X[:, 0]}, {**FIT, "epochs": 2}, Logs()
@@ -203,21 +159,6 @@ def test_all_logs_of_a_run_that_was_broken_off_are_those_of_an_unbroken_one(tmp_
     assert logs.seen.keys() == unbroken.seen.keys()
     for key, values in unbroken.seen.items():
         assert logs.seen[key] == pytest.approx(values, rel=1e-6), key
-
-
-def test_a_killed_process_goes_on(tmp_path):
-    """SIGKILL while a checkpoint is being written; `make -C lab kills` has other moments."""
-    here = str(__file__).rsplit("/", 1)[0]
-    result = tmp_path / "result.npz"
-    command = [sys.executable, "-c", KILLED, here, tmp_path / "state", result]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    first, second, ended = map(str.split, done.stdout.splitlines())
-    assert (first, second, ended) == (["True", "False"], ["True", "False"], ["True", "True"])
-    unbroken = model()
-    unbroken.fit(X, Y, **{**FIT, "epochs": 10})
-    stored = np.load(result)
-    for one, other in zip((stored[name] for name in stored.files), final(unbroken), strict=True):
-        assert (one == other).all()
 
 
 def test_files_of_callbacks_go_on_too(tmp_path):

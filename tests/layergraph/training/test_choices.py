@@ -70,21 +70,6 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ConfigError,
         r"loss_weights: got \['a'\], expected all of \['a', 'b'\]",
     ),
-    "one weight for two outputs": (
-        lambda: two(loss_weights=2.0).fit(X, [Y, Y]),
-        ConfigError,
-        "loss_weights is 2.0, expected a list or dict",
-    ),
-    "weights that are no numbers": (
-        lambda: two(loss_weights=["a", 1]).fit(X, [Y, Y]),
-        ConfigError,
-        "loss_weights is .*, expected numbers",
-    ),
-    "three metrics for two outputs": (
-        lambda: two(metrics=[["mae"], ["mae"], ["mae"]]).fit(X, [Y, Y]),
-        ConfigError,
-        "metrics: got a list of 3, expected one for each output",
-    ),
     "a nesting that ends too early": (
         lambda: at_path("metrics", [["mae"]], (1, 0)),
         ConfigError,
@@ -219,14 +204,6 @@ def test_weights_of_losses_in_a_dict_go_by_sorted_names_beside_a_list() -> None:
     assert made.evaluate(X, [Y, 5 * Y], verbose=0)[0] == pytest.approx(error(made, 1, 5 * Y), rel=1e-5)
 
 
-def test_metrics_by_name_of_a_single_output() -> None:
-    made = model(metrics={"y": ["mae", "mse"]})
-    logs = made.evaluate(X, Y, return_dict=True, verbose=0)
-    difference = made.predict(X) - Y
-    assert logs["mae"] == pytest.approx(float(np.abs(difference).mean()), rel=1e-5)
-    assert logs["mse"] == pytest.approx(float(np.square(difference).mean()), rel=1e-5)
-
-
 def test_classes_that_are_ignored_need_not_exist() -> None:
     x = Input((3,))
     made = Model(x, layers.Dense(4, activation="softmax")(x))
@@ -272,11 +249,6 @@ def test_functions_of_the_table_are_their_classes() -> None:
     assert type(found) is METRICS["MeanAbsoluteError"]
 
 
-def test_a_callback_is_taken_as_it_is(tmp_path: Path) -> None:
-    own = Callback()
-    assert callback(own, tmp_path) is own
-
-
 def test_scalars_of_a_checkpoint_are_plain_numbers() -> None:
     kept = _without_arrays({"a": np.float32(0.5), "b": [np.int64(3), (True, None)], "c": torch.ones(2)})
     assert kept["a"] == 0.5
@@ -307,38 +279,6 @@ def test_several_optimizers_go_on_from_a_state() -> None:
     assert again.iterations == 4
     for one, other in zip(whole.get_weights(), rest.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
-
-
-class Steps(Callback):
-    """Records the arguments of batch hooks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[tuple[Any, ...]] = []
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.told.append(("train", batch))
-
-    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.told.append(("test", batch))
-
-    def on_predict_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.told.append(("predict", batch))
-
-    def on_predict_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.told.append(("predicted", batch, [len(part) for part in logs["outputs"]]))
-
-
-def test_callbacks_are_told_of_each_batch_before_it() -> None:
-    made, steps = model(metrics=["mae"]), Steps()
-    made.fit(X, Y, batch_size=5, verbose=0, callbacks=[steps])
-    assert steps.told == [("train", 0), ("train", 1), ("train", 2)]
-    steps.told.clear()
-    made.evaluate(X, Y, batch_size=8, verbose=0, callbacks=[steps])
-    assert steps.told == [("test", 0), ("test", 1)]
-    steps.told.clear()
-    made.predict(X, batch_size=8, callbacks=[steps])
-    assert steps.told == [("predict", 0), ("predicted", 0, [8]), ("predict", 1), ("predicted", 1, [4])]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ def their_optimizer(name):
         return keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.Nadam(0.01), several))
     if name == "LossScaleOptimizer":
         return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), dynamic_growth_steps=3)
+    if name.startswith("scaled "):
+        return keras.optimizers.LossScaleOptimizer(getattr(keras.optimizers, name.removeprefix("scaled "))(0.01))
     return getattr(keras.optimizers, name)(learning_rate=0.01, use_ema=True)
 
 
@@ -45,25 +47,23 @@ def check(ours, theirs):
         np.testing.assert_allclose(own, their, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_run_of_keras_goes_on_here(tmp_path, name):
+#: Inside of a LossScaleOptimizer, Keras doesn't track Nadam's product and Adafactor's placeholders.
+SCALED = ["scaled Nadam", "scaled Adafactor", "scaled RMSprop", "scaled Muon"]
+#: Keras can't read its own files of Lamb, whose name is unknown to it, and restarts Nadam's product.
+NOT_BACK = ("Lamb", "scaled Nadam")
+
+
+@pytest.mark.parametrize("name", [*sorted(OPTIMIZERS), *SCALED])
+def test_a_run_goes_on_here_and_then_in_keras_again(tmp_path, name):
     theirs = build(keras, keras.layers)
     theirs.compile(their_optimizer(name), "sparse_categorical_crossentropy", metrics=["accuracy"])
     theirs.fit(X, Y, **FIT)
     theirs.save(tmp_path / "theirs.keras")
-    check(layergraph.load_model(tmp_path / "theirs.keras"), theirs)
-
-
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_run_of_ours_goes_on_in_keras(tmp_path, name):
-    if name == "Lamb":
-        pytest.skip("Keras can't read its own files of Lamb: the name is unknown to it")
-    ours = build(layergraph, own_layers)
-    optimizer = keras.optimizers.serialize(their_optimizer(name))
-    ours.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    ours.fit(X, Y, **FIT)
-    ours.save(tmp_path / "ours.keras")
-    check(ours, keras.saving.load_model(tmp_path / "ours.keras"))
+    ours = layergraph.load_model(tmp_path / "theirs.keras")
+    check(ours, theirs)
+    if name not in NOT_BACK:
+        ours.save(tmp_path / "ours.keras")
+        check(ours, keras.saving.load_model(tmp_path / "ours.keras"))
 
 
 ARRAY = np.array([0.1, 0.2, 0.7])
@@ -76,16 +76,13 @@ ARRAYS = {
 }
 
 
-@pytest.mark.parametrize("way", ["file", "serialized"])
 @pytest.mark.parametrize("what", ARRAYS)
-def test_arrays_in_compile_settings_are_lists(tmp_path, what, way):
+def test_arrays_in_compile_settings_are_lists(tmp_path, what):
     theirs = build(keras, keras.layers)
     given = {"optimizer": "sgd", "loss": "categorical_crossentropy", **ARRAYS[what]()}
     theirs.compile(**given)
     theirs.save(tmp_path / "theirs.keras")
     ours = layergraph.load_model(tmp_path / "theirs.keras")
-    if way == "serialized":
-        ours.compile(**{name: keras.saving.serialize_keras_object(value) for name, value in given.items()})
     labels = np.eye(3, dtype="float32")[Y]
     expected = theirs.fit(X, labels, **FIT).history
     for name, values in ours.fit(X, labels, **FIT).history.items():
@@ -119,22 +116,6 @@ def test_a_file_of_keras_whose_optimizer_never_stepped(tmp_path, make):
     theirs.compile(make(), "sparse_categorical_crossentropy")
     theirs.save(tmp_path / "theirs.keras")
     check(layergraph.load_model(tmp_path / "theirs.keras"), theirs)
-
-
-@pytest.mark.parametrize("inner", ["Nadam", "Adafactor", "RMSprop", "Muon"])
-def test_scaled_runs_go_on_either_way(tmp_path, inner):
-    """Inside of a LossScaleOptimizer, Keras doesn't track Nadam's product and Adafactor's placeholders."""
-    theirs = build(keras, keras.layers)
-    scaled = keras.optimizers.LossScaleOptimizer(getattr(keras.optimizers, inner)(0.01))
-    theirs.compile(scaled, "sparse_categorical_crossentropy", metrics=["accuracy"])
-    theirs.fit(X, Y, **FIT)
-    theirs.save(tmp_path / "theirs.keras")
-    ours = layergraph.load_model(tmp_path / "theirs.keras")
-    check(ours, theirs)
-    if inner != "Nadam":
-        # Nadam's product restarts when Keras loads such a file, including its own.
-        ours.save(tmp_path / "ours.keras")
-        check(ours, keras.saving.load_model(tmp_path / "ours.keras"))
 
 
 def test_a_half_precision_model_whose_losses_were_not_scaled(tmp_path):
@@ -188,17 +169,12 @@ def test_the_average_of_a_single_weight_without_momentum_goes_on(ending, tmp_pat
 
 FUNCTIONS = {
     "huber": keras.losses.huber,
-    "cosine_similarity": keras.losses.cosine_similarity,
-    "log_cosh": keras.losses.log_cosh,
     "dice": keras.losses.dice,
-    "wrapped": keras.metrics.MeanMetricWrapper(keras.losses.huber, name="wrapped", delta=0.3),
     "wrapped_cosine": keras.metrics.MeanMetricWrapper(keras.losses.cosine_similarity, name="wrapped_cosine", axis=-1),
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "ending"), [*((name, "keras") for name in FUNCTIONS), ("huber", "h5"), ("log_cosh", "h5")]
-)
+@pytest.mark.parametrize(("name", "ending"), [*((name, "keras") for name in FUNCTIONS), ("huber", "h5")])
 def test_functions_of_losses_as_metrics(name, ending, tmp_path):
     theirs = build(keras, keras.layers)
     theirs.compile("sgd", "categorical_crossentropy", metrics=[FUNCTIONS[name]])

@@ -45,20 +45,6 @@ def two_outputs(k):
     return k.Model(x, [main, k.layers.Dense(1, activation="sigmoid", name="aux")(h)])
 
 
-def headline(k):
-    """Two inputs and two losses, as in the Keras guide, small."""
-    main_input = k.Input((10,), dtype="int32", name="main_input")
-    x = k.layers.Embedding(50, 12)(main_input)
-    lstm_out = k.layers.LSTM(8)(x)
-    auxiliary_output = k.layers.Dense(1, activation="sigmoid", name="aux_output")(lstm_out)
-    auxiliary_input = k.Input((5,), name="aux_input")
-    x = k.layers.concatenate([lstm_out, auxiliary_input])
-    for _ in range(3):
-        x = k.layers.Dense(16, activation="relu")(x)
-    main_output = k.layers.Dense(1, activation="sigmoid", name="main_output")(x)
-    return k.Model([main_input, auxiliary_input], [main_output, auxiliary_output])
-
-
 def masked(k):
     """A mask that reaches the loss: (rows, steps, classes), padded with zeros."""
     x = k.Input((7,), dtype="int32", name="x")
@@ -98,25 +84,15 @@ YES_NO = RNG.integers(0, 2, 50).astype("float32")
 TARGET = real(50, 3)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adam", "adamw", "adagrad", "adadelta", "adamax", "ftrl"])
-def test_optimizers_by_name(optimizer):
-    arguments = {"optimizer": optimizer, "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}
-    check_fit(dense, arguments, X, CLASSES)
-
-
 @pytest.mark.parametrize(
     ("loss", "units", "activation", "y", "metrics"),
     [
-        ("sparse_categorical_crossentropy", 3, "softmax", CLASSES, ["acc"]),
         ("sparse_categorical_crossentropy", 3, "softmax", CLASSES[:, None], ["sparse_categorical_accuracy"]),
         ("categorical_crossentropy", 3, "softmax", ONE_HOT, ["accuracy", "mse"]),
         ("binary_crossentropy", 1, "sigmoid", YES_NO, ["accuracy", "binary_accuracy"]),
-        ("binary_crossentropy", 1, "sigmoid", YES_NO[:, None], ["acc", "bce"]),
         ("binary_crossentropy", 3, "sigmoid", ONE_HOT, ["accuracy"]),
-        ("mse", 3, None, TARGET, ["mae", "mse", "root_mean_squared_error"]),
         ("MAE", 3, None, TARGET.astype("float64"), ["cosine_similarity"]),
         ("crossentropy", 3, "softmax", CLASSES, ["sparse_categorical_crossentropy"]),
-        ("huber", 3, None, TARGET, None),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -136,40 +112,6 @@ def test_an_object_in_place_of_a_name():
     check_logs(ours.fit(X, ONE_HOT, **options).history, theirs.fit(X, ONE_HOT, **options).history)
 
 
-BINARY = (RNG.integers(0, 50, (48, 10)), real(48, 5)), RNG.integers(0, 2, (48, 1)).astype("float32")
-
-
-@pytest.mark.parametrize(
-    ("loss", "loss_weights"),
-    [
-        ("binary_crossentropy", [1.0, 0.2]),
-        (["binary_crossentropy"] * 2, [1.0, 0.2]),
-        (
-            {"main_output": "binary_crossentropy", "aux_output": "binary_crossentropy"},
-            {"main_output": 1.0, "aux_output": 0.2},
-        ),
-        ("binary_crossentropy", None),
-    ],
-    ids=["string", "list", "dict", "string without weights"],
-)
-@pytest.mark.parametrize("as_dicts", [False, True])
-def test_the_headline_model_for_20_steps(loss, loss_weights, as_dicts):
-    x, y = BINARY
-    inputs = {"main_input": x[0], "aux_input": x[1]} if as_dicts else list(x)
-    labels = {"main_output": y, "aux_output": y} if as_dicts else [y, y]
-    ours_given = {"optimizer": "rmsprop", "loss": loss, "loss_weights": loss_weights}
-    # Keras 3 refuses a list of weights with one loss; in Keras 2, whose guide uses it, each output gets the loss.
-    theirs_given = {**ours_given, "loss": [loss] * 2} if isinstance(loss, str) and loss_weights else ours_given
-    ours, theirs = both(headline)
-    ours.compile(**ours_given)
-    theirs.compile(**theirs_given)
-    options = {"epochs": 20, "batch_size": 48, "shuffle": False, "verbose": 0}
-    history = ours.fit(inputs, labels, **options).history
-    check_logs(history, theirs.fit(inputs, labels, **options).history)
-    assert list(history) == ["aux_output_loss", "loss", "main_output_loss"]
-    check_weights(ours, theirs)
-
-
 MIXED = [CLASSES, YES_NO]
 LOSSES = {"main": "sparse_categorical_crossentropy", "aux": "binary_crossentropy"}
 
@@ -179,9 +121,7 @@ LOSSES = {"main": "sparse_categorical_crossentropy", "aux": "binary_crossentropy
     [
         {"main": ["accuracy"], "aux": "mae"},
         {"aux": ["acc", "mse"]},
-        [["accuracy"], ["accuracy", "mae"]],
         ["accuracy", "mae"],
-        [None, "acc"],
     ],
     ids=str,
 )
@@ -293,10 +233,9 @@ def test_class_weights(y):
     check_fit(dense, arguments, X, y, class_weight={0: 0.3, 2: 2.5})
 
 
-@pytest.mark.parametrize("split", [0.2, 0.33])
-def test_validation_split(split):
+def test_validation_split():
     arguments = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]}
-    check_fit(dense, arguments, X, CLASSES, validation_split=split)
+    check_fit(dense, arguments, X, CLASSES, validation_split=0.33)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -316,15 +255,6 @@ def test_regularizers_constraints_and_frozen_layers():
         )
         h = k.layers.Dense(8, kernel_constraint="max_norm", kernel_regularizer="l2", activation="tanh")(h)
         return k.Model(x, k.layers.Dense(3, bias_constraint="non_neg")(h))
-
-    check_fit(build, {"optimizer": "sgd", "loss": "mse"}, X, TARGET, validation_split=0.3)
-
-
-def test_activity_regularizers():
-    def build(k):
-        x = k.Input((6,))
-        h = k.layers.Dense(8, activity_regularizer="l2")(x)
-        return k.Model(x, k.layers.Dense(3)(h))
 
     check_fit(build, {"optimizer": "sgd", "loss": "mse"}, X, TARGET, validation_split=0.3)
 
@@ -357,20 +287,6 @@ def test_averages_replace_the_weights_at_the_end():
     check_fit(dense, arguments, X, ONE_HOT, validation_split=0.3)
 
 
-def test_accumulated_gradients_and_clipping():
-    config = {"learning_rate": 0.05, "gradient_accumulation_steps": 3, "global_clipnorm": 0.1}
-    arguments = {"optimizer": {"class_name": "SGD", "config": config}, "loss": "mse"}
-    check_fit(dense, arguments, X, ONE_HOT)
-
-
-def test_a_schedule():
-    config = {"initial_learning_rate": 0.1, "decay_steps": 3, "decay_rate": 0.7}
-    schedule = {"class_name": "ExponentialDecay", "config": config}
-    arguments = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": schedule}}, "loss": "mse"}
-    their_schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 3, 0.7)
-    check_fit(dense, arguments, X, ONE_HOT, {"optimizer": keras.optimizers.SGD(their_schedule), "loss": "mse"})
-
-
 def test_a_second_fit_goes_on():
     arguments = {"optimizer": "adam", "loss": "mse", "metrics": ["mae"]}
     ours, theirs = check_fit(dense, arguments, X, ONE_HOT)
@@ -379,7 +295,7 @@ def test_a_second_fit_goes_on():
     check_weights(ours, theirs)
 
 
-@pytest.mark.parametrize("metrics", [None, ["accuracy"], {"main": ["acc"], "aux": ["mse", "acc"]}])
+@pytest.mark.parametrize("metrics", [None, {"main": ["acc"], "aux": ["mse", "acc"]}])
 def test_on_batch(metrics):
     build, y = (two_outputs, MIXED) if isinstance(metrics, dict) else (dense, CLASSES)
     loss = LOSSES if isinstance(metrics, dict) else "sparse_categorical_crossentropy"
@@ -420,13 +336,10 @@ def test_predict_nests_as_the_outputs_do():
 @pytest.mark.parametrize(
     "steps",
     [
-        {"steps_per_epoch": 2},
         {"steps_per_epoch": 3},
         {"steps_per_epoch": 9},
         {"steps_per_epoch": 2, "validation_split": 0.3, "validation_steps": 1, "validation_batch_size": 4},
-        {"validation_split": 0.5, "validation_freq": 2},
         {"validation_split": 0.5, "validation_freq": [1, 4]},
-        {"initial_epoch": 2},
         {"epochs": 0},
     ],
     ids=str,
@@ -481,7 +394,7 @@ def test_metrics_with_several_values():
     assert np.shape(history["f1_score"]) == (3, 3)
 
 
-MIXED_CASES = [("mixed_bfloat16", 2e-2), ("mixed_float16", 5e-3), ("float64", 1e-4)]
+MIXED_CASES = [("mixed_float16", 5e-3), ("float64", 1e-4)]
 
 
 @pytest.mark.parametrize(("policy", "tolerance"), MIXED_CASES)
@@ -522,9 +435,14 @@ def test_scaling_of_losses_can_be_refused():
     assert type(model.optimizer).__name__ == "Adam"
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adagrad", "adam"])
 @pytest.mark.parametrize(
-    "options", [{}, {"embeddings_regularizer": "l2"}, {"embeddings_constraint": "unit_norm"}], ids=str
+    ("optimizer", "options"),
+    [
+        ("adagrad", {}),
+        ("sgd", {"embeddings_regularizer": "l2"}),
+        ("rmsprop", {"embeddings_constraint": "unit_norm"}),
+    ],
+    ids=str,
 )
 def test_embeddings_that_are_shared_and_look_ids_up_twice(optimizer, options):
     def build(k):
@@ -541,34 +459,6 @@ def nested(k):
     x = k.Input((6,), name="x")
     left, right = k.layers.Dense(3, name="left")(x), k.layers.Dense(1, name="right")(x)
     return k.Model(x, {"heads": {"l": left, "r": right}, "other": k.layers.Dense(3, name="third")(x)})
-
-
-def list_of_dicts(k):
-    x = k.Input((6,), name="x")
-    left, right = k.layers.Dense(3, name="left")(x), k.layers.Dense(1, name="right")(x)
-    return k.Model(x, [k.layers.Dense(3, name="third")(x), {"r": right, "l": left}])
-
-
-@pytest.mark.parametrize(
-    ("build", "loss", "y"),
-    [
-        (
-            nested,
-            {"heads": {"r": "mse", "l": "mae"}, "other": "mse"},
-            {"heads": {"r": YES_NO, "l": TARGET}, "other": ONE_HOT},
-        ),
-        (list_of_dicts, ["mse", {"r": "mae", "l": "mse"}], [ONE_HOT, {"r": YES_NO, "l": TARGET}]),
-    ],
-    ids=["dict of dicts", "list of dicts"],
-)
-def test_nested_outputs(build, loss, y):
-    """Without metrics, which Keras 3 pairs with the wrong outputs in nestings."""
-    ours, theirs = both(build)
-    for model in (ours, theirs):
-        model.compile("adam", loss)
-    options = {"epochs": 2, "batch_size": 16, "shuffle": False, "verbose": 0}
-    check_logs(ours.fit(X, y, **options).history, theirs.fit(X, y, **options).history)
-    check_weights(ours, theirs)
 
 
 def test_metrics_of_nested_outputs():

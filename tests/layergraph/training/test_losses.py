@@ -6,7 +6,7 @@ import pytest
 import torch
 from keras.src.backend.common.masking import set_keras_mask
 from layergraph.errors import ConfigError
-from layergraph.training.losses import ALIASES, LOSSES, loss, loss_for_shapes
+from layergraph.training.losses import LOSSES, loss, loss_for_shapes
 
 RNG = np.random.default_rng(3)
 REAL = RNG.standard_normal((5, 4)).astype("float32")
@@ -91,24 +91,19 @@ def check(results):
 
 
 @pytest.mark.parametrize(("name", "options", "y", "p"), CASES, ids=lambda v: v if isinstance(v, (str, dict)) else "")
-def test_values_and_gradients(name, options, y, p):
+def test_values_and_gradients_without_and_with_weights(name, options, y, p):
     check(both(name, options, y, p))
-
-
-@pytest.mark.parametrize(("name", "options", "y", "p"), CASES, ids=lambda v: v if isinstance(v, (str, dict)) else "")
-def test_sample_weights(name, options, y, p):
-    if name == "Dice" and not options:
-        pytest.skip("one number for the batch")
     rows = np.shape(LOSSES[name](**options, reduction=None)(torch.tensor(np.array(y)), torch.tensor(np.array(p))))
-    check(both(name, options, y, p, weight=np.linspace(0.5, 2, int(np.prod(rows)), dtype="float32").reshape(rows)))
+    if rows:  # Dice may be one number for the batch.
+        check(both(name, options, y, p, weight=np.linspace(0.5, 2, int(np.prod(rows)), dtype="float32").reshape(rows)))
 
 
 @pytest.mark.parametrize("name", sorted(set(LOSSES) - {"CTC", "Circle"}))
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", None])
-def test_sequences_of_vectors(name, reduction):
+def test_sequences_of_vectors(name):
     """(rows, steps, values): the last axis is reduced first."""
     y = STEP_CLASSES if name in ("SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy") else STEPS[::-1]
-    check(both(name, {"reduction": reduction}, y, STEPS))
+    for reduction in ("sum_over_batch_size", None):
+        check(both(name, {"reduction": reduction}, y, STEPS))
 
 
 def two_classes(array):
@@ -185,8 +180,9 @@ def test_ranks_that_differ_by_one_do_not_broadcast(name, y_shape, p_shape):
 @pytest.mark.parametrize(
     "name", ["SparseCategoricalCrossentropy", "CategoricalCrossentropy", "CategoricalFocalCrossentropy"]
 )
-@pytest.mark.parametrize("shape", [(6, 5), (6, 100), (4, 3, 5)])
-@pytest.mark.parametrize("scale", [1.0, 12.0, 60.0])
+@pytest.mark.parametrize(
+    ("shape", "scale"), [((6, 5), 1.0), ((6, 5), 60.0), ((6, 100), 12.0), ((4, 3, 5), 12.0)], ids=str
+)
 def test_predictions_of_a_softmax_have_the_gradients_that_others_have(name, shape, scale):
     """Directly after a softmax, the division by the sum is left out, but not the clipping."""
     generator = torch.Generator().manual_seed(3)
@@ -233,16 +229,6 @@ def test_config_is_read_by_both(name):
     ours = loss(keras.losses.serialize(theirs))
     assert type(ours).__name__ == name
     assert getattr(keras.losses, name).from_config(ours.get_config()).get_config() == theirs.get_config()
-
-
-def test_every_name_that_keras_knows():
-    from keras.src.losses import ALL_OBJECTS_DICT
-
-    for name in ALL_OBJECTS_DICT:
-        if name not in ("Loss", "LossFunctionWrapper"):
-            loss(name)
-    assert type(loss("logcosh")).__name__ == "LogCosh"
-    assert set(ALIASES.values()) <= set(LOSSES)
 
 
 def test_keras_2_configs():
@@ -310,8 +296,7 @@ def mixes(name, options, labels, predictions):
 
 
 @pytest.mark.parametrize(("name", "options", "labels", "predictions"), [case for case in CASES if not mixes(*case)])
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
-def test_a_rows_loss_is_keras_of_this_row_alone(name, options, labels, predictions, reduction):
+def test_a_rows_loss_is_keras_of_this_row_alone(name, options, labels, predictions):
     if name in ("Hinge", "SquaredHinge"):
         # Keras looks at all labels of the batch, whether they are 0 and 1.
         labels = np.sign(labels)
@@ -321,9 +306,10 @@ def test_a_rows_loss_is_keras_of_this_row_alone(name, options, labels, predictio
     given = np.repeat(weights[:, None], labels.shape[1], 1) if "ignore_class" in options else weights
     rows = range(len(labels))
     expected = [float(oracle(labels[i : i + 1], predictions[i : i + 1], sample_weight=given[i : i + 1])) for i in rows]
-    ours = loss({"class_name": name, "config": {**options, "reduction": reduction}})
-    got = ours.by_row(*map(torch.as_tensor, (labels, predictions.copy(), weights)))
-    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
+    for reduction in ("sum_over_batch_size", "sum"):
+        ours = loss({"class_name": name, "config": {**options, "reduction": reduction}})
+        got = ours.by_row(*map(torch.as_tensor, (labels, predictions.copy(), weights)))
+        np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "options", "labels", "predictions"), MIXED)

@@ -212,50 +212,6 @@ def test_mapped_and_read_only_arrays_give_the_same_as_arrays_in_memory(tmp_path,
         assert (other[2] == results[0][2]).all()
 
 
-class Recorder(Callback):
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def on_train_begin(self, logs=None):
-        self.calls.append("train")
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.calls.append(f"epoch {epoch}")
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.calls.append((batch, sorted(logs)))
-
-    def on_test_end(self, logs=None):
-        self.calls.append("tested")
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.calls.append(list(logs))
-
-    def on_train_end(self, logs=None):
-        self.calls.append("end")
-
-
-def test_callbacks_hear_what_keras_says():
-    ours, theirs = one_output(metrics=["acc"]), keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
-    theirs.compile("sgd", "sparse_categorical_crossentropy", metrics=["acc"])
-
-    class KerasRecorder(keras.callbacks.Callback):
-        calls = []
-
-    for name in vars(Recorder):
-        if name.startswith("on_"):
-            setattr(KerasRecorder, name, vars(Recorder)[name])
-    options = {"batch_size": 8, "epochs": 2, "verbose": 0, "validation_split": 0.2}
-    recorder, their_recorder = Recorder(), KerasRecorder()
-    ours.fit(X, CLASSES, callbacks=[recorder], **options)
-    theirs.fit(X, CLASSES, callbacks=[their_recorder], **options)
-    assert recorder.calls == their_recorder.calls
-    logs = ["acc", "loss", "val_acc", "val_loss"]
-    assert recorder.params == {"epochs": 2, "steps": 2, "rows": 16, "verbose": 0, "logs": logs, "resumed": False}
-    assert recorder.model is ours
-
-
 def test_a_callback_can_stop_the_run():
     class Stop(Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -364,28 +320,6 @@ def test_a_half_trained_keras_model_goes_on_here(arguments):
     ours.compile_config = theirs.get_compile_config()
     ours.optimizer_state = [variable.numpy() for variable in theirs.optimizer.variables]
     assert ours.compiled
-    history, expected = (model.fit(*DATA, **options).history for model in (ours, theirs))
-    assert list(history) == list(expected)
-    for name in expected:
-        assert history[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
-
-
-@pytest.mark.filterwarnings("ignore:Gradients do not exist")
-@pytest.mark.parametrize("arguments", COMPILES, ids=lambda a: case_id(a["loss"]))
-def test_a_half_trained_model_goes_on_in_keras(arguments):
-    theirs = keras_two_outputs()
-    theirs.compile(**arguments)
-    ours = two_outputs()
-    ours.set_weights(theirs.get_weights())
-    ours.compile_config = theirs.get_compile_config()
-    options = {"epochs": 2, "batch_size": 8, "shuffle": False, "verbose": 0}
-    ours.fit(*DATA, **options)
-
-    theirs = keras_two_outputs()
-    theirs.set_weights(ours.get_weights())
-    theirs.compile_from_config(ours.compile_config)
-    for variable, own in zip(theirs.optimizer.variables, ours.optimizer.variables, strict=True):
-        variable.assign(own.numpy())
     history, expected = (model.fit(*DATA, **options).history for model in (ours, theirs))
     assert list(history) == list(expected)
     for name in expected:

@@ -24,7 +24,6 @@ Y = RNG.standard_normal((12, 1)).astype("float32")
 LAYERS: dict[str, Callable[[], Any]] = {
     "LSTM": lambda: layers.LSTM(2, stateful=True),
     "GRU": lambda: layers.GRU(2, stateful=True, go_backwards=True),
-    "SimpleRNN": lambda: layers.SimpleRNN(2, stateful=True),
     "cells": lambda: layers.RNN([layers.LSTMCell(2), layers.GRUCell(3)], stateful=True),
     "both ways": lambda: layers.Bidirectional(layers.LSTM(2, stateful=True)),
     "masked": lambda: keras.Sequential([layers.Masking(), layers.GRU(2, stateful=True)]),

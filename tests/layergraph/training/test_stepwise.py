@@ -15,7 +15,7 @@ from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.stepwise import Stepwise
 
 RNG = np.random.default_rng(3)
-STEPS = 50
+STEPS = 20
 
 
 def real(*shape: int) -> Any:

@@ -42,29 +42,31 @@ def labels_and_predictions(name):
     return (CLASSES if name in SPARSE else Y), P
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("name", [name for name in METRICS if name not in ELSEWHERE])
-def test_metrics(name, weights):
+def test_metrics(name):
     y, p = labels_and_predictions(name)
     ours, theirs = METRICS[name](**OPTIONS.get(name, {})), getattr(keras.metrics, name)(**OPTIONS.get(name, {}))
-    ours.update(torch.tensor(y), torch.tensor(p), torch.tensor(WEIGHTS[weights]))
-    with warnings.catch_warnings():
-        # Keras truncates the weights of IoU metrics to integers, with a warning.
-        warnings.simplefilter("ignore")
-        theirs.update_state(y, p, sample_weight=WEIGHTS[weights])
-    expected = keras.ops.convert_to_numpy(theirs.result())
-    np.testing.assert_allclose(ours.result(), expected, rtol=1e-5, atol=1e-6)
+    for weights in WEIGHTS.values():
+        ours.update(torch.tensor(y), torch.tensor(p), torch.tensor(weights))
+        with warnings.catch_warnings():
+            # Keras truncates the weights of IoU metrics to integers, with a warning.
+            warnings.simplefilter("ignore")
+            theirs.update_state(y, p, sample_weight=weights)
+        expected = keras.ops.convert_to_numpy(theirs.result())
+        np.testing.assert_allclose(ours.result(), expected, rtol=1e-5, atol=1e-6)
+        ours.reset()
+        theirs.reset_state()
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
 @pytest.mark.parametrize("name", [name for name in LOSSES if name not in ELSEWHERE])
-def test_losses(name, reduction, weights):
+def test_losses(name):
     y = CLASSES.astype("int64") if name in {"SparseCategoricalCrossentropy", "Circle"} else Y
-    ours, theirs = LOSSES[name](reduction=reduction), getattr(keras.losses, name)(reduction=reduction)
-    own = ours(torch.tensor(y), torch.tensor(P), torch.tensor(WEIGHTS[weights]), None)
-    expected = keras.ops.convert_to_numpy(theirs(y, P, sample_weight=WEIGHTS[weights]))
-    np.testing.assert_allclose(float(own), expected, rtol=1e-5, atol=1e-6)
+    for reduction in ("sum_over_batch_size", "sum", "mean_with_sample_weight"):
+        ours, theirs = LOSSES[name](reduction=reduction), getattr(keras.losses, name)(reduction=reduction)
+        for weights in WEIGHTS.values():
+            own = ours(torch.tensor(y), torch.tensor(P), torch.tensor(weights), None)
+            expected = keras.ops.convert_to_numpy(theirs(y, P, sample_weight=weights))
+            np.testing.assert_allclose(float(own), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_whose_weights_are_all_zero():

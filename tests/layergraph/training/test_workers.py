@@ -16,15 +16,16 @@ from layergraph.functional.shard import Shard
 from layergraph.regularizers import OrthogonalRegularizer
 from layergraph.training.shareable import check_shareable
 
-RUNS = Path(__file__).parents[2] / "support" / "worker_runs.py"
+SUPPORT = Path(__file__).parents[2] / "support"
 
 
-def torchrun(script: Path, *arguments: str) -> str:
+def torchrun(script: Path) -> str:
     """Runs a script in two processes; returns what they print."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+    path = os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH"))))
     ended = subprocess.run(
-        [*command, "--nproc-per-node", "2", str(script), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        [*command, "--nproc-per-node", "2", str(script)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
         check=False,
@@ -34,16 +35,12 @@ def torchrun(script: Path, *arguments: str) -> str:
     return ended.stdout
 
 
-def test_workers_give_the_numbers_of_one_process() -> None:
-    """One model of each kind; `make -C lab fuzz FUZZ=workers` compares any number."""
-    printed = torchrun(RUNS, "8")
-    assert "8 models, 0 mismatches" in printed, printed
-
-
-STOPS = """
+#: Compares the models of `worker_runs.py`, then has a callback decide, and a run refused.
+RUN = """
 import gc
 import os
 import numpy as np
+import worker_runs
 from layergraph import Input, Model, Sequential, layers
 from layergraph.errors import ConfigError
 from layergraph.training.callbacks.callback import Callback
@@ -58,9 +55,10 @@ class Decides(Callback):
             self.model.stop_training = batch == 1
 
 
+for seed in range(8):
+    worker_runs.check(seed)
+workers = worker_runs.group()
 gc.disable()
-distributed.init_process_group("gloo")
-workers = Workers()
 model = Sequential([Input((2,)), layers.Dense(1)])
 model.compile("sgd", "mse")
 model.fit(np.ones((12, 2)), np.zeros((12, 1)), batch_size=2, verbose=0, callbacks=[Decides()], workers=workers)
@@ -80,9 +78,10 @@ if os.path.isdir("/proc/self/task"):
 """
 
 
-def test_what_a_callback_of_the_first_worker_decides_and_what_is_refused_holds_for_all(tmp_path: Path) -> None:
-    (tmp_path / "stops.py").write_text(STOPS)
-    printed = torchrun(tmp_path / "stops.py")
+def test_workers_give_the_numbers_of_one_process_and_decide_together(tmp_path: Path) -> None:
+    """One model of each kind; `make -C lab fuzz FUZZ=workers` compares any number."""
+    (tmp_path / "run.py").write_text(RUN)
+    printed = torchrun(tmp_path / "run.py")
     assert printed.count("steps 2, rate 0.25") == 2
     assert printed.count("the loss depends on no trainable weight") == 2
     # One that frees a tensor when Python has begun to end aborts the process.

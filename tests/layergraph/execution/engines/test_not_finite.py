@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from keras import layers, ops
 from layergraph import load_model
 from layergraph.execution.engines.exported_graph import ExportedGraph
 from layergraph.execution.engines.onnx.not_finite import KEEPING
-from layergraph.execution.samples import Sampler
+from layergraph.execution.engines.table import ENGINES
 from layergraph.execution.tuning.agreement import difference
 
 pytest.importorskip("onnxruntime")
@@ -58,28 +59,31 @@ def plan_of(name: str, tmp_path: Any) -> Any:
     return load_model(tmp_path / "model.keras").plan()
 
 
-def kinds(plan: Any) -> set[str]:
-    sampler = Sampler(plan.input_specs, plan.run_eagerly)
-    program = plan.inference_program(packed=False, joined=True)
-    return ExportedGraph(program, sampler.rows(2), sampler.rows(3), 1, batched=True).kinds
+#: Case -> the kinds of operations in its graph, noted by the test of it.
+SEEN: dict[str, set[str]] = {}
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_it_is_kept_wherever_it_is(name: str, value: float, tmp_path: Any) -> None:
+def test_it_is_kept_wherever_it_is(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def noting(source: ExportedGraph) -> Any:
+        SEEN[name] = source.kinds
+        return ENGINES["onnxruntime"](source)
+
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"onnxruntime": noting})
     plan = plan_of(name, tmp_path)
     (choice,) = plan.tune(engines=("onnxruntime",), pin=True).choices
     assert choice.tuned is not None
     assert not choice.tuned.finite
-    for place in range(3 * WIDE):
+    for value, place in itertools.product((np.nan, np.inf, -np.inf), range(WIDE)):
         rows = np.random.default_rng(place).standard_normal((3, WIDE)).astype("float32")
-        rows.reshape(-1)[place] = value
+        rows[place % 3, place] = value
         assert difference(list(choice.tuned.run([rows])), plan.run_eagerly([rows])) < 1e-4
 
 
-def test_every_operation_has_a_case(tmp_path: Any) -> None:
-    seen = set().union(*(kinds(plan_of(name, tmp_path)) for name in CASES))
-    assert seen >= KEEPING
+def test_every_operation_has_a_case() -> None:
+    if SEEN.keys() != CASES.keys():
+        pytest.skip("some cases weren't run before it")
+    assert set().union(*SEEN.values()) >= KEEPING
 
 
 @pytest.mark.parametrize("layer", [layers.LSTM(3), layers.GRU(3), layers.GlobalMaxPooling1D()])

@@ -17,7 +17,7 @@ from layergraph.ops.table import OPERATIONS
 from served import reference
 from torch.nn import functional
 
-RANDOM_MODELS = 25
+RANDOM_MODELS = 10
 
 
 def source(model: Model, shape: tuple[int, ...]) -> ExportedGraph:

@@ -25,8 +25,16 @@ def shaken(layer: BatchNormalization, variance: float = 1.0) -> None:
         weight.assign(values.astype("float32"))
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False, "epsilon": 0.01}])
-@pytest.mark.parametrize(("shape", "axis"), [((6,), -1), ((5, 6), -1), ((4, 5, 6), -1), ((4, 5, 6), 1), ((4, 5, 6), 2)])
+@pytest.mark.parametrize(
+    ("shape", "axis", "options"),
+    [
+        ((6,), -1, {}),
+        ((5, 6), -1, {"scale": False}),
+        ((4, 5, 6), -1, {"center": False, "epsilon": 0.01}),
+        ((4, 5, 6), 1, {}),
+        ((4, 5, 6), 2, {}),
+    ],
+)
 def test_one_operation_gives_the_numbers_of_eager_torch(shape: tuple[int, ...], axis: int, options: dict) -> None:
     entry = Input(shape)
     layer = layers.BatchNormalization(axis=axis, **options)

@@ -15,7 +15,7 @@ from layergraph import Input, layers
 from layergraph.execution.passes.fold_padding import PaddedPooling
 from served import check_served, reference, served
 
-RANDOM_MODELS = 24
+RANDOM_MODELS = 10
 
 
 def _pair(rng: random.Random, most: int = 2) -> tuple[int, int]:

@@ -31,8 +31,14 @@ def rectified(model: Model) -> int:
     return sum(type(step.call).__name__ == "_Rectified" for step in model.plan()._reordered(training=True))
 
 
-@pytest.mark.parametrize("pooling", [{}, {"padding": "same"}, {"padding": "same", "strides": 1}], ids=str)
-@pytest.mark.parametrize(("first", "second", "moved"), [("relu", "relu6", 2), ("relu6", "relu", 2), ("elu", "relu", 1)])
+@pytest.mark.parametrize(
+    ("first", "second", "moved", "pooling"),
+    [
+        ("relu", "relu6", 2, {"padding": "same", "strides": 1}),
+        ("relu6", "relu", 2, {"padding": "same"}),
+        ("elu", "relu", 1, {}),
+    ],
+)
 def test_same_run_bit_for_bit(first: str, second: str, moved: int, pooling: dict[str, object]) -> None:
     model, plain = built(first, second, **pooling), built(first, second, **pooling)
     plain.set_weights(model.get_weights())
@@ -41,7 +47,7 @@ def test_same_run_bit_for_bit(first: str, second: str, moved: int, pooling: dict
     histories = []
     for one in (model, plain):
         one.compile("adam", "mse")
-        histories.append(one.fit(X, Y, epochs=3, batch_size=4, shuffle=False, verbose=0).history)
+        histories.append(one.fit(X, Y, epochs=1, batch_size=4, shuffle=False, verbose=0).history)
     assert histories[0] == histories[1]
     for own, other in zip(model.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_array_equal(own, other)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -77,9 +76,10 @@ def engines(
     return names, built
 
 
-@pytest.mark.parametrize("building", [0.5, 1.5, 2.9])
-@pytest.mark.parametrize("row", [0.001, 0.02, 0.1])
-@pytest.mark.parametrize("eager_row", [0.001, 0.02, 0.1])
+@pytest.mark.parametrize(
+    ("building", "row", "eager_row"),
+    [(0.5, 0.001, 0.001), (1.5, 0.02, 0.001), (1.5, 0.001, 0.1), (2.9, 0.1, 0.02)],
+)
 def test_it_ends_in_time_and_says_what_it_left_out(
     plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, building: float, row: float, eager_row: float
 ) -> None:
@@ -91,18 +91,6 @@ def test_it_ends_in_time_and_says_what_it_left_out(
     left_out = names[len(built) :]
     assert left_out
     assert all("no time left" in found.dropped[name] for name in left_out)
-
-
-@pytest.mark.parametrize("row", [0.05, 0.5, 5.0])
-def test_engines_that_are_slow_to_compute_are_given_up(
-    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch, row: float
-) -> None:
-    slow_torch(plan, clock, monkeypatch, 0.001)
-    names, _ = engines(clock, monkeypatch, 3, building=0.1, row=row)
-    found = plan.tune(engines=names, seconds=SECONDS)
-    # The call in progress when time runs out is completed: all rows of the largest batch, or two.
-    assert clock.now <= SECONDS + 32 * row
-    assert {choice.engine for choice in found.choices} <= {"eager"}
 
 
 def test_a_model_that_takes_longer_than_the_time_stays_on_torch(
@@ -318,11 +306,3 @@ def test_threads_that_spin_are_waited_for(clock: Clock) -> None:
     clock.now = 0.0
     lower_quartiles(calls, SECONDS, spinning=True)
     assert clock.now < 0.6
-
-
-def test_the_clock_of_these_tests_is_the_one_that_tuning_reads(plan: Any, clock: Clock) -> None:
-    """Otherwise it would stand still, and these tests couldn't fail."""
-    before = time.monotonic()
-    assert plan.tune(engines=(), seconds=0.0, stopped=lambda: True).choices == ()
-    assert clock.now == 0.0
-    assert time.monotonic() > before

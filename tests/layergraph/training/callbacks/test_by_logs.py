@@ -31,7 +31,7 @@ VALUES = (
     -INF,
     1e39,
 )
-RUNS = 40
+RUNS = 25
 
 
 class Trained:

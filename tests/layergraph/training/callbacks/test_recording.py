@@ -28,13 +28,6 @@ def models():
     return ours, theirs
 
 
-def test_every_callback_of_keras_that_a_configuration_can_hold():
-    theirs = {name for name in dir(keras.callbacks) if isinstance(getattr(keras.callbacks, name), type)}
-    # Base classes, callbacks that fit has itself, those that need Python code or another machine, and SwapEMAWeights.
-    others = {"Callback", "CallbackList", "History", "ProgbarLogger", "LambdaCallback", "RemoteMonitor"}
-    assert theirs - set(CALLBACKS) - others <= {"SwapEMAWeights", "OrbaxCheckpoint"}
-
-
 @pytest.mark.parametrize("validated", [True, False])
 def test_csv(tmp_path, validated):
     ours, theirs = models()
