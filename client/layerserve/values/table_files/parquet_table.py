@@ -53,13 +53,9 @@ class ParquetTable(Table):
 
     def _lengths(self, column: ArrowColumn) -> tuple[int, ...]:
         """Returns the lengths of a column's lists: those of its first row."""
-        for batch in self._file.iter_batches(batch_size=1, columns=self._read([column.name])):
+        for batch in self._file.iter_batches(batch_size=1, columns=[column.name]):
             return column.lengths(batch.column(0))
         return column.lengths(None)
-
-    def _read(self, columns: Sequence[str]) -> list[str]:
-        """Returns the names by which pyarrow reads columns: those of a list have the dot of its elements."""
-        return list(columns)
 
     def pieces(self, arrays: Sequence[FileArray]) -> Iterator[tuple[int, Array]]:
         # One after another: the columns of a Parquet file lie apart.
@@ -71,20 +67,12 @@ class ParquetTable(Table):
         columns = [self._column(column, array.is_text, array.fill) for column in array.columns]
         row = 0
         size = min(MAX_ROWS, rows_in_piece(array.shape))
-        for batch in self._file.iter_batches(batch_size=size, columns=self._read(array.columns)):
+        for batch in self._file.iter_batches(batch_size=size, columns=list(array.columns)):
             held = [batch.column(batch.schema.get_field_index(name)) for name in array.columns]
             if array.is_text:
-                yield from text_pieces(_row_by_row([c.texts(h, row) for c, h in zip(columns, held, strict=True)]))
+                yield from text_pieces([c.texts(h, row) for c, h in zip(columns, held, strict=True)])
             else:
                 dtype = NUMPY_DTYPES[array.dtype]
                 rest = array.shape[1:] if columns[0].is_list else ()
                 yield joined([c.numbers(h, row, rest).astype(dtype) for c, h in zip(columns, held, strict=True)])
             row += batch.num_rows
-
-
-def _row_by_row(columns: Sequence[Iterator[bytes]]) -> Iterator[bytes]:
-    if len(columns) == 1:
-        yield from columns[0]
-        return
-    for row in zip(*columns, strict=True):
-        yield from row
