@@ -19,7 +19,6 @@ from layerserve_server.training.run_folder.data import LOCK as UNPACKING
 from layerserve_server.training.run_folder.digests import data_identity
 from layerserve_server.training.run_folder.layout import CHILD_LOCK, DIGESTS
 from layerserve_server.training.run_folder.owner import OWNER_LOCK, FolderOwner
-from layerserve_server.training.run_folder.publications import NOTE, read_published
 from layerserve_server.training.run_folder.result import OUTCOME, RunResult
 from layerserve_server.training.runs import trace
 
@@ -32,9 +31,8 @@ def test_what_is_no_object_is_an_error_of_values(text, tmp_path):
     (tmp_path / RECORD).write_text(text)
     with pytest.raises(ValueError, match=r"."):
         Dataset.read(tmp_path)
-    for name, read in ((OUTCOME, RunResult.read), (NOTE, read_published)):
-        (tmp_path / name).write_text(text)
-        assert read(tmp_path) is None
+    (tmp_path / OUTCOME).write_text(text)
+    assert RunResult.read(tmp_path) is None
 
 
 #: Files that a server can do without, by name: where they are, and what reads them.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from layergraph.archive.json_text import JsonError, json_value
 from layerserve.training.options.contract import BUDGET, COMPILE, RUN, VIEW, Budget, View
-from layerserve.training.options.kinds import Callbacks, ClassWeight, Json, Lora, Splits, splits_problem
+from layerserve.training.options.kinds import Json, splits_problem
 from layerserve.training.options.option import Option
 from layerserve.v1 import training_pb2 as pb
 from layerserve.values.table_files.table import Selection
@@ -20,7 +20,7 @@ from layerserve_server.errors import InvalidRequestError
 from layerserve_server.services.messages import dtype_name
 from layerserve_server.training.from_checkpoint import Start, merged
 from layerserve_server.training.lora import lora_settings
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 
 ROLES: dict[int, Role] = {
     pb.DATA_ROLE_X: Role.X,
@@ -80,7 +80,7 @@ def evaluation_request(
         data=_data(spec, defaults.data_root),
         **options,
         view=View(**read_options(VIEW, spec)),
-        kind=Kind.EVALUATION,
+        kind=EVALUATION,
         publish=False,
         sample_losses=spec.sample_losses,
     )
@@ -105,13 +105,8 @@ def _value(option: Option, value: Any) -> Any:
     if not isinstance(option.kind, Json):
         return value
     read = parsed_json(value, option.name)
-    if isinstance(option.kind, Callbacks):
-        return _callbacks(read)
-    if isinstance(option.kind, Splits):
-        return _splits(read)
-    if isinstance(option.kind, Lora):
-        return lora_settings(read)
-    return _class_weight(read) if isinstance(option.kind, ClassWeight) and read is not None else read
+    checked = _READERS.get(option.name)
+    return read if checked is None else checked(read)
 
 
 def common_fields(spec: Any, model: str, version: int, defaults: RunDefaults) -> dict[str, Any]:
@@ -175,10 +170,21 @@ def _splits(splits: Any) -> dict[str, float] | None:
     return {name: float(share) for name, share in splits.items()}
 
 
-def _class_weight(weights: Any) -> dict[int, float]:
+def _class_weight(weights: Any) -> dict[int, float] | None:
+    if weights is None:
+        return None
     if isinstance(weights, dict):
         try:
             return {int(key): float(weight) for key, weight in weights.items()}
         except (ValueError, TypeError, OverflowError):
             pass
     raise InvalidRequestError('class_weight: expected an object with weights by class number, such as {"0": 1.0}')
+
+
+#: What reads the JSON of an option, for those that aren't used as it is.
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "callbacks": _callbacks,
+    "splits": _splits,
+    "lora": lora_settings,
+    "class_weight": _class_weight,
+}

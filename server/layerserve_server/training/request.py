@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from layerserve.training.options.contract import RUN, Budget, RunOptions, View
 from layerserve.training.options.kinds import Number
-from layerserve.training.options.online import OnlineOptions
 from layerserve.values.table_files.table import FileArray, Selection
 from layerserve.values.tensors import NUMPY_DTYPES
 
@@ -23,6 +22,8 @@ from layerserve_server.records import Int32, checked
 
 #: Name of the file in the run's folder.
 REQUEST = "request.json"
+#: Names of the kinds of runs that have their data in the request. Extensions add others (see `run_kind`).
+TRAINING, EVALUATION = "training", "evaluation"
 
 
 class Role(str, Enum):
@@ -44,15 +45,6 @@ class Role(str, Enum):
     def use(self) -> Role:
         """The corresponding training role: X, Y or SAMPLE_WEIGHT."""
         return Role(self.value.removeprefix("validation_"))
-
-
-class Kind(str, Enum):
-    """Kind of a run."""
-
-    TRAINING = "training"
-    EVALUATION = "evaluation"
-    #: A session of training step by step.
-    ONLINE = "online"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +101,7 @@ class DataArray:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest(RunOptions):
-    """A request to train or evaluate: the client's options, and the fields that the server adds."""
+    """A request of a run: the client's options, and the fields that the server adds."""
 
     model: str
     version: int
@@ -117,9 +109,10 @@ class RunRequest(RunOptions):
     #: Given arguments of Keras's `compile`, by name.
     compile: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
-    kind: Kind = Kind.TRAINING
-    #: Options of a session; None for other runs.
-    online: OnlineOptions | None = None
+    #: Name of its kind.
+    kind: str = TRAINING
+    #: Options that only its kind has, if that is one of an extension, which reads them.
+    kind_options: Mapping[str, Any] = field(default_factory=dict)
     #: Number of compute threads, divided among the workers.
     threads: int = 1
     #: torch device.
@@ -143,6 +136,16 @@ class RunRequest(RunOptions):
     # Options with a default that the server sets.
     seed: int = field(default=0, kw_only=True)
     checkpoint_seconds: float = field(default=60.0, kw_only=True)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it changes weights. All kinds of runs but an evaluation do."""
+        return self.kind != EVALUATION
+
+    @property
+    def has_data(self) -> bool:
+        """Whether its data is part of the request. Runs of extensions get theirs in other ways."""
+        return self.kind in (TRAINING, EVALUATION)
 
     @property
     def sent_bytes(self) -> int:
@@ -178,11 +181,8 @@ class RunRequest(RunOptions):
         """Parses a request from JSON. Raises ValueError or TypeError if the text is invalid."""
         values = json_object(text)
         values["data"] = tuple(_array(one) for one in values["data"])
-        values["kind"] = Kind(values.get("kind", Kind.TRAINING))
         values["budget"] = Budget(**values.get("budget", {}))
         values["view"] = View(**values.get("view", {}))
-        if values.get("online") is not None:
-            values["online"] = OnlineOptions(**values["online"])
         for name in ("freeze", "callbacks"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])

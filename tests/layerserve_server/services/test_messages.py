@@ -21,8 +21,9 @@ from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.from_checkpoint import Start
-from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest, View
+from layerserve_server.training.request import EVALUATION, TRAINING, Budget, DataArray, Role, RunRequest, View
 from layerserve_server.training.run_folder.checkpoints import Checkpoint
+from layerserve_server.training.run_kind import RunKind
 from layerserve_server.training.runs.run import Run, RunState
 from whole_messages import whole
 
@@ -101,7 +102,7 @@ def test_every_setting_of_a_run_arrives():
         device="cuda",
         nice=7,
         workers=2,
-        kind=Kind.TRAINING,
+        kind=TRAINING,
         freeze=("a*",),
         callbacks=("TerminateOnNaN",),
         monitor="loss",
@@ -247,7 +248,7 @@ def test_every_setting_of_an_evaluation_arrives():
         device="cuda",
         nice=7,
         sample_losses=True,
-        kind=Kind.EVALUATION,
+        kind=EVALUATION,
         view=View(split_seed=0),
         from_checkpoint="r0/e2",
         idempotency_key="once",
@@ -297,7 +298,8 @@ def one_run(folder, *happened, **changes):
     writer.close()
     log = EventLog(folder)
     log.refresh()
-    return Run("r1", folder, RunRequest("m", 4, (), **fields), log)
+    request = RunRequest("m", 4, (), **fields)
+    return Run("r1", folder, request, log, RunKind(name=request.kind, slots=1, off=""))
 
 
 LOGS = {"loss": 0.5, "mae": 2.0}
@@ -434,7 +436,7 @@ def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
 def test_a_run_is_described_when_it_has_ended(tmp_path, what, fields):
     (tmp_path / "base").mkdir()
     before = (events.Started(2, 5, 30), events.Epoch(1, 2, {"loss": 0.5}, 0.1))
-    message = run_replies.run_message(one_run(tmp_path, *before, what, kind=Kind.EVALUATION))
+    message = run_replies.run_message(one_run(tmp_path, *before, what, kind=EVALUATION))
     for name, value in {"kind": pb.RUN_KIND_EVALUATION, "steps_done": 0, **fields}.items():
         got = getattr(message, name)
         assert (list(got) if isinstance(value, list) else got) == value, name
@@ -446,15 +448,21 @@ def test_a_run_is_described_when_it_has_ended(tmp_path, what, fields):
     ("own", "theirs", "prefix"),
     [
         (run_replies.STATES, RunState, "RUN_STATE_"),
-        (run_replies.KINDS, Kind, "RUN_KIND_"),
         (model_version.STATES, State, "VERSION_STATE_"),
     ],
 )
 def test_states_have_the_same_names_on_the_wire(own, theirs, prefix):
-    enum = {"RUN_STATE_": pb.RunState, "RUN_KIND_": pb.RunKind, "VERSION_STATE_": models_pb2.VersionState}[prefix]
+    enum = {"RUN_STATE_": pb.RunState, "VERSION_STATE_": models_pb2.VersionState}[prefix]
     assert {member: enum.Name(number) for member, number in own.items()} == {
         member: prefix + member.name for member in theirs
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [*((k.removeprefix("RUN_KIND_").lower(), n) for k, n in pb.RunKind.items()), ("own", 0)]
+)
+def test_a_kind_that_the_contract_has_is_named(name, number):
+    assert run_replies.kind_number(RunRequest("m", 1, (), kind=name)) == number
 
 
 # Replies about models.

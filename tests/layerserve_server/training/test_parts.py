@@ -35,6 +35,7 @@ from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.data import array_file, read_data
 from layerserve_server.training.run_folder.result import RunResult
 from layerserve_server.training.run_folder.upload import Upload
+from layerserve_server.training.run_kind import RunKind
 from layerserve_server.training.runs.run import Run
 
 INPUTS = [SimpleNamespace(name="x", shape=(None, 2), dtype="float32")]
@@ -522,7 +523,7 @@ def test_the_time_of_a_long_run_is_that_of_all_its_epochs(tmp_path, monkeypatch)
     replace_time(monkeypatch, events, time=lambda: float(next(clock)))
     long_log(tmp_path, 3000, width=20, broken_after=1000)
     append(tmp_path, events.Finished(1, {}, 0.0))
-    run = Run(tmp_path.name, tmp_path, GOOD, EventLog.read(tmp_path))
+    run = Run(tmp_path.name, tmp_path, GOOD, EventLog.read(tmp_path), RunKind(name="training", slots=1, off=""))
     # From each Started (2, then 2006) to the last epoch before the end, or the interruption.
     assert run.seconds == (2002 - 2) + (run.log.copy()[-2].time - 2006)
 

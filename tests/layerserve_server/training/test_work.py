@@ -26,7 +26,7 @@ from layerserve_server.training.process import reporting, warm_start, work
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter
 from layerserve_server.training.program import main as child
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints
 from layerserve_server.training.run_folder.control import ControlFile
 from layerserve_server.training.run_folder.data import array_file
@@ -258,7 +258,7 @@ def test_what_is_no_improvement_is_withheld(carried_out: Any) -> None:
 
 
 def test_an_evaluation_measures_and_leaves_no_model(carried_out: Any, tmp_path: Path, niceness: list[int]) -> None:
-    outcome, log = carried_out(kind=Kind.EVALUATION, nice=2)
+    outcome, log = carried_out(kind=EVALUATION, nice=2)
     assert (outcome.kind, outcome.epoch) == ("evaluated", 1)
     assert outcome.logs["loss"] == pytest.approx(loss(tmp_path / BASE / "model.keras"), rel=1e-5)
     assert of(log, events.Started) == [events.Started(1, 3, 12)]

@@ -55,7 +55,7 @@ def tags(run_id: str, request: RunRequest) -> dict[str, str]:
         "layerserve.run": run_id,
         "layerserve.model": request.model,
         "layerserve.base_version": str(request.version),
-        "layerserve.kind": request.kind.value,
+        "layerserve.kind": request.kind,
         "layerserve.caller": request.caller,
         "layerserve.description": request.description,
         **dict(request.metadata or {}),

@@ -12,7 +12,6 @@ import numpy as np
 from layergraph.errors import unknown_name
 from layerserve.training.options.contract import BUDGET, RUN, VIEW, View
 from layerserve.training.options.kinds import SHARE, Key, Metadata, Number, Whole, Words
-from layerserve.training.options.online import SESSION
 from layerserve.training.options.option import Option
 from layerserve.values.table_files.table import FileArray, Selection
 
@@ -33,7 +32,7 @@ from layerserve_server.repository.layout import LABEL
 from layerserve_server.training import data_split
 from layerserve_server.training.checkpoint_policy import check_policy
 from layerserve_server.training.checks.problems import RAISING, NotesContext, results
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 
 #: Maximum number of arrays per run: each is an open file during the upload.
 MAX_ARRAYS = 512
@@ -75,7 +74,7 @@ def checked(
     for check in _settings_checks(request):
         with notes:
             check()
-    if request.kind is Kind.ONLINE:
+    if not request.has_data:
         return request
     filled = _with_data(request, inputs, outputs, describe, notes)
     if filled is not None:
@@ -113,7 +112,7 @@ def _check_data(request: RunRequest, inputs: Sequence[TensorSpec], outputs: Sequ
     """Checks the arrays of a request together."""
     training = [array for array in request.data if not array.role.validation]
     validation = [array for array in request.data if array.role.validation]
-    _check_group(f"{request.kind.value} data", training, inputs, outputs)
+    _check_group(f"{request.kind} data", training, inputs, outputs)
     if validation:
         _check_group("validation data", validation, inputs, outputs)
         if request.validation_split:
@@ -206,10 +205,9 @@ def _settings_checks(request: RunRequest) -> Iterator[Callable[[], None]]:
     yield partial(_check_class_weight, request)
     yield partial(_check_label, request)
     yield partial(_check_conflicts, request)
-    sessions = ((SESSION, request.online),) if request.online is not None else ()
-    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view), *sessions):
+    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view)):
         for option in options:
-            yield partial(_check_range, option, getattr(holder, option.name))
+            yield partial(check_range, option, getattr(holder, option.name))
 
 
 def _check_epochs(request: RunRequest) -> None:
@@ -233,7 +231,8 @@ def _check_label(request: RunRequest) -> None:
         )
 
 
-def _check_range(option: Option, value: Any) -> None:
+def check_range(option: Option, value: Any) -> None:
+    """Raises InvalidRequestError if an option doesn't have this value."""
     if isinstance(option.kind, (Key, Metadata)):
         return  # checked above, without repeating a long value
     if not _is_valid(option, value):
@@ -355,7 +354,7 @@ def _named(array: DataArray, inputs: Sequence[TensorSpec], outputs: Sequence[Ten
 
 
 def _check_kind(request: RunRequest, arrays: Sequence[DataArray]) -> None:
-    if request.kind is Kind.EVALUATION:
+    if request.kind == EVALUATION:
         for array in arrays:
             if array.role.validation:
                 raise InvalidRequestError(f"{array.label()}: evaluation takes x, y and sample_weight")

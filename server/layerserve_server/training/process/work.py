@@ -41,8 +41,9 @@ from layerserve_server.training.process.reporting import EvaluationReporter, Pos
 from layerserve_server.training.process.run_commands import RunCommands
 from layerserve_server.training.process.sample_losses import SampleLosses
 from layerserve_server.training.process.trial_times import trial_timer
+from layerserve_server.training.process.workers import join, under_torchrun
 from layerserve_server.training.publish_policy import compared_log, no_improvement, why_withheld
-from layerserve_server.training.request import RunRequest
+from layerserve_server.training.request import EVALUATION, RunRequest
 from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints, best_of
 from layerserve_server.training.run_folder.control import ControlFile
 from layerserve_server.training.run_folder.data import read_data
@@ -52,6 +53,21 @@ from layerserve_server.training.run_folder.result import INTERRUPT, RunResult
 if TYPE_CHECKING:
     from layergraph.models.model import Model
     from layergraph.training.workers import Workers
+
+
+def execute(folder: Path, request: RunRequest, position: Position) -> RunResult | None:
+    """Trains or evaluates. Returns the result; None for all workers but the first."""
+    if (folder / RIVAL).is_dir():
+        return compare(folder, request)
+    if request.kind == EVALUATION:
+        return evaluate(folder, request, position)
+    if not under_torchrun():
+        return train(folder, request, position, None)
+    joined = join()
+    if joined.first:
+        return train(folder, request, position, joined)
+    help_training(folder, request, joined)
+    return None
 
 
 def train(folder: Path, request: RunRequest, position: Position, workers: Workers | None) -> RunResult:

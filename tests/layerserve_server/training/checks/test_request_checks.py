@@ -20,7 +20,7 @@ from layerserve_server.errors import (
     UnknownOutputError,
 )
 from layerserve_server.training.checks.request_checks import check_workers, checked
-from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, Budget, DataArray, Role, RunRequest
 
 
 def spec(name, *shape, dtype="float32"):
@@ -57,7 +57,7 @@ def check(inputs=INPUTS, outputs=OUTPUTS, max_bytes=10**6, **changes):
         {"validation_split": 0.5, "publish": "best", "monitor": "val_loss"},
         {"publish": "best", "monitor": "loss"},
         {"publish": False, "monitor": "val_loss"},
-        {"kind": Kind.EVALUATION, "publish": False},
+        {"kind": EVALUATION, "publish": False},
         {"epochs": 1, "batch_size": 1},
     ],
     ids=str,
@@ -92,10 +92,10 @@ def test_what_means_something_is_taken(changes):
         ({"publish": False, "publish_if_improved": "loss"}, "publish_if_improved: given for a run that"),
         ({"publish_if_improved": "loss"}, "publish_if_improved: requires validation data"),
         ({"publish": "best", "monitor": "val_loss"}, "monitor: 'val_loss' requires validation data"),
-        ({"data": (*DATA, *VALIDATION), "kind": Kind.EVALUATION}, "validation_x 'x': evaluation takes x, y and"),
+        ({"data": (*DATA, *VALIDATION), "kind": EVALUATION}, "validation_x 'x': evaluation takes x, y and"),
         ({"data": (*DATA, *VALIDATION), "validation_split": 0.5}, "exclude each other: got both"),
         ({"data": (*DATA, VALIDATION[0])}, "validation data: no y; expected targets for 'y'"),
-        ({"data": (DATA[0],), "kind": Kind.EVALUATION}, "evaluation data: no y; expected targets for 'y'"),
+        ({"data": (DATA[0],), "kind": EVALUATION}, "evaluation data: no y; expected targets for 'y'"),
         ({"data": (*DATA, DATA[1])}, "y 'y': given twice"),
         ({"data": (*DATA, *(array("sample_weight", 6),) * 511)}, "data: got 513 arrays, expected at most 512"),
         (
