@@ -132,8 +132,7 @@ class CsvTable(Table):
             for index, array in enumerate(arrays):
                 held = [batch[name] for name in array.columns]
                 if array.is_text:
-                    texts = (text for row in zip(*map(elements, held), strict=True) for text in row)
-                    yield from ((index, piece) for piece in text_pieces(texts))
+                    yield from ((index, piece) for piece in text_pieces([*map(elements, held)]))
                     continue
                 dtype = NUMPY_DTYPES[array.dtype]
                 found = [

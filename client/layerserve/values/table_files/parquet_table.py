@@ -70,17 +70,9 @@ class ParquetTable(Table):
         for batch in self._file.iter_batches(batch_size=size, columns=list(array.columns)):
             held = [batch.column(batch.schema.get_field_index(name)) for name in array.columns]
             if array.is_text:
-                yield from text_pieces(_row_by_row([c.texts(h, row) for c, h in zip(columns, held, strict=True)]))
+                yield from text_pieces([c.texts(h, row) for c, h in zip(columns, held, strict=True)])
             else:
                 dtype = NUMPY_DTYPES[array.dtype]
                 rest = array.shape[1:] if columns[0].is_list else ()
                 yield joined([c.numbers(h, row, rest).astype(dtype) for c, h in zip(columns, held, strict=True)])
             row += batch.num_rows
-
-
-def _row_by_row(columns: Sequence[Iterator[bytes]]) -> Iterator[bytes]:
-    if len(columns) == 1:
-        yield from columns[0]
-        return
-    for row in zip(*columns, strict=True):
-        yield from row

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -126,11 +127,11 @@ def joined(columns: Sequence[Array]) -> Array:
     return columns[0] if len(columns) == 1 else np.stack(columns, axis=-1)
 
 
-def text_pieces(texts: Iterator[bytes]) -> Iterator[Array]:
-    """Yields texts in object arrays of about PIECE bytes."""
+def text_pieces(columns: Sequence[Iterator[bytes]]) -> Iterator[Array]:
+    """Yields the texts of columns, row by row, in object arrays of about PIECE bytes."""
     held: list[bytes] = []
     size = 0
-    for text in texts:
+    for text in chain.from_iterable(zip(*columns, strict=True)):
         held.append(text)
         size += len(text)
         if size >= PIECE:
