@@ -67,8 +67,6 @@ class Int8QuantizationConfig(_Config):
 class Int4QuantizationConfig(_Config):
     """int4 kernels, with a scale for each `block_size` inputs."""
 
-    weight_quantizer: Any = option(optional(quantizer), default=None)
-    activation_quantizer: Any = option(optional(quantizer), default=None)
     block_size: int | None = option(optional(integer), default=None)
 
 

@@ -220,7 +220,6 @@ class Precision(_AtThresholds):
     """
 
     direction = "up"
-    thresholds: float | tuple[float, ...] | None = option(optional(_thresholds), default=None)
     top_k: int | None = option(optional(positive_int), default=None)
     class_id: int | None = option(optional(integer), default=None)
 
@@ -233,7 +232,6 @@ class Recall(_AtThresholds):
     """Fraction of the positive labels that are predicted positive (keras.metrics.Recall); options as for Precision."""
 
     direction = "up"
-    thresholds: float | tuple[float, ...] | None = option(optional(_thresholds), default=None)
     top_k: int | None = option(optional(positive_int), default=None)
     class_id: int | None = option(optional(integer), default=None)
 

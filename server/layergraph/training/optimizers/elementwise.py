@@ -70,7 +70,6 @@ class RMSprop(Optimizer):
     centered: v - (mean g)^2 instead of v. momentum: w -= m with m = momentum m + lr g / sqrt(...).
     """
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     rho: float = option(fraction, default=0.9)
     momentum: float = option(fraction, default=0.0)
     epsilon: float = option(nonnegative, default=1e-7)
@@ -118,7 +117,6 @@ class Adam(Optimizer):
     Epsilon is added to the uncorrected root; torch adds it to the corrected one. amsgrad: the maximum of v so far.
     """
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     beta_1: float = option(fraction, default=0.9)
     beta_2: float = option(fraction, default=0.999)
     epsilon: float = option(nonnegative, default=1e-7)
@@ -144,7 +142,6 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with weight decay, 0.004 by default (keras.optimizers.AdamW; Loshchilov & Hutter, 2017)."""
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     weight_decay: float | None = option(nonnegative, default=0.004)
     beta_1: float = option(fraction, default=0.9)
     beta_2: float = option(fraction, default=0.999)
@@ -159,7 +156,6 @@ class Nadam(Optimizer):
     + epsilon) with U = u(1) ... u(t). In torch the exponent of 0.96 is 0.004 t.
     """
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     beta_1: float = option(fraction, default=0.9)
     beta_2: float = option(fraction, default=0.999)
     epsilon: float = option(nonnegative, default=1e-7)
@@ -211,7 +207,6 @@ class Nadam(Optimizer):
 class Adamax(Optimizer):
     """m as Adam's; u = max(b2 u, |g|); w -= lr m / ((1 - b1^t) (u + epsilon)) (keras.optimizers.Adamax)."""
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     beta_1: float = option(fraction, default=0.9)
     beta_2: float = option(fraction, default=0.999)
     epsilon: float = option(nonnegative, default=1e-7)
@@ -232,7 +227,6 @@ class Adamax(Optimizer):
 class Adagrad(Optimizer):
     """a = a + g^2, starting at 0.1; w -= lr g / sqrt(a + epsilon) (keras.optimizers.Adagrad)."""
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     initial_accumulator_value: float = option(nonnegative, default=0.1)
     epsilon: float = option(nonnegative, default=1e-7)
 
@@ -264,7 +258,6 @@ class Adagrad(Optimizer):
 class Adadelta(Optimizer):
     """w -= lr d with d = g rms(earlier d) / rms(g) (keras.optimizers.Adadelta; Zeiler, 2012)."""
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     rho: float = option(fraction, default=0.95)
     epsilon: float = option(nonnegative, default=1e-7)
 
@@ -287,7 +280,6 @@ class Adadelta(Optimizer):
 class Lion(Optimizer):
     """w -= lr sign(b1 m + (1 - b1) g); m = b2 m + (1 - b2) g (keras.optimizers.Lion; Chen et al., 2023)."""
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     beta_1: float = option(fraction, default=0.9)
     beta_2: float = option(fraction, default=0.99)
 
@@ -314,7 +306,6 @@ class Ftrl(Optimizer):
     As in Keras, the linear term starts at 0 instead of the initial weights, so the first step is large.
     """
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     learning_rate_power: float = option(number, default=-0.5)
     initial_accumulator_value: float = option(nonnegative, default=0.1)
     l1_regularization_strength: float = option(nonnegative, default=0.0)

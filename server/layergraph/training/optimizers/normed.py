@@ -8,9 +8,7 @@ import re
 import torch
 
 from layergraph.config.options import Expected, boolean, fraction, option, optional
-from layergraph.training.optimizers import schedules
 from layergraph.training.optimizers.optimizer import Optimizer, power, quotient
-from layergraph.training.optimizers.schedules import Schedule
 from layergraph.training.optimizers.state import ABSENT, Slots, Tensor, Tensors, Trainable, Variable
 from layergraph.training.options import MOST_PATTERNS, count, list_of, nonnegative, number, text
 
@@ -21,7 +19,6 @@ class Lamb(Optimizer):
     r is 1 if one of the norms is 0. Weight decay is not a part of d.
     """
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     beta_1: float = option(fraction, default=0.9)
     beta_2: float = option(fraction, default=0.999)
     epsilon: float = option(nonnegative, default=1e-7)
@@ -51,7 +48,6 @@ class Adafactor(Optimizer):
     The learning rate is at most 1 / sqrt(t). With relative_step, Keras limits it twice, to the same effect.
     """
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     beta_2_decay: float = option(number, default=-0.8)
     epsilon_1: float = option(nonnegative, default=1e-30)
     epsilon_2: float = option(nonnegative, default=1e-3)
@@ -132,7 +128,6 @@ class Muon(Optimizer):
     rms_rate             the update is scaled by rms_rate x sqrt of the longer side; None for no scaling
     """
 
-    learning_rate: float | Schedule = option(schedules.learning_rate, default=0.001)
     adam_beta_1: float = option(fraction, default=0.9)
     adam_beta_2: float = option(fraction, default=0.999)
     adam_weight_decay: float | None = option(optional(nonnegative), default=0.004)
