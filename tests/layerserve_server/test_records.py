@@ -44,7 +44,7 @@ def test_an_event_of_other_types_is_refused(changed):
         {"budget": {"max_seconds": "x"}},
         {"class_weight": {"0": "x"}},
         {"priority": 2**31},
-        {"kind": "other"},
+        {"kind": 1},
     ],
 )
 def test_a_request_of_other_types_is_refused(changed):
