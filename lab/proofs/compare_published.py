@@ -5,7 +5,7 @@
 Packages are downloaded to build/published and unpacked, never installed or imported (but pip runs the `setup.py` of
 those without a wheel). A peer is a command that starts an interpreter with some Keras; the Keras 3 of this environment
 is always one. Each computes the same random inputs. Compared are the outputs, and the output of every layer that is
-called once, each relative to its largest value. Custom layers come from `tests/support/published_layers.py`.
+called once, each relative to its largest value. Custom layers come from `published_layers.py`.
 """
 
 from __future__ import annotations
