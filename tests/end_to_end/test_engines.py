@@ -83,7 +83,7 @@ def test_a_pinned_engine_computes_from_the_first_request_on_and_refuses_what_it_
 
 
 def test_inspect_shows_the_times(tmp_path: Path) -> None:
-    from layerserve_server.inspection import inspect, text
+    from layerserve_server.commands.inspection import inspect, text
 
     _save(tmp_path / "dense" / "model.keras")
     report = inspect(tmp_path / "dense" / "model.keras", engines=True)
