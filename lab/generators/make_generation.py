@@ -1,6 +1,6 @@
 """Builds and saves models of every kind with another Keras, for `make -C lab generations`.
 
-    PYTHONPATH=lab/generators:tests/support PYTHON lab/generators/make_generation.py FOLDER COUNT FIRST_SEED [WHICH]
+    PYTHONPATH=lab/generators PYTHON lab/generators/make_generation.py FOLDER COUNT FIRST_SEED [WHICH]
 
 PYTHON has TensorFlow 1.13 to 2.15, a later one with tf_keras (and TF_USE_LEGACY_KERAS=1), or Keras 3 on torch. WHICH
 is `keras` for multi-backend Keras beside TensorFlow 1, and `v1` for TensorFlow 2 with the behaviour of 1. The models:

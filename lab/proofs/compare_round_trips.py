@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compiled_models import cases, rows
+from compiled_cases import cases
+from compiled_models import rows
 
 EPOCHS = 3
 #: Largest difference of a log, relative to 1 + its value. Layers that compute in float16 have three digits.

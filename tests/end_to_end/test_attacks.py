@@ -29,12 +29,9 @@ SETTINGS = {
     "max_peer_streams": 128,
 }
 NAMES = [
-    "Watch opened and cancelled by hundreds",
     "600 watches of one address, past its limit",
     "flood of resets",
     "prefixes that lie on PredictStream",
-    "small requests that ask for much",
-    "gzip bombs on Predict",
     "gzip bombs on PredictStream",
     "answers on PredictStreams, never read",
     "calls that are wrong in every way",

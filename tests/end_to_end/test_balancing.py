@@ -1,10 +1,9 @@
-"""One client of three servers, each a process: one is killed, one is drained, and calls go on."""
+"""One client of three servers: one is killed, one is drained, and calls go on."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -17,28 +16,25 @@ from pathlib import Path
 import numpy as np
 from layerserve import Client
 from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
 
-#: Of both transports, as far as they are installed.
-TRANSPORTS = ("grpcio", "native" if find_spec("pygrpc_native") else "grpcio")
+#: Another one than that of the servers of this process, if there are two.
+TRANSPORT = "native" if find_spec("pygrpc_native") else "grpcio"
 
 
 @contextmanager
-def servers(models: Path, folder: Path) -> Iterator[list[tuple[subprocess.Popen[bytes], str]]]:
-    """Server processes and their addresses."""
-    processes = [_start(models, folder / str(number), transport) for number, transport in enumerate(TRANSPORTS)]
-    try:
-        yield [(process, _address(process, folder / f"{number}.log")) for number, process in enumerate(processes)]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def _start(models: Path, state: Path, transport: str) -> subprocess.Popen[bytes]:
+def server_process(models: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server and its address."""
     command = [sys.executable, "-m", "layerserve_server", str(models), "--host", "127.0.0.1", "--grpc-port", "0"]
-    command += ["--metrics-port", "0", "--tuning-seconds", "0", "--drain-seconds", "1"]
-    with state.with_suffix(".log").open("wb") as log:
-        return subprocess.Popen([*command, "--transport", transport, "--state", str(state)], stderr=log)
+    command += ["--metrics-port", "0", "--tuning-seconds", "0", "--transport", TRANSPORT, "--state", str(folder)]
+    log = folder.with_suffix(".log")
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stderr=output)
+    try:
+        yield process, _address(process, log)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -87,22 +83,23 @@ class Callers:
 
 
 def test_calls_go_on_when_a_server_is_killed_and_another_is_drained(app: App, repository: Path, tmp_path: Path) -> None:
-    shutil.copytree(repository / "dense_here", tmp_path / "models" / "dense_here")
-    with servers(tmp_path / "models", tmp_path) as started:
-        (killed, _), (drained, _) = started
-        addresses = [address for _, address in started] + [f"127.0.0.1:{app.grpc_port}"]
-        with Client(",".join(addresses)) as client:
-            client.wait_until_ready(model="dense_here")
-            callers = Callers(client, 8)
-            try:
-                callers.go_on()
-                killed.kill()
-                killed.wait()
-                callers.go_on()
-                drained.send_signal(signal.SIGTERM)
-                while drained.poll() is None:
-                    callers.go_on(1)
-                callers.go_on()
-            finally:
-                callers.stop()
-            assert not callers.errors
+    models = tmp_path / "models"
+    shutil.copytree(repository / "dense_here", models / "dense_here")
+    settings = Settings(path=models, host="127.0.0.1", grpc_port=0, metrics_port=-1, state=tmp_path / "drained")
+    with (
+        server_process(models, tmp_path / "killed") as (killed, address),
+        App(settings) as drained,
+        Client(",".join((address, *(f"127.0.0.1:{one.grpc_port}" for one in (drained, app))))) as client,
+    ):
+        client.wait_until_ready(model="dense_here")
+        callers = Callers(client, 8)
+        try:
+            callers.go_on()
+            killed.kill()
+            killed.wait()
+            callers.go_on()
+            drained.stop(grace=1.0)
+            callers.go_on()
+        finally:
+            callers.stop()
+        assert not callers.errors

@@ -86,17 +86,6 @@ def test_a_model_that_the_pinned_engine_cant_run_is_refused_with_the_reason(tmp_
         assert "setting 'engine': 'torchscript' can't run the model: " in info.reason
 
 
-def test_a_model_with_more_weights_than_allowed_stays_on_torch(
-    tmp_path: Path, no_tuning: list[Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    _save(tmp_path / "dense" / "1" / "model.keras")
-    with _serve(tmp_path, tuning_seconds=1.0, tuning_max_bytes=100) as app, Client(f"localhost:{app.grpc_port}") as c:
-        time.sleep(0.5)
-        assert c.models("dense")[0].engines == ()
-    assert no_tuning == []
-    assert "failed" not in caplog.text
-
-
 def test_inspect_shows_the_times(tmp_path: Path) -> None:
     from layerserve_server.commands.inspection import inspect, text
 

@@ -111,7 +111,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
 
 def test_a_run_that_is_killed_before_its_first_checkpoint_begins_anew(client: Client, repository: Path) -> None:
     # Long enough that the kill comes before the end on any machine.
-    whole, run = (start(client, checkpoints=Checkpoints(resume_seconds=3600), epochs=300) for _ in range(2))
+    whole, run = (start(client, checkpoints=Checkpoints(resume_seconds=3600), epochs=100) for _ in range(2))
     whole.wait()
     kill_at(run, 2)
     go_on(run)

@@ -15,10 +15,11 @@ from layerserve import Checkpoints, Client, EpochEnd, InvalidArgument, LogLine, 
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.training.proc_files import children_of
-from small_runs import assert_bit_for_bit, training_processes, weights
+from small_runs import training_processes
 
 ROWS = 90
-EPOCHS = 40
+#: So many that a kill comes before their end on any machine, and the epochs of the run that is compared.
+EPOCHS, COMPARED = 40, 5
 
 
 def images() -> Model:
@@ -73,27 +74,13 @@ def start(client: Client, **changes: Any) -> Any:
         "weighted_metrics": ["accuracy"],
         "sample_weight": rng.random(ROWS).astype("float32"),
         "validation_data": (x[:33], y[:33]),
-        "epochs": 3,
+        "epochs": COMPARED,
         "seed": 4,
         "version": 1,
         "resources": Resources(workers=2),
         "callbacks": [{"class_name": "ReduceLROnPlateau", "config": {"monitor": "loss", "patience": 1}}],
     }
     return client.train("images", x, y, **{**given, **changes})
-
-
-@pytest.fixture(scope="module", name="unbroken")
-def _unbroken(client: Client) -> Any:
-    """A run of two workers that nothing disturbs, long enough that a kill comes before its end on any machine."""
-    return start(client, epochs=EPOCHS).wait()
-
-
-def test_two_workers_give_the_numbers_of_one(client: Client, unbroken: Any) -> None:
-    one = start(client, resources=Resources(workers=1), publish=False).wait()
-    assert list(unbroken.history) == list(one.history)
-    for name, values in one.history.items():
-        np.testing.assert_allclose(unbroken.history[name][:3], values, rtol=1e-5, atol=1e-6, err_msg=name)
-    assert (one.info().workers, unbroken.info().workers) == (1, 2)
 
 
 def wait_for_epoch(run: Any) -> None:
@@ -107,16 +94,19 @@ def worker_processes() -> list[int]:
     return sorted(children_of(launcher))
 
 
-def test_a_run_that_loses_a_worker_goes_on_bit_for_bit(client: Client, repository: Path, unbroken: Any) -> None:
+def test_two_workers_give_the_numbers_of_one_even_if_one_of_them_is_lost(client: Client) -> None:
+    one = start(client, resources=Resources(workers=1), publish=False).wait()
     run = start(client, epochs=EPOCHS, checkpoints=Checkpoints(resume_seconds=0.02))
     wait_for_epoch(run)
     os.kill(worker_processes()[1], signal.SIGKILL)
     run.wait()
-    assert run.info().resumed == 1
+    assert (one.info().workers, run.info().workers, run.info().resumed) == (1, 2, 1)
     said = [event.text for event in client.run(run.id) if isinstance(event, LogLine)]
     assert any("worker 1 of the run was ended by signal SIGKILL" in text for text in said)
-    assert run.history == unbroken.history
-    assert_bit_for_bit(*(weights(repository, "images", one.version) for one in (run, unbroken)))
+    assert list(run.history) == list(one.history)
+    for name, values in one.history.items():
+        assert len(run.history[name]) == EPOCHS
+        np.testing.assert_allclose(run.history[name][: len(values)], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_what_cannot_be_shared_out_is_refused_before_the_run(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""A fake server with a few models, and both clients behind one blocking face."""
+"""A fake server with a few models, and clients of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from blocking import Blocking
+from blocking import BLOCKING, Blocking
 from layerserve import AsyncClient, Client, LayerNode, LayerNodes, NodeTensor, TensorSpec
 from layerserve.calls.methods import Method
 from layerserve.cli import main
@@ -50,12 +50,12 @@ def request_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return recorded_requests(monkeypatch)
 
 
-@pytest.fixture(params=["blocking", "asyncio"])
+@pytest.fixture
 def client(request: pytest.FixtureRequest, server: FakeServer) -> Iterator[Any]:
-    """A client of the server: the same test runs with both."""
-    if request.param == "blocking":
-        with Client(server.address, timeout=20) as blocking:
-            yield blocking
+    """A client of the server: the blocking one, but for tests marked with `both_clients`."""
+    if getattr(request, "param", BLOCKING) == BLOCKING:
+        with Client(server.address, timeout=20) as client:
+            yield client
         return
     loop = asyncio.new_event_loop()
     wrapped = Blocking(AsyncClient(server.address, timeout=20), loop)

@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+from blocking import both_clients
 from layerserve import (
     AsyncClient,
     Client,
@@ -65,6 +66,7 @@ def test_waiting_ends_when_the_server_serves(client, server):
     client.wait_until_ready(timeout=20)
 
 
+@both_clients
 def test_waiting_for_a_server_that_is_gone_says_so(client, server):
     server.stop()
     with pytest.raises(Unavailable):
@@ -130,6 +132,7 @@ def test_a_label_chooses_a_version(client, server):
     assert client.predict("double", [[1, 2, 3]], label="stable").tolist() == [[2.0, 4.0, 6.0]]
 
 
+@both_clients
 def test_messages_may_be_larger_than_grpcs_limit(client):
     rows = np.ones((600_000, 3), np.float32)  # 7 MB
     assert client.predict("double", rows).sum() == 2 * rows.size
@@ -139,6 +142,7 @@ def test_zero_rows_give_zero_rows(client):
     assert client.predict("double", np.zeros((0, 3))).shape == (0, 3)
 
 
+@both_clients
 @pytest.mark.parametrize(
     ("call", "error"),
     [
@@ -165,6 +169,7 @@ def test_the_text_of_an_error_is_the_servers(client):
     assert caught.value.__cause__ is None
 
 
+@both_clients
 def test_an_overloaded_server_says_when_to_try_again(client, server):
     server.fail_next(Overloaded("queue is full", metadata={"x-other": "1"}))
     with pytest.raises(Overloaded, match="queue is full") as caught:
@@ -173,12 +178,14 @@ def test_an_overloaded_server_says_when_to_try_again(client, server):
     assert sum(method == "Predict" for method, _ in server.calls) == 1
 
 
+@both_clients
 def test_calls_that_find_the_server_unavailable_are_repeated(client, server):
     server.fail_next(Unavailable("draining", metadata={"grpc-retry-pushback-ms": "1"}), times=3)
     assert client.predict("double", [[1, 2, 3]]).shape == (1, 3)
     assert sum(method == "Predict" for method, _ in server.calls) == 4
 
 
+@both_clients
 def test_a_defect_of_the_server_is_internal(client, server):
     x = TensorSpec("x", (None,), "float32")
     server.add_model("bad", lambda a: 1 / 0, [x], [x])
@@ -187,6 +194,7 @@ def test_a_defect_of_the_server_is_internal(client, server):
     assert type(caught.value).__name__ == "Internal"
 
 
+@both_clients
 def test_a_timeout_counts_from_the_callers_side(client, server):
     release = threading.Event()
     x = TensorSpec("x", (None,), "float32")
@@ -234,6 +242,7 @@ def test_no_server_is_unavailable_and_named():
         client.predict("double", [1], timeout=20)
 
 
+@both_clients
 def test_a_closed_client_says_so(client, server):
     client.models()
     client.close()
@@ -248,6 +257,7 @@ def test_a_token_is_sent_with_each_call(server):
     assert str(server.metadata[-1]["user-agent"]).startswith("layerserve-python")
 
 
+@both_clients
 @pytest.mark.parametrize("way", ["predict", "predict_named", "predict_many", "prepare"])
 def test_the_key_of_a_caller_is_sent_with_its_predictions(client, server, way):
     def send(key):

@@ -7,6 +7,13 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
+BLOCKING = "blocking"
+#: The test runs with each client. Only how their channels call differs, as `test_both_clients_do_the_same` compares
+#: their other code: the mark is for one test of each kind of call, and of each way in which a call may end.
+both_clients = pytest.mark.parametrize("client", [BLOCKING, "asyncio"], indirect=True)
+
 
 class Blocking:
     """An AsyncClient, or what it returns or has, used as its blocking twin is."""

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from blocking import both_clients
 from clocks import replace_time
 from layerserve import Client, DeadlineExceeded, LayerserveError, Overloaded, Unavailable
 from layerserve.calls import channel, retries
@@ -38,6 +39,7 @@ def pauses(monkeypatch):
     return made
 
 
+@both_clients
 @pytest.mark.parametrize("key", HINTS)
 def test_an_overloaded_server_is_asked_again_when_it_says(client, server, key):
     server.fail_next(busy(30, key), times=2)
@@ -56,6 +58,7 @@ def test_the_pause_is_the_servers_and_a_little_more(server, pauses, key):
     assert len(set(pauses)) == 3
 
 
+@both_clients
 @pytest.mark.parametrize(
     "metadata",
     [
@@ -87,6 +90,7 @@ def test_the_number_is_the_callers(server, number, expected, error):
     assert attempts(server) == expected
 
 
+@both_clients
 def test_no_call_waits_past_its_timeout(client, server, pauses):
     """The answer comes at once: waiting for longer than the timeout wouldn't give another."""
     server.fail_next(busy(30_000))
@@ -108,6 +112,7 @@ def test_without_a_timeout_a_pause_is_bounded_too(server, pauses):
     assert (caught.value.retry_after, pauses) == (3600, [])
 
 
+@both_clients
 def test_prepared_predictions_are_repeated_too(client, server):
     call = client.prepare("double")
     server.fail_next(busy(1))
@@ -115,6 +120,7 @@ def test_prepared_predictions_are_repeated_too(client, server):
     assert attempts(server) == 2
 
 
+@both_clients
 @pytest.mark.parametrize("error", [gone, lambda: busy(1)], ids=["unavailable", "overloaded"])
 def test_large_requests_are_repeated_too(client, server, error):
     """gRPC repeats only requests up to 256 KiB unless it is told otherwise."""
@@ -124,6 +130,7 @@ def test_large_requests_are_repeated_too(client, server, error):
     assert attempts(server) == 2
 
 
+@both_clients
 @pytest.mark.parametrize(
     ("method", "call"),
     [

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from blocking import both_clients
 from layerserve import Client, DeadlineExceeded, PreparedCall, TensorSpec, TrainingRun
 
 #: Methods that make no call.
@@ -55,6 +56,7 @@ CALLS = {
 }
 
 
+@both_clients
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_call_ends_at_its_own_timeout(client, release, call):
     began = time.monotonic()
@@ -84,6 +86,7 @@ def test_a_call_of_a_run_ends_at_its_own_timeout(client, server, tmp_path, call)
     released.set()
 
 
+@both_clients
 def test_an_evaluation_ends_at_its_timeout(client, server):
     server.hold_training()
     began = time.monotonic()
@@ -112,6 +115,7 @@ def test_the_clients_timeout_is_the_default(server):
     release.set()
 
 
+@both_clients
 def test_one_waits_for_a_run_as_long_as_one_likes(client, server):
     """The run goes on, and the next wait continues where this one ended."""
     server.hold_training()
@@ -126,6 +130,7 @@ def test_one_waits_for_a_run_as_long_as_one_likes(client, server):
     assert run.wait(timeout=20).history == {"loss": [1.0, 0.5]}
 
 
+@both_clients
 def test_a_wait_does_not_outlast_its_timeout_while_the_server_is_away(client, server):
     server.hold_training()
     run = client.train("double", np.zeros((4, 3)), np.zeros((4, 3)))
@@ -154,6 +159,7 @@ def test_training_has_a_timeout_for_its_data_alone(client, server, monkeypatch):
     released.set()
 
 
+@both_clients
 def test_many_predictions_have_one_timeout_together(client, server):
     released = threading.Event()
     x = TensorSpec("x", (None,), "float32")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from blocking import both_clients
 from layerserve import (
     DataLoss,
     DatasetNotFound,
@@ -72,6 +73,7 @@ def test_the_same_content_is_not_sent_again(client, server):
     assert server.datasets.bytes[first.id] == b""
 
 
+@both_clients
 def test_an_upload_that_is_cut_goes_on_by_itself(client, server):
     server.datasets.cuts = [500_000, 1_500_000, 2_000_000]
     found = client.datasets.upload(x=BIG)
@@ -79,6 +81,7 @@ def test_an_upload_that_is_cut_goes_on_by_itself(client, server):
     assert len(sent(server)) == 4
 
 
+@both_clients
 def test_an_upload_without_progress_ends_and_one_with_progress_goes_on(client, server):
     # The first attempt, and one after each pause.
     one = np.zeros((1, 1), np.float32)
@@ -114,6 +117,7 @@ def test_a_file_that_changes_meanwhile_is_no_dataset(client, server, tmp_path):
         client.datasets.upload(path, progress=change)
 
 
+@both_clients
 def test_an_error_while_reading_is_the_callers(client, server, tmp_path):
     class Broken:
         shape, dtype = (4, 3), X.dtype

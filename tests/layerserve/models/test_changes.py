@@ -5,6 +5,7 @@ import threading
 from functools import partial
 
 import pytest
+from blocking import both_clients
 from layerserve import (
     Client,
     DataLoss,
@@ -29,6 +30,7 @@ def file(tmp_path):
     return path
 
 
+@both_clients
 def test_an_upload_is_a_new_version(client, server, file):
     seen = []
     change = client.upload("double", file, label="new", progress=lambda *step: seen.append(step))
@@ -93,6 +95,7 @@ def test_what_is_no_version_is_refused_before_anything_is_sent(client, server, t
     assert server.calls == []
 
 
+@both_clients
 def test_a_refused_upload_sends_no_content(client, server, file):
     for _ in range(3):
         server.fail_next(FailedPrecondition("the repository can't be written"), "UploadModel")
@@ -104,6 +107,7 @@ def test_a_refused_upload_sends_no_content(client, server, file):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("upload")]
 
 
+@both_clients
 def test_content_that_changes_while_it_is_sent_is_refused(client, server, file, monkeypatch):
     declared = model_changes._declared
 
@@ -118,6 +122,7 @@ def test_content_that_changes_while_it_is_sent_is_refused(client, server, file, 
     assert len(server.models) == 4
 
 
+@both_clients
 def test_a_file_that_goes_while_it_is_sent_is_told(client, server, file, monkeypatch):
     declared = model_changes._declared
 
@@ -132,6 +137,7 @@ def test_a_file_that_goes_while_it_is_sent_is_told(client, server, file, monkeyp
     assert len(server.models) == 4
 
 
+@both_clients
 def test_progress_that_raises_ends_the_upload(client, server, file):
     def progress(*step):
         raise ZeroDivisionError("mine")

@@ -4,6 +4,7 @@ import hashlib
 import os
 
 import pytest
+from blocking import both_clients
 from failing_files import fail_writes
 from layerserve import Client, DataLoss, InvalidArgument, ModelNotFound
 from layerserve.models import download
@@ -42,6 +43,7 @@ def test_a_path_with_the_suffix_of_another_format_is_refused(client, tmp_path):
         assert client.download("double", tmp_path / name) == tmp_path / name
 
 
+@both_clients
 def test_a_file_is_replaced(client, tmp_path):
     path = tmp_path / "model.keras"
     path.write_text("old")
@@ -49,6 +51,7 @@ def test_a_file_is_replaced(client, tmp_path):
     assert path.read_bytes() == CONTENT
 
 
+@both_clients
 def test_a_file_that_came_damaged_does_not_appear(client, tmp_path, monkeypatch):
     path = tmp_path / "model.keras"
     path.write_text("old")
@@ -70,6 +73,7 @@ def test_a_disk_that_becomes_full_leaves_nothing_behind(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@both_clients
 def test_errors_leave_nothing_behind(client, tmp_path):
     with pytest.raises(ModelNotFound):
         client.download("dooble", tmp_path)

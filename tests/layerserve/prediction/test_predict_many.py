@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from blocking import both_clients
 from clocks import replace_time
 from layerserve import Client, DeadlineExceeded, InvalidTensor, ModelNotFound, Overloaded, Unavailable, UnknownOutput
 from layerserve.calls import connection
 
 
+@both_clients
 def test_answers_come_in_the_order_of_the_inputs(client):
     given = [np.full((rows % 3, 3), rows, np.float32) for rows in range(25)]
     results = list(client.predict_many("double", iter(given)))
@@ -23,11 +25,13 @@ def test_outputs_are_as_those_of_predict(client):
     assert list(client.predict_many("double", [])) == []
 
 
+@both_clients
 def test_inputs_are_only_taken_when_somebody_wants_results(client, server):
     client.predict_many("double", iter(()))
     assert server.calls == []
 
 
+@both_clients
 @pytest.mark.parametrize(
     ("model", "inputs", "outputs", "error"),
     [
@@ -42,6 +46,7 @@ def test_errors_are_typed(client, model, inputs, outputs, error):
         list(client.predict_many(model, inputs(), outputs))
 
 
+@both_clients
 def test_an_error_comes_in_the_place_of_its_input(client):
     seen = []
     results = client.predict_many("double", [[[1, 2, 3]], [[2, 2, 2]], [["text", "is", "none"]]])
@@ -50,6 +55,7 @@ def test_an_error_comes_in_the_place_of_its_input(client):
     assert seen == [[[2, 4, 6]], [[4, 4, 4]]]
 
 
+@both_clients
 def test_a_stream_that_the_server_refuses_is_an_error(client, server):
     server.fail_next(Overloaded("all streams are in use"), "PredictStream")
     # grpc.aio may lose the status where a write fails: then the call says that the stream ended.
@@ -58,6 +64,7 @@ def test_a_stream_that_the_server_refuses_is_an_error(client, server):
         list(client.predict_many("double", [[[1, 2, 3]]]))
 
 
+@both_clients
 def test_who_stops_early_closes_the_stream(client):
     for result in client.predict_many("double", ([[n, n, n]] for n in range(10_000))):
         assert result.tolist() == [[0, 0, 0]]

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from blocking import both_clients
 from layerserve import (
     Checkpoints,
     Client,
@@ -52,6 +53,7 @@ def no_pauses(monkeypatch):
     monkeypatch.setattr(run_feed.RunFeed.__init__, "__defaults__", ("", (0.0,) * 3))
 
 
+@both_clients
 def test_a_run_tells_what_happens_and_publishes_a_version(client, server):
     run = client.train("double", X, Y, epochs=2, seed=7, description="for people")
     assert (run.model, run.base_version, run.version, run.state) == ("double", 1, None, "queued")
@@ -73,6 +75,7 @@ def test_a_run_tells_what_happens_and_publishes_a_version(client, server):
     assert client.model("double").training_run == run.id
 
 
+@both_clients
 def test_the_server_has_the_data_when_train_returns(client, server):
     server.hold_training()
     x, y = X.copy(), Y.copy()
@@ -141,6 +144,7 @@ def test_the_new_version_may_get_a_label(client):
     assert client.model("double", label="candidate").version == 2
 
 
+@both_clients
 @pytest.mark.parametrize("drops", [[1], [3], [5], [3, 1, 2], [4, 0, 0, 3]])
 def test_a_stream_that_breaks_is_taken_up_where_it_broke(client, server, drops):
     server.hold_training()
@@ -154,6 +158,7 @@ def test_a_stream_that_breaks_is_taken_up_where_it_broke(client, server, drops):
     assert [method for method, _ in server.calls].count("Train") == 1
 
 
+@both_clients
 @pytest.mark.parametrize("drops", [[1], [5], [13, 13], [4, 0, 7]])
 def test_events_that_come_again_after_a_break_are_told_once(client, server, drops, monkeypatch):
     """A proxy, or a server of another release, may begin anew instead of where it was asked to."""
@@ -194,6 +199,7 @@ def test_a_server_is_looked_for_about_a_minute():
     assert list(run_feed.RECONNECT_DELAYS) == sorted(run_feed.RECONNECT_DELAYS)
 
 
+@both_clients
 def test_a_server_that_stays_away_is_unavailable(client, server):
     server.hold_training()
     run = client.train("double", X, Y)
@@ -202,6 +208,7 @@ def test_a_server_that_stays_away_is_unavailable(client, server):
         run.wait()
 
 
+@both_clients
 def test_a_run_that_fails_gives_its_event_and_then_raises(client, server):
     server.fail_training("loss is NaN", epoch=2, step=1)
     run = client.train("double", X, Y, epochs=3)
@@ -221,6 +228,7 @@ def test_a_run_that_fails_gives_its_event_and_then_raises(client, server):
     assert client.model("double").version == 1
 
 
+@both_clients
 def test_a_run_can_be_cancelled_while_it_is_read(client, server):
     server.hold_training()
     run = client.train("double", X, Y, epochs=100)
@@ -293,6 +301,7 @@ def test_settings_that_can_mean_nothing_are_refused_before_any_call(client, serv
     assert server.calls == []
 
 
+@both_clients
 def test_errors_before_the_run_starts_are_raised_by_train(client, server):
     with pytest.raises(ModelNotFound):
         client.train("dooble", X, Y)
@@ -301,6 +310,7 @@ def test_errors_before_the_run_starts_are_raised_by_train(client, server):
         client.train("double", X, Y)
 
 
+@both_clients
 def test_a_request_that_is_refused_keeps_its_reason_however_much_data_there_is(client, server):
     for _ in range(10):
         server.fail_next(Overloaded("too many runs wait"), "Train")
@@ -308,6 +318,7 @@ def test_a_request_that_is_refused_keeps_its_reason_however_much_data_there_is(c
             client.train("double", np.zeros((300_000, 3)), np.zeros(300_000))
 
 
+@both_clients
 def test_a_server_that_gives_the_run_up_while_data_comes_says_why(client, server, monkeypatch):
     def full(run, chunk):
         raise Overloaded("more data than allowed")
@@ -318,6 +329,7 @@ def test_a_server_that_gives_the_run_up_while_data_comes_says_why(client, server
         client.train("double", np.zeros((300_000, 3)), np.zeros(300_000))
 
 
+@both_clients
 def test_data_that_turns_out_wrong_on_the_way_is_the_callers_error(client, server):
     x = TensorSpec("x", (None, 1), "int32")
     server.add_model("ints", lambda a: {"x": a["x"]}, [x], [x])
@@ -328,6 +340,7 @@ def test_data_that_turns_out_wrong_on_the_way_is_the_callers_error(client, serve
     assert client.model("ints").version == 1
 
 
+@both_clients
 def test_progress_is_shown_on_standard_error(client, capsys):
     client.train("double", X, Y, epochs=2).wait(progress=True)
     shown = capsys.readouterr()
@@ -461,6 +474,7 @@ def test_a_version_that_a_pin_keeps_back_is_warned_of(client, server, pinned, ca
 # Going on, and going away.
 
 
+@both_clients
 def test_an_interrupted_run_is_resumed_and_its_epochs_count_once(client, server):
     server.fail_training("killed", epoch=2, step=2, resumable=True)
     run = client.train("double", X, Y, epochs=3)
@@ -535,6 +549,7 @@ def test_all_settings_of_an_evaluation_arrive(client, server):
     assert list(server.runs.values())[-1].spec.model.version == 1
 
 
+@both_clients
 def test_evaluating_survives_a_stream_that_breaks(client, server):
     server.hold_training()
     server.drop_stream(1)
@@ -620,6 +635,7 @@ def test_runs_are_filtered_and_read_page_by_page(client, server, monkeypatch):
 # Uploads whose stream breaks.
 
 
+@both_clients
 def test_an_upload_whose_stream_breaks_is_sent_again(client, server, monkeypatch):
     broken, receive = [], FakeRun.receive
 
@@ -637,6 +653,7 @@ def test_an_upload_whose_stream_breaks_is_sent_again(client, server, monkeypatch
     assert [len(key) for key in keys] == [32]
 
 
+@both_clients
 def test_a_run_that_has_its_data_is_found_and_nothing_is_sent_again(client, server):
     server.hold_training()
     server.drop_stream(0)
