@@ -78,8 +78,6 @@ def train(folder: Path, request: RunRequest) -> RunResult:
                 time.sleep(0.005)
         loss = request.seed + 1.0 / epoch if searches else 0.5
         writer.write(events.Epoch(epoch, request.epochs, {"loss": loss}, 0.1))
-        # Time for its sweep to stop it early.
-        time.sleep(0.5 if searches and request.epochs > 2 else 0.0)
         while searches and (folder.parent.parent / "hold").exists():
             time.sleep(0.005)
     if behaviour == "exit":

@@ -17,10 +17,11 @@ import pytest
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
 from layerserve_server.errors import UnknownDatasetError
-from layerserve_server.extensions.sweeps import service, study_process
+from layerserve_server.extensions.sweeps import driver, service, study_process
 from layerserve_server.extensions.sweeps.plan import Method, Plan
 from layerserve_server.extensions.sweeps.registry import MAX_CREATING, Sweeps
 from layerserve_server.extensions.sweeps.service import SweepService
+from layerserve_server.extensions.sweeps.study_process import StudyProcess
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
 from layerserve_server.services import training
 from layerserve_server.training.request import RunRequest
@@ -84,8 +85,20 @@ class Sweeper:
         (self.state / "hold").unlink()
 
 
+class StudyHere(StudyProcess):
+    """Chooses settings in this process, which imports Optuna once for all tests."""
+
+    def _request(self, do, **arguments):
+        from layerserve_server.extensions.sweeps.study import Study
+
+        study = Study(self._folder, Plan.read(self._folder))
+        return json.loads(json.dumps(getattr(study, do)(**arguments)))
+
+
 @pytest.fixture
-def sweeper(put, start, connect, tmp_path):
+def sweeper(put, start, connect, tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    monkeypatch.setattr(driver, "StudyProcess", StudyHere)
     put("double")
     return Sweeper(start, connect, tmp_path)
 
@@ -99,7 +112,8 @@ def seeds_of(sweep):
     return {trial.number: json.loads(trial.settings[0].value) for trial in sweep.trials}
 
 
-def test_the_best_trial_of_a_grid_is_published_though_one_was_killed(sweeper):
+def test_the_best_trial_of_a_grid_is_published_though_one_was_killed(sweeper, monkeypatch):
+    monkeypatch.setattr(driver, "StudyProcess", StudyProcess)
     sweep = sweeper.ended(sweeper.create(spec([5, 13, 3, 9], epochs=2, publish_label="best")))
     assert sweep.state == pb.SWEEP_STATE_FINISHED
     assert sorted(seeds_of(sweep).values()) == [3, 5, 9, 13]
