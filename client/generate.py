@@ -98,7 +98,7 @@ def keywords(source: str, tables: Sequence[str]) -> str:
 
 
 #: Folders with a part of the client: slices, and those of the core.
-PARTS = ("calls", "models", "prediction", "training", *SLICES)
+PARTS = ("calls", "models", "prediction", "training", "codegen", *SLICES)
 #: The files, by path in the package. Some need those before.
 FILES: dict[str, Callable[[], str]] = {
     "async_slices.py": slices,
@@ -107,9 +107,9 @@ FILES: dict[str, Callable[[], str]] = {
     **{f"{part}/blocking.py": partial(blocking, f"{part}/api.py") for part in PARTS},
     "training/options/keywords.py": partial(keywords, "training.options.arguments", ("train", "evaluate")),
     **{
-        f"{name}/keywords.py": partial(keywords, f"{name}.options", (name,))
+        f"{name}/keywords.py": partial(keywords, f"training.options.{name}", (name,))
         for name in SLICES
-        if (PACKAGE / name / "options.py").exists()
+        if (PACKAGE / "training" / "options" / f"{name}.py").exists()
     },
 }
 

@@ -11,14 +11,14 @@ from layergraph.layers.hub.table import PACKAGE
 from layergraph.layers.table import LAYERS
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.ops.table import OPERATIONS
+from layerserve.cli.variables import PREFIX
 from layerserve_server.access.rights import ALTERNATIVES, RIGHTS
-from layerserve_server.environment import PREFIX
 from layerserve_server.extensions.installed import EXTENSIONS, Settings
 from layerserve_server.extensions.installed import model_settings as all_model_settings
-from layerserve_server.flags import is_basic, sections
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.repository.model_settings import SETTINGS_FILE
+from layerserve_server.settings.flags import is_basic, sections
 from layerserve_server.toml_text import toml_value
 from layerserve_server.wiring import RIGHTS as NEEDED
 

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from layerserve.async_slices import AsyncSlices
-from layerserve.calls.connection import (
-    DEFAULT_ADDRESS,
-    DEFAULT_TIMEOUT,
-    TLS,
-    ChannelOptions,
-    connection,
-)
+from layerserve.calls.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, TLS, ChannelOptions, connection
 from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
 from layerserve.prediction.api import AsyncPredictionMethods
 from layerserve.training.api import AsyncTrainingMethods
-
-if TYPE_CHECKING:
-    pass
 
 
 class AsyncClient(AsyncPredictionMethods, AsyncTrainingMethods, AsyncSlices):

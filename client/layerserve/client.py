@@ -3,23 +3,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from layerserve.calls.connection import (
-    DEFAULT_ADDRESS,
-    DEFAULT_TIMEOUT,
-    TLS,
-    ChannelOptions,
-    connection,
-)
+from layerserve.calls.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, TLS, ChannelOptions, connection
 from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
 from layerserve.prediction.blocking import PredictionMethods
 from layerserve.slices import Slices
 from layerserve.training.blocking import TrainingMethods
-
-if TYPE_CHECKING:
-    pass
 
 
 class Client(PredictionMethods, TrainingMethods, Slices):

@@ -397,53 +397,14 @@ class UnknownError(LayerserveError):
 
 
 #: Error classes by status.
-STATUSES: dict[grpc.StatusCode, type[LayerserveError]] = {
-    cls.status: cls
-    for cls in (
-        InvalidArgument,
-        OutOfRange,
-        NotFound,
-        AlreadyExists,
-        FailedPrecondition,
-        Overloaded,
-        DeadlineExceeded,
-        Unavailable,
-        Cancelled,
-        Aborted,
-        Unauthenticated,
-        PermissionDenied,
-        DataLoss,
-        Unimplemented,
-        Internal,
-        UnknownError,
-    )
-}
+STATUSES: dict[grpc.StatusCode, type[LayerserveError]] = {cls.status: cls for cls in LayerserveError.__subclasses__()}
 
-#: Error classes by the code that a server sends as `layerserve-reason`.
+#: Error classes by the code that a server sends as `layerserve-reason`. Those of runs come as events of the run.
 CODES: dict[str, type[LayerserveError]] = {
     cls.code: cls
-    for cls in (
-        InvalidTensor,
-        UnknownInput,
-        UnknownOutput,
-        MissingInput,
-        ModelNotFound,
-        VersionNotFound,
-        LabelNotFound,
-        LayerNotFound,
-        RunNotFound,
-        DatasetNotFound,
-        CheckpointNotFound,
-        ModelNotReady,
-        NotCompiled,
-        RunElsewhere,
-        VersionConflict,
-        TooLarge,
-        QuotaExceeded,
-        TakenOver,
-        TokenExpired,
-        Forbidden,
-    )
+    for status in STATUSES.values()
+    for cls in status.__subclasses__()
+    if cls not in (TrainingCancelled, TrainingFailed)
 }
 
 
@@ -465,6 +426,12 @@ def from_status(
     if specific is not None and (specific.status is status or specific is TooLarge):
         cls = specific
     return cls(details or "", code=code, metadata=pairs)
+
+
+def from_message(error: Any) -> LayerserveError:
+    """Returns the error that a message of a stream has: number of its status, text and trailing metadata."""
+    status = next((one for one in grpc.StatusCode if one.value[0] == error.code), grpc.StatusCode.UNKNOWN)
+    return from_status(status, error.message, error.metadata.items())
 
 
 def trailing_metadata(error: LayerserveError) -> tuple[tuple[str, str], ...]:

@@ -116,9 +116,9 @@ class Killers:
 _DECLARATIONS = (
     "tests/layergraph/functional/test_signatures.py",
     "tests/layergraph/config/test_keras2_defaults.py",
-    "tests/layerserve/test_options.py",
+    "tests/layerserve/training/test_options.py",
     "tests/layerserve/test_public_api.py",
-    "tests/layerserve_server/test_settings.py",
+    "tests/layerserve_server/commands/test_settings_reader.py",
 )
 #: Tests of less than so many seconds are tried before longer ones.
 _QUICK = (0.05, 0.5, 3.0)

@@ -16,7 +16,8 @@ SOURCES = ("client/layerserve", "server/layergraph", "server/layerserve_server",
 _SPLIT = {
     *("client", "client/layerserve", "modelzoo"),
     *("server", "server/layergraph", "server/layergraph/execution", "server/layergraph/models"),
-    *("server/layerserve_server", "server/layerserve_server/services", "server/layerserve_server/training"),
+    *("server/layerserve_server", "server/layerserve_server/extensions"),
+    *("server/layerserve_server/services", "server/layerserve_server/training"),
 }
 LEAST_PER_ROOM = 2
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from layerserve_server.extensions.installed import EXTENSIONS, OWN
-from layerserve_server.settings import Settings as CoreSettings
+from layerserve_server.settings.settings import Settings as CoreSettings
 
 ROOT = Path(__file__).parents[2]
 TABLE = "server/layerserve_server/extensions/installed.py"

@@ -13,6 +13,7 @@ from types import TracebackType
 
 from prometheus_client import CollectorRegistry
 
+from layerserve_server.datasets import description
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore
 from layerserve_server.errors import UnavailableError
 from layerserve_server.extensions.extension import Core, Part
@@ -22,7 +23,6 @@ from layerserve_server.inference.runner import LoadModel
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.aliases import Extended, triton
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.probes import MetricPage, Probes
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.changes import Changes
@@ -32,14 +32,14 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.server import ServerState
-from layerserve_server.settings import Settings
-from layerserve_server.training import dataset_files
+from layerserve_server.settings.settings import Settings
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.transport.grpcio import SharedPort
+from layerserve_server.transport.probes import MetricPage, Probes
 from layerserve_server.wiring import ALL, Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
@@ -73,11 +73,13 @@ class App:
             )
         self._workers = Supervisor(settings) if settings.workers > 1 else None
         spare = self._workers.spare_imports if self._workers else None
+        kinds = [kind for one in ALL for kind in one.run_kinds(settings)]
         self._jobs = jobs = jobs or Jobs(
             settings.check_seconds,
             settings.check_bytes,
             keep_warm=settings.warm_training and settings.training_slots > 0,
             readers=[reader for one in ALL for reader in one.body_readers],
+            programs=[kind.program for kind in kinds if kind.program],
         )
         self._imports = make_imports(settings, jobs, spare) if load is None else None
         group = self._workers.group if self._workers else None
@@ -93,9 +95,10 @@ class App:
             trainer,
             inference.telemetry.tracer if inference.telemetry is not None else None,
             _run_processes(settings),
+            kinds,
         )
         self.datasets = DatasetStore(
-            settings.state_folder / "datasets", dataset_limits(settings), partial(dataset_files.described, jobs)
+            settings.state_folder / "datasets", dataset_limits(settings), partial(description.described_dataset, jobs)
         )
         self._dataset_watcher = Watcher(DATASET_SECONDS, self._sweep_datasets)
         self._work = OpenWork(self.runs)
@@ -249,6 +252,8 @@ class App:
         for part in self._parts:
             part.stop()
         self.runs.stop()
+        for part in self._parts:
+            part.close()
         if self._imports is not None:
             self._imports.close()
         self._jobs.close()
@@ -307,7 +312,6 @@ def run_limits(settings: Settings) -> RunLimits:
         auto_resume=settings.training_resume == "auto",
         max_workers=settings.max_workers,
         max_written=settings.max_written_bytes,
-        sessions=settings.max_online_sessions,
     )
 
 

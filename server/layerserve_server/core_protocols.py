@@ -8,7 +8,6 @@ from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
 from layerserve_server.services.models import ModelService
-from layerserve_server.services.online import OnlineTrainingService
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.open_inference.rights import RIGHTS
 from layerserve_server.services.open_inference.service import OpenInferenceService
@@ -38,7 +37,6 @@ def _own(core: Core) -> Part:
             ManagementService(core.manager, core.uploads),
             CheckpointService(repository, runs, CheckpointModels(converter)),
             TrainingService(repository, runs, work, defaults, datasets),
-            OnlineTrainingService(repository, runs, work, defaults, settings.online_idle_seconds),
             DatasetService(datasets, work.using, training=trains),
             RunSeries(runs),
         ]

@@ -6,7 +6,7 @@ import re
 import shlex
 from importlib.util import find_spec
 
-from layerserve_server.settings import Settings, spellings
+from layerserve_server.settings.settings import Settings, spellings
 
 
 def missing_extras(settings: Settings) -> list[str]:

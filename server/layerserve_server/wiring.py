@@ -36,7 +36,7 @@ from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.version_reader import Load, VersionReader
 from layerserve_server.services.prediction.predictor import Predictor
-from layerserve_server.settings import Settings
+from layerserve_server.settings.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
@@ -253,7 +253,7 @@ class Inference:
         from layerserve_server.transport.http.server import HttpServer
 
         reader = BodyReader(self._jobs, limits(settings), memory)
-        web = Web(reader=reader, hosts=Hosts(settings.host_names), grpc_port=grpc_port)
+        web = Web(reader=reader, services=handlers.services(), hosts=Hosts(settings.host_names), grpc_port=grpc_port)
         paths = [part.http(web) for part in parts]
         described = openapi.routes(self.repository, [part.openapi for part in parts if part.openapi is not None])
         # An extension may have paths of methods of another one, which may have been taken away.

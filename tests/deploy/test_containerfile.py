@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from layerserve_server.app import App
+from layerserve_server.commands.settings_reader import SettingsError, read_settings
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.settings_reader import SettingsError, read_settings
 from manifests import BASE, read_env
 
 if sys.version_info >= (3, 11):

@@ -10,10 +10,10 @@ import kubernetes_validate
 import pytest
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from layerserve.cli.variables import PREFIX
 from layerserve_server.app import App
-from layerserve_server.environment import PREFIX
+from layerserve_server.commands.settings_reader import read_settings
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.settings_reader import read_settings
 from manifests import BASE, Resource, built
 
 #: The oldest Kubernetes that has gRPC probes for good, and the newest that the validator knows.

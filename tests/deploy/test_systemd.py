@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from layerserve_server.commands.settings_reader import read_settings
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.settings_reader import read_settings
 
 UNIT = Path(__file__).parents[2] / "deploy" / "systemd" / "layerserve.service"
 

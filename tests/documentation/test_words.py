@@ -14,8 +14,8 @@ from doc_blocks import PAGES, ROOT, name_of, outside_of_blocks
 from doc_shell import check_make
 from layerserve import AsyncClient, Client
 from layerserve.cli import main
-from layerserve_server.environment import unknown
-from layerserve_server.extensions.installed import Settings
+from layerserve.cli.variables import unknown
+from layerserve_server.extensions.installed import variables
 
 CODE = re.compile(r"`([^`\n]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
@@ -90,7 +90,7 @@ def test_variables_methods_and_metrics_exist(page: Path) -> None:
     metrics = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "metrics.md").read_text("utf-8"), re.MULTILINE))
     for text in words(page):
         if match := re.match(r"LAYERSERVE_(?!SOME_SETTING)[A-Z_]+", text):
-            assert not unknown({match[0]: "x"}, Settings.model_fields), text
+            assert not unknown({match[0]: "x"}, variables()), text
         elif match := re.match(r"(?:await )?client\.(\w+)", text):
             assert all(hasattr(client, match[1]) for client in (Client, AsyncClient)), text
         elif match := re.match(r"layerserve_(?!zoo|server)\w+", text):

@@ -98,7 +98,7 @@ def test_a_model_with_more_weights_than_allowed_stays_on_torch(
 
 
 def test_inspect_shows_the_times(tmp_path: Path) -> None:
-    from layerserve_server.inspection import inspect, text
+    from layerserve_server.commands.inspection import inspect, text
 
     _save(tmp_path / "dense" / "model.keras")
     report = inspect(tmp_path / "dense" / "model.keras", engines=True)

@@ -28,12 +28,12 @@ from layerserve_server.training.run_folder.result import NO_SPACE, RunResult, St
 
 def first_array(folder: Path, request: RunRequest) -> np.ndarray:
     """The first array of the data, read without the module that reads all kinds of it, which imports torch."""
-    array = request.data[0]
-    if array.dataset:
-        from layerserve_server.training.upload import read_data
+    file = request.data[0].file
+    if file is not None and file.dataset:
+        from layerserve_server.training.run_folder.data import read_data
 
-        return read_data(folder, request.data, datasets=Path(request.datasets))[0]
-    return np.load(Path(request.data_root, array.path) if array.path else folder / "data" / "0.npy")
+        return read_data(folder, request.data)[0]
+    return np.load(Path(file.folder, file.path) if file is not None else folder / "data" / "0.npy")
 
 
 def train(folder: Path, request: RunRequest) -> RunResult:

@@ -20,9 +20,9 @@ from clocks import replace_time
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
-from layerserve_server import commands
 from layerserve_server.app import App
-from layerserve_server.commands import serve, started, welcome
+from layerserve_server.commands import serving
+from layerserve_server.commands.serving import serve, started, welcome
 from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.extensions.installed import Settings
@@ -409,7 +409,7 @@ def test_wrong_settings_end_with_status_2(tmp_path, capsys, monkeypatch):
 def not_started(monkeypatch):
     """A server that is to be refused before torch is imported."""
     monkeypatch.setattr("layerserve_server.observability.logs.set_up", lambda level, kind, stream: None)
-    monkeypatch.setattr(commands, "started", lambda settings: pytest.fail("it was started"))
+    monkeypatch.setattr(serving, "started", lambda settings: pytest.fail("it was started"))
 
 
 def test_a_port_that_another_server_has_is_told_at_once(put, start, tmp_path, capsys, not_started):
@@ -448,8 +448,8 @@ class Draining:
         self.grpc_port, self.http_port = 1, 2
         self.connected_until = 100.0
         self.signal_at = math.inf
-        replace_time(monkeypatch, commands, monotonic=lambda: self.now)
-        monkeypatch.setattr(commands.ports, "connected", self.connected)
+        replace_time(monkeypatch, serving, monotonic=lambda: self.now)
+        monkeypatch.setattr(serving.ports, "connected", self.connected)
 
     def connected(self, numbers):
         assert numbers == {1, 2}
@@ -465,7 +465,7 @@ class Draining:
     def takes(self, connected=0.0):
         self.connected_until = self.now + connected
         began = self.now
-        self.ended_by = commands._drain(self, self)
+        self.ended_by = serving._drain(self, self)
         return self.now - began
 
 
@@ -488,7 +488,7 @@ class Draining:
     ],
 )
 def test_a_drain_takes_as_long_as_clients_need(monkeypatch, settings, connected, seconds):
-    assert Draining(monkeypatch, **settings).takes(connected) == pytest.approx(seconds, abs=commands.CHECK_SECONDS)
+    assert Draining(monkeypatch, **settings).takes(connected) == pytest.approx(seconds, abs=serving.CHECK_SECONDS)
 
 
 @pytest.mark.parametrize("settings", [{}, {"drain_seconds": 9}])

@@ -6,22 +6,21 @@ import pytest
 from damaged_files import DAMAGES, TEXTS, check_goes_on
 from layerserve_server.artifacts.artifacts import Artifacts
 from layerserve_server.datasets.dataset import RECORD, SAMPLE, Dataset, read_samples
-from layerserve_server.datasets.part import NOTE as UPLOAD
-from layerserve_server.datasets.part import read_note
+from layerserve_server.datasets.partial_upload import NOTE as UPLOAD
+from layerserve_server.datasets.partial_upload import read_note
 from layerserve_server.disk import json_object, locked
 from layerserve_server.repository.usage import Usage
 from layerserve_server.training.events import Event
 from layerserve_server.training.process.trial_times import TRIAL, TrialTimes
 from layerserve_server.training.program.main import _locked
 from layerserve_server.training.request import RunRequest
+from layerserve_server.training.run_folder.data import DATA, _alone
+from layerserve_server.training.run_folder.data import LOCK as UNPACKING
 from layerserve_server.training.run_folder.digests import data_identity
 from layerserve_server.training.run_folder.layout import CHILD_LOCK, DIGESTS
 from layerserve_server.training.run_folder.owner import OWNER_LOCK, FolderOwner
-from layerserve_server.training.run_folder.publications import NOTE, read_published
 from layerserve_server.training.run_folder.result import OUTCOME, RunResult
 from layerserve_server.training.runs import trace
-from layerserve_server.training.upload import DATA, _alone
-from layerserve_server.training.upload import LOCK as UNPACKING
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -32,9 +31,8 @@ def test_what_is_no_object_is_an_error_of_values(text, tmp_path):
     (tmp_path / RECORD).write_text(text)
     with pytest.raises(ValueError, match=r"."):
         Dataset.read(tmp_path)
-    for name, read in ((OUTCOME, RunResult.read), (NOTE, read_published)):
-        (tmp_path / name).write_text(text)
-        assert read(tmp_path) is None
+    (tmp_path / OUTCOME).write_text(text)
+    assert RunResult.read(tmp_path) is None
 
 
 #: Files that a server can do without, by name: where they are, and what reads them.

@@ -8,11 +8,9 @@ from hashlib import sha256
 
 import pytest
 from layerserve_server.artifacts import flushing
-from layerserve_server.datasets import part as parts
+from layerserve_server.datasets import partial_upload as parts
 from layerserve_server.datasets.dataset import ArrayInfo, Declaration
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore, Description
-from layerserve_server.training.online.frames import Frame, FrameArray
-from layerserve_server.training.online.step_log import StepLog
 from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints
 from layerserve_server.training.run_folder.digests import write_digests
 from synced import Disk
@@ -32,7 +30,7 @@ def disk(tmp_path, monkeypatch):
 def store(tmp_path):
     found = Description([ArrayInfo("x", "float32", (5, 2))], {"x": {"rows": 1, "data": "AAAA"}})
     limits = DatasetLimits(max_bytes=10**6, keep_seconds=1000.0, upload_seconds=100.0)
-    return DatasetStore(tmp_path / "datasets", limits, lambda folder, name: found)
+    return DatasetStore(tmp_path / "datasets", limits, lambda file: found)
 
 
 def uploading(store, owner="ann"):
@@ -94,15 +92,6 @@ def test_a_removed_checkpoint_is_not_listed_again(disk, tmp_path):
 def test_the_digests_of_data(disk, tmp_path):
     write_digests(tmp_path, {0: "a"})
     assert disk.lost(tmp_path / "digests.json") == []
-
-
-def test_steps_of_a_file_that_is_full(disk, tmp_path):
-    log = StepLog(tmp_path / "steps")
-    log.begin(1, 1)
-    log.append(Frame({}, [FrameArray("x", "a", "float32", (1,), 4)], bytes(4)))
-    (first,) = (tmp_path / "steps").iterdir()
-    log.begin(2, 1)
-    assert disk.flushed_bytes(first) == first.stat().st_size > 0
 
 
 def test_an_import(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor, threads
 from layerserve_server.repository.model_settings import ModelSettings
-from layerserve_server.settings import Settings as CoreSettings
+from layerserve_server.settings.settings import Settings as CoreSettings
 from layerserve_server.tuning import loaders
 from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import (
@@ -102,7 +102,6 @@ def test_what_training_runs_may_take():
         training_resume="manual",
         max_workers=8,
         max_written_bytes=2003,
-        max_online_sessions=9,
     )
     assert asdict(run_limits(settings)) == {
         "slots": 3,
@@ -113,7 +112,6 @@ def test_what_training_runs_may_take():
         "auto_resume": False,
         "max_workers": 8,
         "max_written": 2003,
-        "sessions": 9,
     }
     assert run_limits(Settings()).auto_resume
 

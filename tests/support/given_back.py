@@ -84,7 +84,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "repository.repository": {"Repository": _repository},
     "services.datasets": {"DatasetService": lambda one: {}},
     "services.idempotency": {"IdempotencyKeys": lambda one: {"calls that begin a run by a key": len(one._held)}},
-    "services.online": {"OnlineTrainingService": lambda one: {"streams of sessions": len(one._streams)}},
+    "extensions.online.service": {"OnlineTrainingService": lambda one: {"streams of sessions": len(one._streams)}},
     "extensions.mirroring.shadow": {
         "Shadows": lambda one: {"bytes of requests for shadows": 0 if one._closed else one._bytes}
     },
@@ -97,7 +97,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
             "watchers of runs": sum(len(run.log._watchers) for run in one._runs.values()),
         }
     },
-    "training.upload_slots": {"UploadSlots": lambda one: {"slots of uploads, by address": len(one._peers)}},
+    "services.upload_slots": {"UploadSlots": lambda one: {"slots of uploads, by address": len(one._peers)}},
     "transport.completion_queue": {
         "Poller": lambda one: {
             "calls whose request is being received": len(one.receiving),

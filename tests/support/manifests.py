@@ -10,7 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from layerserve_server.environment import PREFIX
+from layerserve.cli.variables import PREFIX
 from layerserve_server.extensions.installed import Settings
 from pydantic import TypeAdapter
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 import pytest
 from layerserve_server import extras
-from layerserve_server.settings_reader import read_settings
+from layerserve_server.commands.settings_reader import read_settings
 
 
 def check_named(monkeypatch: pytest.MonkeyPatch, flags: Sequence[str], missing: Collection[str], line: str) -> None:

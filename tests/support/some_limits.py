@@ -3,7 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
-from layerserve_server.setting_fields import SettingFields
+from layerserve_server.settings.fields import SettingFields
 from layerserve_server.transport.perimeter.limits import Limits
 
 

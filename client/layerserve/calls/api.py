@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import logging
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
 from layerserve.calls.async_channel import AsyncChannel
-from layerserve.calls.connection import (
-    NEVER,
-    Connection,
-    Deadline,
-)
+from layerserve.calls.connection import NEVER, Connection, Deadline
 from layerserve.calls.flow import Call, Flow, Open, Pause, Receive, Renew, Step, Stream, Work
 from layerserve.calls.methods import Message, Method
 from layerserve.calls.tokens import Metadata
 from layerserve.errors import ClientClosed
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Message)

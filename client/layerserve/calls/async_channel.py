@@ -103,12 +103,6 @@ class AsyncChannel:
         if made is None:
             if self._channel is None:
                 # On the first call, since a channel belongs to the event loop in which it is made.
-                self._channel = self._open()
+                self._channel = self._connection.open(grpc.aio)
             made = self._calls[method.path, raw] = multicallable(self._channel, method, raw)
         return made
-
-    def _open(self) -> grpc.aio.Channel:
-        options, tls = self._connection.channel_options, self._connection.tls
-        if tls is None:
-            return grpc.aio.insecure_channel(self._connection.target, options)
-        return grpc.aio.secure_channel(self._connection.target, tls.credentials(), options)

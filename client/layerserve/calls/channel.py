@@ -27,11 +27,7 @@ class Channel:
         self._connection = connection
         self._token = connection.token
         self._retries = Retries(connection.retries)
-        options, tls = connection.channel_options, connection.tls
-        if tls is None:
-            self._channel = grpc.insecure_channel(connection.target, options)
-        else:
-            self._channel = grpc.secure_channel(connection.target, tls.credentials(), options)
+        self._channel: grpc.Channel = connection.open(grpc)
         self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
 
     def call(

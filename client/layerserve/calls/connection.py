@@ -75,6 +75,12 @@ class Connection:
     #: The client's channel options, overridden by the user's.
     channel_options: list[tuple[str, Any]]
 
+    def open(self, library: Any) -> Any:
+        """Opens a channel of `grpc` or `grpc.aio`. Raises InvalidArgument for TLS files that can't be used, OSError."""
+        if self.tls is None:
+            return library.insecure_channel(self.target, self.channel_options)
+        return library.secure_channel(self.target, self.tls.credentials(), self.channel_options)
+
 
 CHANNEL_OPTIONS: dict[str, Any] = {
     # gRPC's default limit of 4 MiB is less than seven float32 images of 224x224x3.

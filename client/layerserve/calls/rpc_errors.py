@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -83,12 +84,10 @@ def _telling(connection: Connection, details: str) -> str:
 def _refusal(connection: Connection, target: str, host: str) -> str:
     """Returns gRPC's text for a call to a target of a connection's server; empty if it is answered."""
     options = {**dict(connection.channel_options), "grpc.enable_retries": 0}
+    if connection.tls is not None:
+        options.setdefault("grpc.ssl_target_name_override", host)
     try:
-        if connection.tls is None:
-            channel = grpc.insecure_channel(target, list(options.items()))
-        else:
-            options.setdefault("grpc.ssl_target_name_override", host)
-            channel = grpc.secure_channel(target, connection.tls.credentials(), list(options.items()))
+        channel = replace(connection, target=target, channel_options=list(options.items())).open(grpc)
     except (OSError, ValueError):  # files that have changed
         return ""
     with channel:

@@ -1,4 +1,4 @@
-"""CheckpointList that training runs keep: their description, and the flows to use them."""
+"""Checkpoints that training runs keep: their description, and the flows to use them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from layerserve.v1 import checkpoints_pb2 as pb
 from layerserve.v1.training_pb2 import GetRunRequest, GetRunResponse
 from layerserve.values.inputs import encode_inputs
 from layerserve.values.replies import read, read_time
-from layerserve.values.tables import Table, Tabular, count_text, number_text
+from layerserve.values.tables import Table, Tabular, count_text, logs_text, moment_text
 from layerserve.values.tensors import Array, decode
 
 _COLUMNS = ("Checkpoint", "#Epoch", "#Step", "Logs", "#Bytes", "Written", "#Published")
@@ -69,9 +69,9 @@ def _row(one: Checkpoint) -> tuple[str, ...]:
         f"{one.id} (best)" if one.best else one.id,
         str(one.epoch),
         str(one.step) if one.step else "",
-        " ".join(f"{name}={number_text(value)}" for name, value in one.logs.items()),
+        logs_text(one.logs),
         str(one.bytes),
-        one.time.astimezone().strftime("%Y-%m-%d %H:%M:%S"),
+        moment_text(one.time),
         "" if one.published is None else str(one.published),
     )
 

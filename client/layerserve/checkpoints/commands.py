@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from layerserve.calls.connection import DEFAULT_ADDRESS
+from layerserve import Client
 from layerserve.checkpoints.checkpoint import CheckpointList
-from layerserve.cli.array_files import read_arrays, write_arrays
+from layerserve.cli.array_files import read_arrays
 from layerserve.cli.groups import new_group
-from layerserve.cli.options import Address, Format, Json, RunId, connect
-from layerserve.cli.output import print_json, print_line, print_result
+from layerserve.cli.options import Format, RunId
+from layerserve.cli.predict import print_outputs
+from layerserve.cli.server_commands import Result, on_server
 from layerserve.cli.slice_commands import SliceCommands
 from layerserve.cli.whole_ids import checkpoint_name, run_id
-from layerserve.values.tables import shape_text
 
 Name = Annotated[
     str,
@@ -29,26 +28,22 @@ app = new_group("List, download, publish, delete and predict with the checkpoint
 
 
 @app.command("list")
-def list_checkpoints(
-    context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False
-) -> None:
+@on_server
+def list_checkpoints(client: Client, run: RunId) -> Result:
     """List the checkpoints of a run, oldest first.
 
     JSON: {"checkpoints": [{"run_id", "id", "epoch", "step", "logs", "bytes", "time", "best", "published"}]}.
     """
-    with connect(context, address) as client:
-        run = run_id(client, run)
-        found = client.checkpoints.list(run)
-    print_result(
-        as_json,
-        {"checkpoints": found},
-        CheckpointList(found).table(f"Checkpoints of run {run}") if found else "no checkpoints",
-    )
+    run = run_id(client, run)
+    found = client.checkpoints.list(run)
+    table = CheckpointList(found).table(f"Checkpoints of run {run}")
+    return Result({"checkpoints": found}, table if found else "no checkpoints")
 
 
 @app.command()
+@on_server
 def download(
-    context: typer.Context,
+    client: Client,
     name: Name,
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="File, or directory, to save it to.", show_default=False)
@@ -57,35 +52,30 @@ def download(
         bool, typer.Option("--state", help="Save the whole state of the run instead of a model file.")
     ] = False,
     format: Format = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """Save a checkpoint as a model file: what a run that ends there publishes. JSON: {"path"}."""
-    with connect(context, address) as client:
-        name = checkpoint_name(client, name)
-        saved = client.checkpoints.download(name, path, state=state, format=format)
-    print_json({"path": str(saved)}) if as_json else print_line(str(saved))
+    saved = str(client.checkpoints.download(checkpoint_name(client, name), path, state=state, format=format))
+    return Result({"path": saved}, saved)
 
 
 @app.command()
+@on_server
 def publish(
-    context: typer.Context,
+    client: Client,
     name: Name,
     label: Annotated[str | None, typer.Option("--label", "-l", metavar="TEXT", help="Label for the version.")] = None,
     format: Format = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """Publish a checkpoint as the next version of its model, unless it is published. JSON: {"version"}."""
-    with connect(context, address) as client:
-        name = checkpoint_name(client, name)
-        version = client.checkpoints.publish(name, label=label, format=format)
-    print_json({"version": version}) if as_json else print_line(f"checkpoint {name} is published as version {version}")
+    name = checkpoint_name(client, name)
+    version = client.checkpoints.publish(name, label=label, format=format)
+    return Result({"version": version}, f"checkpoint {name} is published as version {version}")
 
 
 @app.command()
+@on_server
 def predict(
-    context: typer.Context,
+    client: Client,
     name: Name,
     inputs: Annotated[
         list[str],
@@ -100,38 +90,25 @@ def predict(
     outputs: Annotated[
         str | None, typer.Option(metavar="NAMES", help="Comma-separated outputs.  [default: all outputs]")
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
+    as_json: bool = False,
 ) -> None:
     """Compute outputs of the model of a checkpoint, which the server loads for that.
 
     JSON: {"checkpoint", "outputs": {NAME: nested list}}, also in a .json file.
     """
     names = [one.strip() for one in outputs.split(",")] if outputs else None
-    with connect(context, address) as client:
-        name = checkpoint_name(client, name)
-        found = client.checkpoints.predict_named(name, read_arrays(inputs), names)
-    document = {"checkpoint": name, "outputs": found}
-    if output is not None:
-        write_arrays(output, found, document)
-    if as_json:
-        print_json({**document, "outputs": {}} if output else document, indent=None)
-        return
-    for one, array in found.items():
-        print_line(f"{one}: {array.dtype} {shape_text(array.shape)}")
-        if output is None:
-            print_line(np.array2string(array, precision=4, suppress_small=True, threshold=200))
-    if output is not None:
-        print_line(f"written to {output}")
+    name = checkpoint_name(client, name)
+    found = client.checkpoints.predict_named(name, read_arrays(inputs), names)
+    print_outputs({"checkpoint": name}, "", found, output, as_json)
 
 
 @app.command()
-def delete(context: typer.Context, name: Name, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@on_server
+def delete(client: Client, name: Name) -> Result:
     """Delete a checkpoint. A version that was published of it is kept. JSON: {"deleted"}."""
-    with connect(context, address) as client:
-        name = checkpoint_name(client, name)
-        client.checkpoints.delete(name)
-    print_json({"deleted": name}) if as_json else print_line(f"checkpoint {name} is deleted")
+    name = checkpoint_name(client, name)
+    client.checkpoints.delete(name)
+    return Result({"deleted": name}, f"checkpoint {name} is deleted")
 
 
 COMMANDS = SliceCommands(groups={"checkpoint": app})

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from layerserve.calls.connection import DEFAULT_ADDRESS
-from layerserve.cli.options import Address, Json, ModelName, connect
-from layerserve.cli.output import print_json, print_line, print_result
+from layerserve import Client
+from layerserve.cli.options import ModelName
+from layerserve.cli.server_commands import Result, on_server
 from layerserve.cli.upload_bar import UploadBar
 from layerserve.models.changes import ModelChange
 from layerserve.models.info import Models
@@ -21,8 +20,9 @@ _Number = Annotated[int, typer.Argument(metavar="VERSION", min=1, help="Number o
 _Label = Annotated[str, typer.Argument(metavar="LABEL", help="The label.", show_default=False)]
 
 
+@on_server
 def upload(
-    context: typer.Context,
+    client: Client,
     path: Annotated[
         Path,
         typer.Argument(metavar="FILE", help="A .keras or .h5 file, or the folder of a version.", show_default=False),
@@ -35,9 +35,7 @@ def upload(
     settings: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Settings of the model, which replace the present ones.")
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """Upload the next version of a model.
 
     The server loads and tests it before it is published. A warning names each input and output that differs from
@@ -49,34 +47,34 @@ def upload(
     if not path.exists() and Path(model).exists():
         raise typer.BadParameter(
             f"got '{path}', no such file; the file precedes the model: layerserve upload {model} {path}",
-            context,
             param_hint="FILE",
         )
-    with connect(context, address) as client, UploadBar() as shown:
+    with UploadBar() as shown:
         change = client.upload(model, path, golden=golden, settings=settings, label=label, progress=shown)
-    _report(model, f"version {change.version} is published", change, as_json)
+    return _report(model, f"version {change.version} is published", change)
 
 
-def load(context: typer.Context, model: ModelName, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@on_server
+def load(client: Client, model: ModelName) -> Result:
     """Load a model, or read the files and settings of a loaded one again.
 
     JSON: as for `layerserve upload`.
     """
-    with connect(context, address) as client:
-        _report(model, "loaded", client.load(model), as_json)
+    return _report(model, "loaded", client.load(model))
 
 
-def unload(context: typer.Context, model: ModelName, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@on_server
+def unload(client: Client, model: ModelName) -> Result:
     """Unload a model. Its requests are refused until it is loaded again.
 
     JSON: as for `layerserve upload`.
     """
-    with connect(context, address) as client:
-        _report(model, "unloaded", client.unload(model), as_json)
+    return _report(model, "unloaded", client.unload(model))
 
 
+@on_server
 def rollback(
-    context: typer.Context,
+    client: Client,
     model: ModelName,
     version: Annotated[
         int | None,
@@ -84,83 +82,74 @@ def rollback(
             metavar="VERSION", min=1, help="Version to roll back to.  [default: the one before]", show_default=False
         ),
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """Make an earlier version the default, and pin it: newer ones don't take over until `layerserve unpin`.
 
     It ends the model's canary: all callers get the version.
 
     JSON: as for `layerserve upload`.
     """
-    with connect(context, address) as client:
-        change = client.roll_back(model, version=version)
-    _report(model, f"rolled back to version {change.version}", change, as_json)
+    change = client.roll_back(model, version=version)
+    return _report(model, f"rolled back to version {change.version}", change)
 
 
+@on_server
 def pin(
-    context: typer.Context,
+    client: Client,
     model: ModelName,
     version: _Number,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """Make a version the default: newer ones don't take over until `layerserve unpin`.
 
     JSON: as for `layerserve upload`.
     """
-    with connect(context, address) as client:
-        _report(model, f"pinned to version {version}", client.pin(model, version), as_json)
+    return _report(model, f"pinned to version {version}", client.pin(model, version))
 
 
-def unpin(context: typer.Context, model: ModelName, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@on_server
+def unpin(client: Client, model: ModelName) -> Result:
     """Make the newest version the default again, or the one in the model's settings.
 
     JSON: as for `layerserve upload`.
     """
-    with connect(context, address) as client:
-        _report(model, "unpinned", client.unpin(model), as_json)
+    return _report(model, "unpinned", client.unpin(model))
 
 
+@on_server
 def label(
-    context: typer.Context,
+    client: Client,
     model: ModelName,
     label: _Label,
     version: Annotated[
         str | None, typer.Argument(metavar="VERSION", help="Version to point the label at.", show_default=False)
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the label.")] = False,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """Point a label at a version of a model, or remove it.
 
     JSON: as for `layerserve upload`.
     """
     if remove == (version is not None):
-        raise typer.BadParameter("expected a VERSION, or --remove", context, param_hint="VERSION")
+        raise typer.BadParameter("expected a VERSION, or --remove", param_hint="VERSION")
     if version is not None and not version.isdecimal():
         swapped = f"; the label precedes it: layerserve label {model} {version} {label}" if label.isdecimal() else ""
-        raise typer.BadParameter(f"got '{version}', expected a number{swapped}", context, param_hint="VERSION")
-    with connect(context, address) as client:
-        if version is None:
-            _report(model, f"label {label} is removed", client.remove_label(model, label), as_json)
-        else:
-            change = client.set_label(model, label, int(version))
-            _report(model, f"label {label} points at version {version}", change, as_json)
+        raise typer.BadParameter(f"got '{version}', expected a number{swapped}", param_hint="VERSION")
+    if version is None:
+        return _report(model, f"label {label} is removed", client.remove_label(model, label))
+    change = client.set_label(model, label, int(version))
+    return _report(model, f"label {label} points at version {version}", change)
 
 
+@on_server
 def canary(
-    context: typer.Context,
+    client: Client,
     model: ModelName,
     share: Annotated[
         str | None,
         typer.Argument(metavar="PERCENT", help="Share of callers, such as 5%; 0% ends it.", show_default=False),
     ] = None,
     of_settings: Annotated[bool, typer.Option("--settings", help="Use the share of the model's settings.")] = False,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """Show or set the share of callers that get the version of label "canary".
 
     A rollback ends the canary, and so does making its version the default.
@@ -168,19 +157,19 @@ def canary(
     JSON: as for `layerserve upload`.
     """
     if of_settings and share is not None:
-        raise typer.BadParameter("expected a PERCENT, or --settings", context, param_hint="PERCENT")
-    with connect(context, address) as client:
-        if of_settings or share is not None:
-            change = client.set_canary(model, share)
-        else:
-            # The second call has the error of a model that doesn't exist.
-            versions = client.models(model) or (client.model(model),)
-            change = ModelChange(None, Models(versions), ())
-    _report(model, "" if change.canary else "no canary", change, as_json)
+        raise typer.BadParameter("expected a PERCENT, or --settings", param_hint="PERCENT")
+    if of_settings or share is not None:
+        change = client.set_canary(model, share)
+    else:
+        # The second call has the error of a model that doesn't exist.
+        versions = client.models(model) or (client.model(model),)
+        change = ModelChange(None, Models(versions), ())
+    return _report(model, "" if change.canary else "no canary", change)
 
 
+@on_server
 def remove(
-    context: typer.Context,
+    client: Client,
     model: ModelName,
     version: Annotated[
         int | None, typer.Argument(metavar="VERSION", min=1, help="Version to delete.", show_default=False)
@@ -190,33 +179,28 @@ def remove(
         bool,
         typer.Option("--force", help="Delete it even if it is the default, pinned, loaded, or being trained."),
     ] = False,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """Delete a version of a model, or with --all the model, from the server's disk.
 
     JSON: as for `layerserve upload`; with --all: {"model", "lagging"}.
     """
     if everything == (version is not None):
-        raise typer.BadParameter("expected a VERSION, or --all", context, param_hint="VERSION")
-    with connect(context, address) as client:
-        if version is not None:
-            change = client.delete_version(model, version, force=force)
-            _report(model, f"version {version} is deleted", change, as_json)
-            return
-        lagging = client.delete_model(model, force=force)
-    print_result(as_json, {"model": model, "lagging": lagging}, f"{model} is deleted")
-    _warn(lagging)
+        raise typer.BadParameter("expected a VERSION, or --all", param_hint="VERSION")
+    if version is not None:
+        change = client.delete_version(model, version, force=force)
+        return _report(model, f"version {version} is deleted", change)
+    lagging = client.delete_model(model, force=force)
+    return Result({"model": model, "lagging": lagging}, f"{model} is deleted", _not_in_effect(lagging))
 
 
-def _report(model: str, what: str, change: ModelChange, as_json: bool) -> None:
-    if as_json:
-        default = change.default.version if change.default else None
-        fields = {"version": change.version, "default": default, "versions": change.versions}
-        print_json({"model": model, **fields, "lagging": change.lagging, "differences": change.differences})
-    else:
-        print_line(f"{model}: " + "; ".join(filter(None, (what, _answering(change)))))
-    _warn(change.lagging)
+def _report(model: str, what: str, change: ModelChange) -> Result:
+    default = change.default.version if change.default else None
+    fields = {"version": change.version, "default": default, "versions": change.versions}
+    return Result(
+        {"model": model, **fields, "lagging": change.lagging, "differences": change.differences},
+        f"{model}: " + "; ".join(filter(None, (what, _answering(change)))),
+        _not_in_effect(change.lagging),
+    )
 
 
 def _answering(change: ModelChange) -> str:
@@ -229,9 +213,5 @@ def _answering(change: ModelChange) -> str:
     return f"{percent_text(canary.canary_share)} of callers get version {canary.version}{state}; {text}"
 
 
-def _warn(lagging: Sequence[str]) -> None:
-    """Prints the processes that lag behind. Exits with status 1 if there are any."""
-    for text in lagging:
-        print(f"layerserve: not in effect yet in {text}", file=sys.stderr)
-    if lagging:
-        raise typer.Exit(1)
+def _not_in_effect(lagging: Sequence[str]) -> list[str]:
+    return [f"not in effect yet in {text}" for text in lagging]

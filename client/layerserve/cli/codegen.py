@@ -9,15 +9,18 @@ from typing import Annotated
 
 import typer
 
-from layerserve.calls.connection import DEFAULT_ADDRESS
-from layerserve.cli.options import Address, Label, ModelName, Version, connect
+from layerserve import Client
+from layerserve.cli.model_specs import ModelSpecs
+from layerserve.cli.options import Label, ModelName, Version
 from layerserve.cli.output import print_line
+from layerserve.cli.server_commands import on_server
 from layerserve.codegen import module_source
 from layerserve.errors import InvalidArgument
 
 
+@on_server
 def codegen(
-    context: typer.Context,
+    client: Client,
     model: ModelName,
     output: Annotated[
         Path | None,
@@ -29,7 +32,6 @@ def codegen(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; show the differences, with status 1 if there are any.")
     ] = False,
-    address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
 ) -> None:
@@ -40,11 +42,8 @@ def codegen(
     """
     if check and output is None:
         raise InvalidArgument("--check: got it without --output, expected the file to compare with")
-    with connect(context, address) as client:
-        info = client.model(model, version=version, label=label)
-        # The inputs of a version that isn't loaded are known only after a request that loads it.
-        found = info if info.inputs else client.node_shapes(model, version=version, label=label)
-    source = module_source(model, found.inputs, found.outputs, class_name)
+    found = ModelSpecs(client, model, version, label)
+    source = module_source(model, found.inputs(), found.outputs(), class_name)
     if output is None:
         sys.stdout.write(source)
     elif not check:

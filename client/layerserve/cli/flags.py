@@ -15,13 +15,12 @@ from layerserve.errors import InvalidArgument
 from layerserve.training.options.arguments import Several, Split
 from layerserve.training.options.kinds import (
     Callbacks,
-    ClassWeight,
     Flag,
     Group,
+    Json,
     Key,
     Kind,
     Log,
-    Lora,
     Metadata,
     Monitored,
     Number,
@@ -30,7 +29,6 @@ from layerserve.training.options.kinds import (
     Settings,
     ShareOrName,
     Size,
-    Splits,
     Text,
     Weights,
     Whole,
@@ -44,12 +42,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-def flags(options: Sequence[Option], modes: Sequence[Mode] = ()) -> Callable[[F], F]:
-    """Decorator that adds flags for these options and modes to a command. It receives them as `**options`."""
+def flags(options: Sequence[Option], data: Mapping[str, Any], modes: Sequence[Mode] = ()) -> Callable[[F], F]:
+    """Decorator that adds flags for these options, data and modes to a command. It receives them as `**options`.
+
+    `data` are annotations by name (see `data_arguments`).
+    """
 
     def shown(command: F) -> F:
         # typer doesn't evaluate a signature's annotations
-        parameters = [*map(_parameter, options), *map(_mode_parameter, modes)]
+        arrays = [_keyword(name, annotation, None) for name, annotation in data.items()]
+        parameters = [*arrays, *map(_parameter, options), *map(_mode_parameter, modes)]
         expand(command, parameters, before="version", eval_str=True)
         return command
 
@@ -99,19 +101,16 @@ def _parameter(option: Option) -> inspect.Parameter:
         metavar=f"[{'|'.join(kind.words)}]" if isinstance(kind, Words) else form.metavar,
         min=kind.least if isinstance(kind, Number) and form.type is not str and kind.least >= 0 else None,
     )
-    return inspect.Parameter(
-        option.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[form.type if default is not None else form.type | None, described],
-    )
+    return _keyword(option.name, Annotated[form.type if default is not None else form.type | None, described], default)
 
 
 def _mode_parameter(mode: Mode) -> inspect.Parameter:
     described = typer.Option("--" + mode.name.replace("_", "-"), help=mode.help)
-    return inspect.Parameter(
-        mode.name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, described]
-    )
+    return _keyword(mode.name, Annotated[bool, described], False)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _bytes(flag: str, text: str) -> int:
@@ -237,7 +236,5 @@ _FORMS: dict[type[Kind], _Form] = {
     Settings: _Form(list[str], "NAME|JSON", f"A name, or JSON. {_REPEATED}", _names_or_json),
     Callbacks: _Form(list[str], "NAME|JSON", f"A name, or JSON. {_REPEATED}", _names_or_json),
     Weights: _Form(str, "JSON", "", _json),
-    ClassWeight: _Form(str, "JSON", "", _json),
-    Splits: _Form(str, "JSON", "", _json),
-    Lora: _Form(str, "JSON", "", _json),
+    Json: _Form(str, "JSON", "", _json),
 }

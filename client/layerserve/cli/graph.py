@@ -12,10 +12,11 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from layerserve.calls.connection import DEFAULT_ADDRESS
+from layerserve import Client
 from layerserve.cli import extensions
-from layerserve.cli.options import Address, Label, Version, connect
+from layerserve.cli.options import Label, Version
 from layerserve.cli.output import print_line
+from layerserve.cli.server_commands import on_server
 from layerserve.errors import InvalidArgument
 from layerserve.models.drawing import ModelGraph, RankDir, checked_format
 from layerserve.models.node_shapes import LayerNode, LayerNodes, NodeShapes, NodeTensor
@@ -25,8 +26,9 @@ from layerserve.values.tensor_spec import TensorSpec
 SUFFIXES = (".keras", ".h5", ".hdf5", ".pb", ".json")
 
 
+@on_server
 def graph(
-    context: typer.Context,
+    client: Client,
     source: Annotated[
         str,
         typer.Argument(
@@ -47,7 +49,6 @@ def graph(
     plugins: Annotated[
         str | None, typer.Option(metavar="TEXT", help="As for `layerserve inspect`; only with a file.")
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
 ) -> None:
@@ -67,8 +68,7 @@ def graph(
     else:
         if plugins is not None:
             raise InvalidArgument(f"graph: got --plugins with the served model {source}, expected a file")
-        with connect(context, address) as client:
-            shapes = client.node_shapes(source, version=version, label=label)
+        shapes = client.node_shapes(source, version=version, label=label)
     drawing = ModelGraph(shapes, cast(RankDir, rankdir), limit)
     if output is None:
         print(drawing.svg())

@@ -37,16 +37,6 @@ def print_json(document: Any, indent: int | None = 2) -> None:
     print(json.dumps(plain(document), indent=indent, allow_nan=False))
 
 
-def print_result(as_json: bool, document: Any, shown: Table | str) -> None:
-    """Prints a document as JSON, or a table or a line for people."""
-    if as_json:
-        print_json(document)
-    elif isinstance(shown, Table):
-        print_table(shown)
-    else:
-        print_line(shown)
-
-
 def plain(value: Any) -> Any:
     """Converts a value to JSON types.
 

@@ -8,10 +8,9 @@ from typing import Annotated, Literal, cast
 import typer
 
 from layerserve import Client
-from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.history_plot import check_plot, print_series
-from layerserve.cli.options import Address, Json, connect
 from layerserve.cli.output import print_json, print_line
+from layerserve.cli.server_commands import on_server
 from layerserve.cli.whole_ids import run_id
 from layerserve.errors import InvalidArgument
 from layerserve.training.series import Best
@@ -19,8 +18,9 @@ from layerserve.training.series import Best
 By = Literal["epoch", "step"]
 
 
+@on_server
 def plot(
-    context: typer.Context,
+    client: Client,
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="IDs of runs, or their first digits.")],
     log: Annotated[list[str] | None, typer.Option(metavar="LOG", help="Only these logs.  [default: all logs]")] = None,
     by: Annotated[str, typer.Option(metavar="epoch|step", help="What the points are.")] = "epoch",
@@ -29,8 +29,7 @@ def plot(
         Path | None,
         typer.Option(metavar="FILE", help="Plot to this file: .png, .svg or .pdf. Requires matplotlib."),
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
+    as_json: bool = False,
 ) -> None:
     """Show the logs of runs over one another, a panel per log and a line per run, with the best epoch of each run.
 
@@ -39,10 +38,9 @@ def plot(
     if by not in ("epoch", "step"):
         raise InvalidArgument(f"--by: got {by}, expected epoch or step")
     check_plot(to, "--to")
-    with connect(context, address) as client:
-        runs = [run_id(client, run) for run in runs]
-        found = client.series(runs, log or (), max_points=points, by=cast(By, by))
-        best = {} if as_json or by == "step" else {run: one for run in runs if (one := _best(client, run))}
+    runs = [run_id(client, run) for run in runs]
+    found = client.series(runs, log or (), max_points=points, by=cast(By, by))
+    best = {} if as_json or by == "step" else {run: one for run in runs if (one := _best(client, run))}
     if as_json:
         arrays = ("positions", "values", "seconds")
         print_json(

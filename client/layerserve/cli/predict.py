@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from layerserve.calls.connection import DEFAULT_ADDRESS
+from layerserve import Client
 from layerserve.cli.array_files import STDIN, read_arrays, write_arrays
 from layerserve.cli.model_specs import ModelSpecs
-from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
+from layerserve.cli.options import Label, ModelName, Version
 from layerserve.cli.output import print_json, print_line
+from layerserve.cli.server_commands import on_server
 from layerserve.values.tables import shape_text
+from layerserve.values.tensors import Array
 
 
+@on_server
 def predict(
-    context: typer.Context,
+    client: Client,
     model: ModelName,
     inputs: Annotated[
         list[str] | None,
@@ -48,10 +52,9 @@ def predict(
             "--batch-size", "-b", metavar="N", min=1, help="Rows in a request.  [default: all, in requests of 32 MiB]"
         ),
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
     version: Version = None,
     label: Label = None,
-    as_json: Json = False,
+    as_json: bool = False,
 ) -> None:
     """Compute the outputs of a model.
 
@@ -63,22 +66,33 @@ def predict(
     """
     if not inputs:
         if sys.stdin.isatty():
-            raise typer.BadParameter("missing input: pass --input, or JSON on standard input", context)
+            raise typer.BadParameter("missing input: pass --input, or JSON on standard input")
         inputs = [STDIN]
     names = [name.strip() for name in outputs.split(",")] if outputs else None
-    with connect(context, address) as client:
-        given = read_arrays(inputs, ModelSpecs(client, model, version, label).inputs)
-        prediction = client.predict_named(model, given, names, batch_size=batch_size, version=version, label=label)
-    document = {"model": prediction.model, "version": prediction.version, "outputs": dict(prediction)}
-    if output is not None:
-        write_arrays(output, prediction, document)
+    given = read_arrays(inputs, ModelSpecs(client, model, version, label).inputs)
+    prediction = client.predict_named(model, given, names, batch_size=batch_size, version=version, label=label)
+    head = {"model": prediction.model, "version": prediction.version}
+    print_outputs(head, f"{prediction.model} version {prediction.version}", prediction, output, as_json)
+
+
+def print_outputs(
+    head: Mapping[str, Any], title: str, outputs: Mapping[str, Array], path: Path | None, as_json: bool
+) -> None:
+    """Prints the outputs of a prediction, or writes them to a file and prints what they are.
+
+    `head` is what JSON has before them, and `title` the first line for people; none if it is empty.
+    """
+    document = {**head, "outputs": dict(outputs)}
+    if path is not None:
+        write_arrays(path, outputs, document)
     if as_json:
-        print_json({**document, "outputs": {}} if output else document, indent=None)
+        print_json({**head, "outputs": {}} if path else document, indent=None)
         return
-    print_line(f"{prediction.model} version {prediction.version}")
-    for name, array in prediction.items():
+    if title:
+        print_line(title)
+    for name, array in outputs.items():
         print_line(f"{name}: {array.dtype} {shape_text(array.shape)}")
-        if output is None:
+        if path is None:
             print_line(np.array2string(array, precision=4, suppress_small=True, threshold=200))
-    if output is not None:
-        print_line(f"written to {output}")
+    if path is not None:
+        print_line(f"written to {path}")

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from layerserve.calls.connection import DEFAULT_ADDRESS
-from layerserve.cli.options import Address, Json, RunId, connect
-from layerserve.cli.output import print_json, print_line, print_table
+from layerserve import Client
+from layerserve.cli.options import RunId
+from layerserve.cli.server_commands import Result, on_server
 from layerserve.cli.whole_ids import find_run
 from layerserve.values.tables import Table
 
 
+@on_server
 def files(
-    context: typer.Context,
+    client: Client,
     run: RunId,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="Names of files.  [default: all files]")
@@ -24,30 +25,18 @@ def files(
         Path | None,
         typer.Option(metavar="PATH", help="Download the files to this directory, which is created if missing."),
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """List or download the files written by the callbacks of a run (CSVLogger, TensorBoard, ...).
 
     JSON: {"files": [{"name", "bytes", "modified_time"}]}; with --to: {"files": [{"name", "path"}]}.
     """
-    with connect(context, address) as client:
-        found = find_run(client, run)
-        listed = [file for file in found.files() if not names or file.name in names]
-        if to is None:
-            if as_json:
-                print_json({"files": listed})
-            elif not listed:
-                print_line("no files")
-            else:
-                rows = [(one.name, str(one.bytes), one.modified_time.isoformat(" ", "seconds")) for one in listed]
-                print_table(Table(f"Files of run {found.id}", ("Name", "#Bytes", "Written"), rows))
-            return
-        to.mkdir(parents=True, exist_ok=True)
-        # Including names that aren't listed, for which the server raises NotFound.
-        saved = [(name, found.download(name, to)) for name in (names or [file.name for file in listed])]
-    if as_json:
-        print_json({"files": [{"name": name, "path": str(path)} for name, path in saved]})
-    else:
-        for _, path in saved:
-            print_line(str(path))
+    found = find_run(client, run)
+    listed = [file for file in found.files() if not names or file.name in names]
+    if to is None:
+        rows = [(one.name, str(one.bytes), one.modified_time.isoformat(" ", "seconds")) for one in listed]
+        table = Table(f"Files of run {found.id}", ("Name", "#Bytes", "Written"), rows)
+        return Result({"files": listed}, table if listed else "no files")
+    to.mkdir(parents=True, exist_ok=True)
+    # Including names that aren't listed, for which the server raises NotFound.
+    saved = {name: str(found.download(name, to)) for name in (names or [file.name for file in listed])}
+    return Result({"files": [{"name": name, "path": path} for name, path in saved.items()]}, "\n".join(saved.values()))

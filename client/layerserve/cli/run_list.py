@@ -8,17 +8,18 @@ from typing import Annotated
 
 import typer
 
-from layerserve.calls.connection import DEFAULT_ADDRESS
+from layerserve import Client
 from layerserve.cli.flags import pairs
-from layerserve.cli.options import Address, Json, RunId, connect
-from layerserve.cli.output import print_result
+from layerserve.cli.options import RunId
+from layerserve.cli.server_commands import Result, on_server
 from layerserve.cli.whole_ids import find_run
 from layerserve.training.run_info import RunInfo, Runs
-from layerserve.values.tables import Table
+from layerserve.values.tables import Table, moment_text
 
 
+@on_server
 def list_runs(
-    context: typer.Context,
+    client: Client,
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Only show runs of this model.  [default: all models]")
     ] = None,
@@ -43,34 +44,33 @@ def list_runs(
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="Maximum number of runs. 0 shows all.")] = 20,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Show the oldest runs first.")] = False,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+    as_json: bool = False,
+) -> Result:
     """List runs of training and evaluation, newest first.
 
     JSON: {"runs", "more"}, with runs as for `layerserve run show`. "more" is whether there are further runs.
     """
-    with connect(context, address) as client:
-        found = client.runs(
-            model,
-            state=state,
-            kind=kind,
-            metadata=pairs("--metadata", metadata or ()),
-            caller=caller,
-            created_after=created_after,
-            created_before=created_before,
-            limit=limit + 1 if limit else None,  # one more than is shown tells whether there are further ones
-            oldest_first=oldest_first,
-        )
+    found = client.runs(
+        model,
+        state=state,
+        kind=kind,
+        metadata=pairs("--metadata", metadata or ()),
+        caller=caller,
+        created_after=created_after,
+        created_before=created_before,
+        limit=limit + 1 if limit else None,  # one more than is shown tells whether there are further ones
+        oldest_first=oldest_first,
+    )
     shown = Runs(found[:limit] if limit else found)
     more = len(shown) < len(found)
-    print_result(as_json, {"runs": shown, "more": more}, shown.table(f"Runs on {address}") if shown else "no runs")
     if more and not as_json:
         which = "oldest" if oldest_first else "newest"
         print(f"these are the {which} {limit} runs; see all with --limit 0", file=sys.stderr)
+    return Result({"runs": shown, "more": more}, shown.table(f"Runs on {client.address}") if shown else "no runs")
 
 
-def show(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@on_server
+def show(client: Client, run: RunId) -> Result:
     """Show the state, progress and results of a run.
 
     JSON: {"id", "state", "model", "base_version", "version", "reason", "epochs_done", "epochs", "steps_done",
@@ -79,18 +79,17 @@ def show(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS,
     "withheld", "publishable", "stopped", "idempotency_key", "sweep", "trial", "remaining_seconds", "best",
     "best_epoch", "kept_back"}.
     """
-    with connect(context, address) as client:
-        info = find_run(client, run).info()
-    print_result(as_json, info, _described(info))
+    info = find_run(client, run).info()
+    return Result(info, _described(info))
 
 
 def _described(info: RunInfo) -> Table:
     """Returns a table with a row for each column of the list that isn't empty, and for what only this command shows."""
     listed = info.table()
     rows = [(column.lstrip("#"), cell) for column, cell in zip(listed.columns, listed.rows[0], strict=True)]
-    times = (("Started", info.started_time), ("Ended", info.ended_time))
-    rows += [(name, time.astimezone().strftime("%Y-%m-%d %H:%M:%S")) for name, time in times if time is not None]
     rows += [
+        ("Started", moment_text(info.started_time)),
+        ("Ended", moment_text(info.ended_time)),
         ("Seed", str(info.seed)),
         ("Caller", info.caller),
         ("Metadata", " ".join(f"{key}={value}" for key, value in info.metadata.items())),

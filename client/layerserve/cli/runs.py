@@ -22,8 +22,8 @@ def commands() -> typer.Typer:
     group.command("pause")(run_changes.pause)
     group.command("resume")(run_changes.resume)
     group.command("stop")(run_changes.stop)
-    group.command("cancel")(training.cancel)
+    group.command("cancel")(run_changes.cancel)
     group.command("update")(run_changes.update)
     group.command("publish")(run_changes.publish)
-    group.command("delete")(training.delete)
+    group.command("delete")(run_changes.delete)
     return group

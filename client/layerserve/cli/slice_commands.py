@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from layerserve import Client, slice_table
+from layerserve.cli.server_commands import Result
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class Source:
 class Mode:
     """A flag of `train` and `evaluate`, with which they do something else with the same arguments.
 
-    `start` returns what is called in place of the client's method of this name, and `show` prints its result, as JSON
-    or not.
+    `start` returns what is called in place of the client's method of this name, and `result` what is printed of what
+    that returns.
     """
 
     name: str
     help: str
     start: Callable[[Client, str], Callable[..., Any]]
-    show: Callable[[Any, bool], None]
+    result: Callable[[Any], Result]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
-import typer
-
-from layerserve.calls.connection import DEFAULT_ADDRESS
-from layerserve.cli.options import Address, Json, connect
+from layerserve import Client
 from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.server_commands import on_server
 from layerserve.models.info import ModelInfo
 from layerserve.models.server_info import ServerInfo
 from layerserve.values.tables import Table, count_text, percent_text, time_text
@@ -21,20 +19,20 @@ USUAL = ("ready", "available")
 _STATES = {"draining": "draining, and stops soon", "starting": "starting, and still reads models"}
 
 
-def status(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@on_server
+def status(client: Client, as_json: bool) -> None:
     """Show which server answers, since when, and what isn't as usual: pins, canaries, failed and misplaced files.
 
     JSON: {"address", "server": {"version", "state", "start_time", "host", "process_id", "workers", "transport", "tls",
     "misplaced": {path: expected}}, "models", "versions": {state: number}, "notes": [{"model", "version", "state",
     "notes"}]}. "notes" has the versions that are pinned, a canary, or neither ready nor available.
     """
-    with connect(context, address) as client:
-        server, models = client.server(), client.models()
+    server, models = client.server(), client.models()
     noted = [(info, notes) for info in models if (notes := _notes(info))]
     if as_json:
         print_json(
             {
-                "address": address,
+                "address": client.address,
                 "server": server,
                 "models": len({info.name for info in models}),
                 "versions": Counter(info.state for info in models),
@@ -45,7 +43,7 @@ def status(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json: 
             }
         )
         return
-    for line in _lines(address, server, models):
+    for line in _lines(client.address, server, models):
         print_line(line)
     if noted:
         rows = [(info.name, str(info.version), "\n".join(notes)) for info, notes in noted]

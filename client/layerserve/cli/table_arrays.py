@@ -10,7 +10,7 @@ import numpy as np
 
 from layerserve.errors import InvalidArgument
 from layerserve.values.table_files.formats import open_table, reading
-from layerserve.values.table_files.table import Selection, Table, TableArray
+from layerserve.values.table_files.table import FileArray, Selection, Table
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import NUMPY_DTYPES, Array
 
@@ -58,7 +58,7 @@ def _read(table: Table, selections: Sequence[Selection], specs: Sequence[TensorS
     return [_whole(*each) for each in zip(arrays, pieces, specs, strict=True)]
 
 
-def _whole(array: TableArray, pieces: list[Array], spec: TensorSpec | None) -> Array:
+def _whole(array: FileArray, pieces: list[Array], spec: TensorSpec | None) -> Array:
     joined = np.concatenate(pieces) if pieces else np.empty(0, NUMPY_DTYPES[array.dtype])
     shape = array.shape
     if spec is not None and len(spec.shape) == len(shape) + 1 and spec.shape[-1] == 1:

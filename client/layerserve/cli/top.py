@@ -8,24 +8,24 @@ from typing import Annotated
 
 import typer
 
-from layerserve.calls.connection import DEFAULT_ADDRESS
-from layerserve.cli.options import Address, Json, connect
+from layerserve import Client
 from layerserve.cli.output import print_json, print_table
+from layerserve.cli.server_commands import on_server
 from layerserve.cli.top_readings import MODEL_COLUMNS, RUN_COLUMNS, Reader
 from layerserve.errors import InvalidArgument
 from layerserve.values.tables import Table, count_text
 
 
+@on_server
 def top(
-    context: typer.Context,
+    client: Client,
     interval: Annotated[
         float, typer.Option(min=0.2, max=3600, metavar="SECONDS", help="Time between two readings, in seconds.")
     ] = 1.0,
     once: Annotated[
         bool, typer.Option("--once", help="Print the rates of one interval and exit, without a terminal.")
     ] = False,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
+    as_json: bool = False,
 ) -> None:
     """Show the models with their rates, latencies, batches and queues, and the runs, while the server works.
 
@@ -37,22 +37,20 @@ def top(
     if not (once or as_json or sys.stdout.isatty()):
         raise InvalidArgument("top: got a standard output that is no terminal, expected one, or --once")
     if once or as_json:
-        _print_once(context, address, interval, as_json=as_json)
+        _print_once(client, interval, as_json=as_json)
         return
     try:
         from layerserve.cli.top_view import TopView
     except ModuleNotFoundError as error:
         raise InvalidArgument(f"top: requires {error.name}: pip install textual") from None
-    with connect(context, address) as client:
-        TopView(Reader(client), address, interval).run()
+    TopView(Reader(client), client.address, interval).run()
 
 
-def _print_once(context: typer.Context, address: str, interval: float, *, as_json: bool) -> None:
-    with connect(context, address) as client:
-        reader = Reader(client)
-        reader.read()
-        time.sleep(interval)
-        reading = reader.read()
+def _print_once(client: Client, interval: float, *, as_json: bool) -> None:
+    reader = Reader(client)
+    reader.read()
+    time.sleep(interval)
+    reading = reader.read()
     if as_json:
         models = [dict(zip(_names(MODEL_COLUMNS), row.cells, strict=True)) for row in reading.models]
         runs = [dict(zip(_names(RUN_COLUMNS), row.cells, strict=True)) for row in reading.runs]

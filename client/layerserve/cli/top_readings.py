@@ -12,8 +12,8 @@ from layerserve import Client
 from layerserve.errors import DeadlineExceeded, LayerserveError, Unavailable
 from layerserve.models.info import ModelInfo
 from layerserve.models.statistics import ModelStatistics, Statistics, milliseconds_text
-from layerserve.training.run_info import RunInfo
-from layerserve.values.tables import number_text, time_text
+from layerserve.training.run_info import RunInfo, best_text
+from layerserve.values.tables import logs_text, number_text, time_text
 
 T = TypeVar("T")
 
@@ -141,8 +141,7 @@ def _run_order(info: RunInfo) -> tuple[bool, float]:
 
 def _run_row(info: RunInfo) -> Row:
     left = info.remaining_seconds
-    logs = " ".join(f"{name}={number_text(value)}" for name, value in info.logs.items())
-    best = " ".join(f"{name}={number_text(value)} in {info.best_epoch}" for name, value in info.best.items())
+    logs, best = logs_text(info.logs), best_text(info)
     state = f"{info.state}: {info.reason}" if info.reason else info.state
     cells = (
         info.id,

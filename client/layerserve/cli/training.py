@@ -1,4 +1,4 @@
-"""The commands `train` and `evaluate`, and `watch`, `cancel` and `delete` of `run`."""
+"""The commands `train` and `evaluate`, and `watch` of `run`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from typing import Annotated, Any, cast
 import numpy as np
 import typer
 
-from layerserve import TrainingRun
-from layerserve.calls.connection import DEFAULT_ADDRESS
-from layerserve.cli.array_files import read_arrays
-from layerserve.cli.data_arguments import ARRAYS, Arrays, Data, Fill, SampleWeight, Targets, of_one_file, read_data
+from layerserve import Client, TrainingRun
+from layerserve.cli.data_arguments import EVALUATION_DATA, TRAINING_DATA, read_data
 from layerserve.cli.flags import flags, given_flags
 from layerserve.cli.history_plot import check_plot, print_plot
 from layerserve.cli.live_progress import show_run
 from layerserve.cli.model_specs import ModelSpecs
-from layerserve.cli.options import Address, Json, Label, ModelName, RunId, Version, connect
-from layerserve.cli.output import plain, print_json, print_line, print_result, print_table
+from layerserve.cli.options import Label, ModelName, RunId, Version
+from layerserve.cli.output import plain, print_line, print_table
+from layerserve.cli.server_commands import Result, on_server
 from layerserve.cli.slice_commands import all_modes, mode_of
 from layerserve.cli.whole_ids import find_run, with_whole_ids
-from layerserve.errors import InvalidArgument, TrainingCancelled, TrainingFailed
-from layerserve.training.events import RunCancelled, TrainingEvent
+from layerserve.errors import TrainingCancelled, TrainingFailed
+from layerserve.training.events import EVENT_NAMES, RunCancelled, TrainingEvent
 from layerserve.training.options.arguments import EVALUATE, TRAIN
 from layerserve.training.options.keywords import EvaluateKeywords, TrainKeywords
 from layerserve.training.sample_losses import SampleLosses
@@ -40,28 +39,19 @@ Plot = Annotated[
 ]
 
 
-@flags(TRAIN, all_modes())
+@on_server
+@flags(TRAIN, TRAINING_DATA, all_modes())
 def train(
+    client: Client,
     context: typer.Context,
     model: ModelName,
-    x: Arrays = None,
-    y: Targets = None,
-    data: Data = None,
-    sample_weight: SampleWeight = None,
-    validation_x: Annotated[list[str] | None, typer.Option(metavar=ARRAYS, help="Validation inputs.")] = None,
-    validation_y: Annotated[list[str] | None, typer.Option(metavar=ARRAYS, help="Validation targets.")] = None,
-    validation_data: Annotated[
-        str | None, typer.Option(metavar="PATH", help="One file for --validation-x and --validation-y.")
-    ] = None,
-    fill: Fill = None,
     version: Version = None,
     label: Label = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when the data is sent; print the run's id.")] = False,
     plot: Plot = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
+    as_json: bool = False,
     **options: Any,
-) -> None:
+) -> Result | None:
     """Train a model and publish the result.
 
     Ctrl-C stops watching, not the run: `layerserve run watch` watches it again, `layerserve run cancel` stops it,
@@ -73,103 +63,74 @@ def train(
     "data_bytes", "trainable_parameters", "non_trainable_parameters", "memory_bytes", "disk_bytes", "seconds",
     "wait_seconds", "ahead", "publication"}.
     """
-    x, y = of_one_file(context, x, y, data)
-    if validation_x or validation_y or validation_data:
-        if bool(validation_x) != bool(validation_y) and not validation_data:
-            raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
-        validation_x, validation_y = of_one_file(context, validation_x, validation_y, validation_data)
     check_plot(plot)
     given = given_flags(context, TRAIN, options)
-    with connect(context, address) as client:
-        specs = ModelSpecs(client, model, version, label)
-        mode = mode_of(options)
-        start: Callable[..., Any] = client.train if mode is None else mode.start(client, "train")
-        run = start(
-            model,
-            *read_data(client, specs, x, y, fill),
-            sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
-            validation_data=(
-                (read_arrays(validation_x, specs.inputs, fill), read_arrays(validation_y, specs.outputs, fill))
-                if validation_x and validation_y
-                else None
-            ),
-            version=version,
-            label=label,
-            **cast(TrainKeywords, with_whole_ids(client, given)),
-        )
-        if mode is not None:
-            mode.show(run, as_json)
-        elif not detach:
-            _follow(run, as_json, plot)
-        elif as_json:
-            print_json({"run": run.id})
-        else:
-            print_line(run.id)
+    mode = mode_of(options)
+    start: Callable[..., Any] = client.train if mode is None else mode.start(client, "train")
+    run = start(
+        model,
+        **read_data(client, ModelSpecs(client, model, version, label), options),
+        version=version,
+        label=label,
+        **cast(TrainKeywords, with_whole_ids(client, given)),
+    )
+    if mode is not None:
+        return mode.result(run)
+    if detach:
+        return Result({"run": run.id}, run.id)
+    _follow(run, as_json, plot)
+    return None
 
 
-@flags(EVALUATE, all_modes())
+@on_server
+@flags(EVALUATE, EVALUATION_DATA, all_modes())
 def evaluate(
+    client: Client,
     context: typer.Context,
     model: ModelName,
-    x: Arrays = None,
-    y: Targets = None,
-    data: Data = None,
-    sample_weight: SampleWeight = None,
-    fill: Fill = None,
     version: Version = None,
     label: Label = None,
     losses: Losses = None,
     worst: Worst = 0,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
     **options: Any,
-) -> None:
+) -> Result:
     """Measure the loss and metrics of a model on data.
 
     JSON: an object of numbers by log. With --worst: {"run", "logs", "worst": [{"row", log: loss}]}. With --dry-run: as
     for `train`.
     """
-    x, y = of_one_file(context, x, y, data)
-    with connect(context, address) as client:
-        specs = ModelSpecs(client, model, version, label)
-        mode = mode_of(options)
-        start: Callable[..., Any] = client.evaluate
-        if mode is not None:
-            start = mode.start(client, "evaluate")
-        elif worst or losses is not None:
-            start = client.sample_losses
-        logs = start(
-            model,
-            *read_data(client, specs, x, y, fill),
-            sample_weight=read_arrays(sample_weight, None, fill) if sample_weight else None,
-            version=version,
-            label=label,
-            **cast(EvaluateKeywords, with_whole_ids(client, given_flags(context, EVALUATE, options))),
-        )
+    mode = mode_of(options)
+    start: Callable[..., Any] = client.evaluate
     if mode is not None:
-        mode.show(logs, as_json)
-        return
-    if isinstance(logs, SampleLosses):
-        if losses is not None:
-            np.savez(losses, **cast(Any, logs.losses))
-        if worst:
-            _show_worst(logs, worst, as_json)
-            return
-        logs = logs.logs
-    print_result(
-        as_json, logs, Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()])
+        start = mode.start(client, "evaluate")
+    elif worst or losses is not None:
+        start = client.sample_losses
+    found = start(
+        model,
+        **read_data(client, ModelSpecs(client, model, version, label), options),
+        version=version,
+        label=label,
+        **cast(EvaluateKeywords, with_whole_ids(client, given_flags(context, EVALUATE, options))),
     )
+    if mode is not None:
+        return mode.result(found)
+    if losses is not None:
+        np.savez(losses, **cast(Any, found.losses))
+    if worst:
+        return _worst(found, worst)
+    logs = found.logs if isinstance(found, SampleLosses) else found
+    return Result(logs, Table(model, ("Log", "#Value"), [(name, number_text(value)) for name, value in logs.items()]))
 
 
-def _show_worst(found: SampleLosses, count: int, as_json: bool) -> None:
-    """Prints the rows with the highest losses."""
+def _worst(found: SampleLosses, count: int) -> Result:
+    """Returns the rows with the highest losses."""
     rows = found.worst(count).tolist()
-    if as_json:
-        worst = [{"row": row, **{name: float(values[row]) for name, values in found.losses.items()}} for row in rows]
-        print_json({"run": found.run_id, "logs": found.logs, "worst": worst})
-        return
+    worst = [{"row": row, **{name: float(values[row]) for name, values in found.losses.items()}} for row in rows]
     cells = [(str(row), *(number_text(float(values[row])) for values in found.losses.values())) for row in rows]
-    print_table(Table("Highest losses", ("#Row", *(f"#{name}" for name in found.losses)), cells))
+    return Result(
+        {"run": found.run_id, "logs": found.logs, "worst": worst},
+        Table("Highest losses", ("#Row", *(f"#{name}" for name in found.losses)), cells),
+    )
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None, done: int = 0) -> None:
@@ -202,15 +163,8 @@ def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None, done: int
 def _print_events(run: TrainingRun) -> RunCancelled | None:
     event: TrainingEvent | None = None
     for event in run:
-        print(json.dumps({"event": _event_name(event), **plain(event)}, allow_nan=False), flush=True)
+        print(json.dumps({"event": EVENT_NAMES[type(event)], **plain(event)}, allow_nan=False), flush=True)
     return event if isinstance(event, RunCancelled) else None
-
-
-def _event_name(event: TrainingEvent) -> str:
-    """Returns the name of an event in the protocol: RunAccepted -> accepted, StepProgress -> step, LogLine -> log."""
-    name = type(event).__name__
-    names = {"StepProgress": "step", "EpochEnd": "epoch", "LogLine": "log", "CheckpointKept": "checkpoint"}
-    return names.get(name, name.removeprefix("Run").lower())
 
 
 def _print_history(run: TrainingRun) -> None:
@@ -222,36 +176,10 @@ def _print_history(run: TrainingRun) -> None:
         print_line(f"not published: {run.withheld}")
 
 
-def watch(
-    context: typer.Context,
-    run: RunId,
-    plot: Plot = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+@on_server
+def watch(client: Client, run: RunId, plot: Plot = None, as_json: bool = False) -> None:
     """Show the progress of a training run until it ends. JSON: as for `layerserve train`."""
     check_plot(plot)
-    with connect(context, address) as client:
-        watched = find_run(client, run)
-        # The table at the end has the epochs before.
-        _follow(watched, as_json, plot, done=0 if as_json else watched.info().epochs_done)
-
-
-def delete(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
-    """Delete an ended training run. The version that it published is kept. JSON: {"deleted"}."""
-    with connect(context, address) as client:
-        found = find_run(client, run)
-        found.delete()
-    print_result(as_json, {"deleted": found.id}, f"run {found.id} is deleted")
-
-
-def cancel(context: typer.Context, run: RunId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
-    """Cancel a training run. Nothing is published. JSON: as for `layerserve run show`."""
-    with connect(context, address) as client:
-        info = find_run(client, run).cancel()
-    if as_json:
-        print_json(info)
-    elif info.state in ("queued", "running"):
-        print_line(f"run {info.id} of {info.model} is being cancelled")
-    else:
-        print_line(f"run {info.id} of {info.model} is {info.state}")
+    watched = find_run(client, run)
+    # The table at the end has the epochs before.
+    _follow(watched, as_json, plot, done=0 if as_json else watched.info().epochs_done)

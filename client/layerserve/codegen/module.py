@@ -60,7 +60,9 @@ def _head(model: str) -> list[str]:
         "import numpy as np",
         "import numpy.typing as npt",
         "from layerserve import Prediction, TensorSpec",
-        "from layerserve.codegen.typed_model import AsyncTypedModel, Contract, TypedModel",
+        "from layerserve.codegen.api import AsyncTypedModel",
+        "from layerserve.codegen.blocking import TypedModel",
+        "from layerserve.codegen.contract import Contract",
     ]
 
 

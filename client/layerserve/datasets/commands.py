@@ -8,11 +8,9 @@ from typing import Annotated
 import typer
 
 from layerserve import Client
-from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli.array_files import read_arrays
 from layerserve.cli.groups import new_group
-from layerserve.cli.options import Address, Json, connect
-from layerserve.cli.output import print_result
+from layerserve.cli.server_commands import Result, on_server
 from layerserve.cli.slice_commands import SliceCommands, Source
 from layerserve.cli.upload_bar import UploadBar
 from layerserve.datasets.array import DatasetArray
@@ -24,9 +22,13 @@ _Dataset = Annotated[
 ]
 _ARRAYS = "[NAME=]PATH"
 
+group = new_group("Upload, list, show and delete datasets.")
 
+
+@group.command()
+@on_server
 def upload(
-    context: typer.Context,
+    client: Client,
     path: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="A .npz, .parquet, .csv or .tsv file.", show_default=False)
     ] = None,
@@ -44,9 +46,7 @@ def upload(
         typer.Option(metavar="N", help="Days without use until it is removed.  [default: the server's]"),
     ] = None,
     shared: Annotated[bool, typer.Option("--shared", help="All callers may see and use it.")] = False,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """Upload a dataset, and print its ID. After an interruption, the same command goes on where the upload was.
 
     JSON: {"id", "title", "format", "bytes", "rows", "arrays", "owner", "shared", "created_time", "used_time",
@@ -54,7 +54,7 @@ def upload(
     """
     if path is not None and (x or y or sample_weight):
         raise InvalidArgument("dataset: got a FILE and arrays, expected one of the two")
-    with connect(context, address) as client, UploadBar() as shown:
+    with UploadBar() as shown:
         info = client.datasets.upload(
             path or (read_arrays(x) if x else None),
             read_arrays(y) if y else None,
@@ -64,32 +64,32 @@ def upload(
             shared=shared,
             progress=shown,
         )
-    print_result(as_json, info, info.id)
+    return Result(info, info.id)
 
 
-def list_all(context: typer.Context, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@group.command("list")
+@on_server
+def list_all(client: Client) -> Result:
     """List datasets, newest first. JSON: {"datasets": [...]}, each as for `layerserve dataset upload`."""
-    with connect(context, address) as client:
-        found = client.datasets.list()
-    print_result(
-        as_json, {"datasets": found}, DatasetList(found).table(f"Datasets on {address}") if found else "no datasets"
-    )
+    found = client.datasets.list()
+    table = DatasetList(found).table(f"Datasets on {client.address}")
+    return Result({"datasets": found}, table if found else "no datasets")
 
 
-def show(context: typer.Context, dataset: _Dataset, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@group.command()
+@on_server
+def show(client: Client, dataset: _Dataset) -> Result:
     """Describe a dataset, with its first rows. JSON: as for `layerserve dataset upload`."""
-    with connect(context, address) as client:
-        info = client.datasets.get(dataset)
-    print_result(as_json, info, info.table())
+    info = client.datasets.get(dataset)
+    return Result(info, info.table())
 
 
-def delete(
-    context: typer.Context, dataset: _Dataset, address: Address = DEFAULT_ADDRESS, as_json: Json = False
-) -> None:
+@group.command()
+@on_server
+def delete(client: Client, dataset: _Dataset) -> Result:
     """Delete a dataset. JSON: {"deleted"}."""
-    with connect(context, address) as client:
-        client.datasets.delete(dataset)
-    print_result(as_json, {"deleted": dataset}, f"dataset {dataset} is deleted")
+    client.datasets.delete(dataset)
+    return Result({"deleted": dataset}, f"dataset {dataset} is deleted")
 
 
 def _array(rest: str, fill: str | None) -> DatasetArray:
@@ -101,14 +101,4 @@ def _whole(client: Client, rest: str) -> DatasetInfo | None:
     return None if ":" in rest else client.datasets.get(rest)
 
 
-def _group() -> typer.Typer:
-    """Makes the group of these commands."""
-    group = new_group("Upload, list, show and delete datasets.")
-    group.command("upload")(upload)
-    group.command("list")(list_all)
-    group.command("show")(show)
-    group.command("delete")(delete)
-    return group
-
-
-COMMANDS = SliceCommands(groups={"dataset": _group()}, sources=[Source("dataset:", _array, _whole)])
+COMMANDS = SliceCommands(groups={"dataset": group}, sources=[Source("dataset:", _array, _whole)])

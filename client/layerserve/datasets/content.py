@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from layerserve.errors import InvalidArgument
+from layerserve.training.data import validation_parts
 from layerserve.v1 import datasets_pb2 as pb
 from layerserve.values.casting import as_array, as_rows, default_cast
 from layerserve.values.tensors import Array, array_dtype
@@ -184,12 +185,8 @@ def role_arrays(x: Any, y: Any, sample_weight: Any, validation_data: Sequence[An
     """
     given = {"x": x, "y": y, "sample_weight": sample_weight}
     if validation_data is not None:
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-            raise InvalidArgument(
-                f"validation_data: got {type(validation_data).__name__}, expected (x, y) or (x, y, sample_weight)"
-            )
         names = ("validation_x", "validation_y", "validation_sample_weight")
-        given |= dict(zip(names, validation_data, strict=False))
+        given |= dict(zip(names, validation_parts(validation_data), strict=True))
     arrays: dict[str, Any] = {}
     for role, value in given.items():
         for name, one in _parts(value):

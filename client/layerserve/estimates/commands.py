@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from layerserve import Client
-from layerserve.cli.output import print_result
+from layerserve.cli.server_commands import Result
 from layerserve.cli.slice_commands import Mode, SliceCommands
-from layerserve.errors import InvalidArgument
 from layerserve.estimates.estimate import RunEstimate
 
 
@@ -18,12 +16,10 @@ def start(client: Client, name: str) -> Callable[..., RunEstimate]:
     return found
 
 
-def show(estimate: Any, as_json: bool) -> None:
-    """Prints an estimate. Raises InvalidArgument with its first problem, after all of them have been printed."""
-    print_result(as_json, estimate, estimate.table())
-    if estimate.problems:
-        raise InvalidArgument(estimate.problems[0])
+def result(estimate: RunEstimate) -> Result:
+    """Returns what is printed of an estimate. The first problem is printed behind all of them, as an error."""
+    return Result(estimate, estimate.table(), estimate.problems[:1])
 
 
 _HELP = "Send no data and start nothing; show problems, time, memory and disk space."
-COMMANDS = SliceCommands(modes=[Mode("dry_run", _HELP, start, show)])
+COMMANDS = SliceCommands(modes=[Mode("dry_run", _HELP, start, result)])

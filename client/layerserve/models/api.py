@@ -5,46 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from layerserve.calls.api import AsyncRunner
-from layerserve.calls.connection import (
-    Connection,
-)
+from layerserve.calls.connection import Connection
 from layerserve.calls.flow import call
-from layerserve.calls.methods import rpc
-from layerserve.models.download import download
-from layerserve.models.health import wait_until_ready
-from layerserve.models.info import ModelInfo, Models, get_model, model_spec, read_model_info
-from layerserve.models.node_shapes import NodeShapes, node_shapes
-from layerserve.models.signatures import Signatures
-from layerserve.v1.management_pb2 import (
-    DeleteModelResponse,
-    DeleteVersionRequest,
-    DeleteVersionResponse,
-    LoadModelRequest,
-    LoadModelResponse,
-    PinVersionRequest,
-    PinVersionResponse,
-    RemoveLabelRequest,
-    RemoveLabelResponse,
-    RollBackRequest,
-    RollBackResponse,
-    SetCanaryRequest,
-    SetCanaryResponse,
-    SetLabelRequest,
-    SetLabelResponse,
-    UnloadModelRequest,
-    UnloadModelResponse,
-    UnpinVersionRequest,
-    UnpinVersionResponse,
-)
-from layerserve.v1.models_pb2 import ListModelsRequest, ListModelsResponse
-
-if TYPE_CHECKING:
-    pass
-
-
 from layerserve.models.changes import (
     ModelChange,
     UploadProgress,
@@ -55,10 +19,16 @@ from layerserve.models.changes import (
     upload,
     warn_of_differences,
 )
+from layerserve.models.download import download
 from layerserve.models.drawing import ModelGraph, RankDir
+from layerserve.models.health import wait_until_ready
+from layerserve.models.info import ModelInfo, Models, get_model, model_spec, read_model_info
+from layerserve.models.node_shapes import NodeShapes, node_shapes
 from layerserve.models.server_info import ServerInfo, get_server
+from layerserve.models.signatures import Signatures
 from layerserve.models.statistics import Statistics, model_statistics
-from layerserve.v1.management_pb2 import DeleteModelRequest
+from layerserve.v1.management_pb2 import DeleteModelRequest, DeleteModelResponse
+from layerserve.v1.models_pb2 import ListModelsRequest, ListModelsResponse
 
 
 class AsyncModelMethods(AsyncRunner):
@@ -243,14 +213,14 @@ class AsyncModelMethods(AsyncRunner):
 
         Raises ModelNotFound, ModelNotReady (with the reason), InvalidArgument.
         """
-        return await self._run(change(rpc(LoadModelRequest, LoadModelResponse), model), timeout)
+        return await self._run(change("LoadModel", model), timeout)
 
     async def unload(self, model: str, *, timeout: float | None = None) -> ModelChange:
         """Unload a model: its requests are refused (ModelNotReady) until it is loaded again.
 
         `timeout` is in seconds; default: the client's. Raises ModelNotFound.
         """
-        return await self._run(change(rpc(UnloadModelRequest, UnloadModelResponse), model), timeout)
+        return await self._run(change("UnloadModel", model), timeout)
 
     async def roll_back(self, model: str, *, version: int | None = None, timeout: float | None = None) -> ModelChange:
         """Make an earlier version the default, until `unpin`, and end the model's canary.
@@ -261,23 +231,21 @@ class AsyncModelMethods(AsyncRunner):
         Raises ModelNotFound, VersionNotFound, ModelNotReady (no such version can be loaded).
         """
         number = 0 if version is None else checked_version(version)
-        return await self._run(change(rpc(RollBackRequest, RollBackResponse), model, version=number), timeout)
+        return await self._run(change("RollBack", model, version=number), timeout)
 
     async def pin(self, model: str, version: int, *, timeout: float | None = None) -> ModelChange:
         """Make a version the default until `unpin`, however many newer ones come.
 
         `timeout` is in seconds; default: the client's. Raises ModelNotFound, VersionNotFound, ModelNotReady.
         """
-        return await self._run(
-            change(rpc(PinVersionRequest, PinVersionResponse), model, version=checked_version(version)), timeout
-        )
+        return await self._run(change("PinVersion", model, version=checked_version(version)), timeout)
 
     async def unpin(self, model: str, *, timeout: float | None = None) -> ModelChange:
         """Make the version of the model's settings the default again, or the newest that is ready.
 
         `timeout` is in seconds; default: the client's. Raises ModelNotFound.
         """
-        return await self._run(change(rpc(UnpinVersionRequest, UnpinVersionResponse), model), timeout)
+        return await self._run(change("UnpinVersion", model), timeout)
 
     async def set_label(self, model: str, label: str, version: int, *, timeout: float | None = None) -> ModelChange:
         """Point a label at a version.
@@ -286,14 +254,14 @@ class AsyncModelMethods(AsyncRunner):
         InvalidArgument (a label that can't be one).
         """
         fields = {"label": label, "version": checked_version(version)}
-        return await self._run(change(rpc(SetLabelRequest, SetLabelResponse), model, **fields), timeout)
+        return await self._run(change("SetLabel", model, **fields), timeout)
 
     async def remove_label(self, model: str, label: str, *, timeout: float | None = None) -> ModelChange:
         """Remove a label.
 
         `timeout` is in seconds; default: the client's. Raises ModelNotFound, LabelNotFound.
         """
-        return await self._run(change(rpc(RemoveLabelRequest, RemoveLabelResponse), model, label=label), timeout)
+        return await self._run(change("RemoveLabel", model, label=label), timeout)
 
     async def set_canary(self, model: str, share: str | None, *, timeout: float | None = None) -> ModelChange:
         """Set the share of callers, such as "5%", that get the version of label "canary" if they name no version.
@@ -309,7 +277,7 @@ class AsyncModelMethods(AsyncRunner):
         Raises ModelNotFound, ModelNotReady, FailedPrecondition (there is no such label), InvalidArgument (no share).
         """
         fields = {} if share is None else {"share": read_share(share)}
-        return await self._run(change(rpc(SetCanaryRequest, SetCanaryResponse), model, **fields), timeout)
+        return await self._run(change("SetCanary", model, **fields), timeout)
 
     async def delete_version(
         self, model: str, version: int, *, force: bool = False, timeout: float | None = None
@@ -322,7 +290,7 @@ class AsyncModelMethods(AsyncRunner):
         and `force` isn't set).
         """
         fields = {"version": checked_version(version), "force": force}
-        return await self._run(change(rpc(DeleteVersionRequest, DeleteVersionResponse), model, **fields), timeout)
+        return await self._run(change("DeleteVersion", model, **fields), timeout)
 
     async def delete_model(self, model: str, *, force: bool = False, timeout: float | None = None) -> tuple[str, ...]:
         """Delete a model with all versions, labels and settings from the server's disk.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layerserve.calls.flow import Flow, call, open_stream, receive, work
-from layerserve.calls.methods import Method, rpc
+from layerserve.calls.methods import METHODS, rpc
 from layerserve.calls.sender import Sender
 from layerserve.errors import InvalidArgument, LayerserveError, Unavailable
 from layerserve.models.info import ModelInfo, Models, read_model_info
@@ -66,11 +66,11 @@ def read_change(message: pb.ModelChange, version: int | None = None) -> ModelCha
     return ModelChange(version, Models(map(read_model_info, message.versions)), tuple(message.lagging))
 
 
-def change(method: Method[Any, Any], name: str, **fields: Any) -> Flow[ModelChange]:
-    """Flow of a change by one call."""
+def change(rpc_name: str, name: str, **fields: Any) -> Flow[ModelChange]:
+    """Flow of a change by one call, of the RPC with this name."""
+    method = METHODS[rpc_name]
     reply = yield from call(method.request(name=checked_name(name), **fields), method.reply)
-    version = reply.version if method.reply is pb.RollBackResponse else None
-    return read_change(reply.change, version)
+    return read_change(reply.change, getattr(reply, "version", None))
 
 
 def warn_of_differences(model: str, change: ModelChange, stacklevel: int) -> ModelChange:

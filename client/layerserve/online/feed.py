@@ -8,8 +8,6 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import grpc
-
 from layerserve.calls.flow import Close, Flow, Pause, Stream, open_stream, receive
 from layerserve.calls.methods import rpc
 from layerserve.errors import (
@@ -19,7 +17,7 @@ from layerserve.errors import (
     InvalidArgument,
     LayerserveError,
     Unavailable,
-    from_status,
+    from_message,
 )
 from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signatures, fetch_signature
@@ -35,7 +33,6 @@ from layerserve.values.inputs import encode_inputs
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array, decode, encode
 
-_STATUSES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 #: Code of the error of a session that got no request for too long.
 _IDLE = "idle"
 
@@ -226,7 +223,7 @@ class OnlineFeed:
                 failure = error
                 continue
             if reply.WhichOneof("part") == "error":
-                raise _error(reply.error)
+                raise from_message(reply.error)
             return reply
         if not self.ended and failure is not None:
             raise failure
@@ -303,13 +300,8 @@ class OnlineFeed:
             if reply.ended.HasField("published"):
                 self.version = reply.ended.published.version
         elif part == "error" and not reply.id:
-            self.publish_error = _error(reply.error)
+            self.publish_error = from_message(reply.error)
 
 
 def _tensors(arrays: Sequence[TrainingArray], role: int) -> list[Tensor]:
     return [encode(array.slice(0, array.count), array.name, array.dtype) for array in arrays if array.role == role]
-
-
-def _error(error: pb.OnlineError) -> LayerserveError:
-    status = _STATUSES.get(error.code, grpc.StatusCode.UNKNOWN)
-    return from_status(status, error.message, list(error.metadata.items()))

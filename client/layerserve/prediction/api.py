@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from layerserve.calls.connection import (
-    Deadline,
-)
+from layerserve.calls.connection import Deadline
 from layerserve.calls.methods import rpc
 from layerserve.models.api import AsyncModelMethods
 from layerserve.prediction import prediction
@@ -17,9 +15,6 @@ from layerserve.prediction.prediction import Prediction
 from layerserve.prediction.prepared import RequestForm, prepare
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.values.tensors import Array
-
-if TYPE_CHECKING:
-    pass
 
 
 class AsyncPredictionMethods(AsyncModelMethods):

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from layerserve.calls.connection import (
-    Deadline,
-)
+from layerserve.calls.connection import Deadline
 from layerserve.calls.methods import rpc
 from layerserve.models.blocking import ModelMethods
 from layerserve.prediction import prediction
@@ -18,9 +16,6 @@ from layerserve.prediction.prediction import Prediction
 from layerserve.prediction.prepared import RequestForm, prepare
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.values.tensors import Array
-
-if TYPE_CHECKING:
-    pass
 
 
 class PredictionMethods(ModelMethods):

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import grpc
-
 from layerserve.calls.flow import Close, Flow, Stream, open_stream, receive
 from layerserve.calls.methods import rpc
-from layerserve.errors import DataLoss, from_status
+from layerserve.errors import DataLoss, from_message
 from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signature, Signatures, fetch_signature
 from layerserve.prediction.prediction import Prediction, key_metadata, output_names, read_prediction
-from layerserve.v1.prediction_pb2 import PredictError, PredictRequest, PredictStreamRequest, PredictStreamResponse
+from layerserve.v1.prediction_pb2 import PredictRequest, PredictStreamRequest, PredictStreamResponse
 from layerserve.values.inputs import encode_inputs
-
-_STATUSES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class PredictionFeed:
@@ -64,7 +60,7 @@ class PredictionFeed:
         reply = self._received.pop(self._next)
         self._next += 1
         if reply.WhichOneof("outcome") == "error":
-            raise _error(reply.error)
+            raise from_message(reply.error)
         self._signatures.answered(self._spec, reply.response.model.version)
         return read_prediction(reply.response)
 
@@ -85,8 +81,3 @@ class PredictionFeed:
                 yield PredictStreamRequest(request=request)
         except Exception as error:
             self._failure = error
-
-
-def _error(error: PredictError) -> Exception:
-    status = _STATUSES.get(error.code, grpc.StatusCode.UNKNOWN)
-    return from_status(status, error.message, list(error.metadata.items()))

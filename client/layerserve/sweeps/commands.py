@@ -12,15 +12,14 @@ from typing import Annotated, Any, cast
 import typer
 
 from layerserve import Client
-from layerserve.calls.connection import DEFAULT_ADDRESS
-from layerserve.cli.array_files import read_arrays
-from layerserve.cli.data_arguments import Data, of_one_file, read_data
+from layerserve.cli.data_arguments import EVALUATION_DATA, read_data
 from layerserve.cli.flags import flags, read_flags
 from layerserve.cli.groups import new_group
 from layerserve.cli.history_plot import check_plot
 from layerserve.cli.model_specs import ModelSpecs
-from layerserve.cli.options import Address, Json, Label, ModelName, Version, connect
-from layerserve.cli.output import print_json, print_line, print_result, print_table
+from layerserve.cli.options import Label, ModelName, Version
+from layerserve.cli.output import print_json, print_line, print_table
+from layerserve.cli.server_commands import Result, on_server
 from layerserve.cli.slice_commands import SliceCommands
 from layerserve.cli.whole_ids import whole_id, with_whole_ids
 from layerserve.errors import InvalidArgument
@@ -46,20 +45,28 @@ Space = Annotated[
     ),
 ]
 
+#: Options for data, which is on the server.
+_DATA = {
+    "x": Annotated[
+        list[str] | None, typer.Option("--x", metavar=_ARRAYS, help="Inputs: server:PATH[:KEY] or dataset:ID:KEY.")
+    ],
+    "y": Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")],
+    "data": EVALUATION_DATA["data"],
+    "sample_weight": Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row.")],
+    "validation_x": Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")],
+    "validation_y": Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")],
+}
+
 sweep_app = new_group("Search over the settings of training.")
 
 
 @sweep_app.command()
-@flags(TRAIN)
+@on_server
+@flags(TRAIN, _DATA)
 def start(
-    context: typer.Context,
+    client: Client,
     model: ModelName,
     space: Space,
-    x: Annotated[
-        list[str] | None, typer.Option("--x", metavar=_ARRAYS, help="Inputs: server:PATH[:KEY] or dataset:ID:KEY.")
-    ] = None,
-    y: Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")] = None,
-    data: Data = None,
     method: Annotated[str, typer.Option(metavar="[random|grid]", help="How settings are chosen.")] = "random",
     trials: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Number of trials.  [default: 20, or the grid]")
@@ -68,44 +75,34 @@ def start(
         int | None, typer.Option(metavar="N", min=1, help="Trials at a time.  [default: the server's training slots]")
     ] = None,
     search_seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of the choice of settings.")] = None,
-    sample_weight: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row.")] = None,
-    validation_x: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation inputs.")] = None,
-    validation_y: Annotated[list[str] | None, typer.Option(metavar=_ARRAYS, help="Validation targets.")] = None,
     version: Version = None,
     label: Label = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once; print the sweep's id.")] = False,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
+    as_json: bool = False,
     **options: Any,
-) -> None:
+) -> Result | None:
     """Train a model with several settings and publish the best result.
 
     Ctrl-C stops watching, not the sweep.
 
     JSON: the sweep at its end, as for `layerserve sweep show`. With --detach: {"sweep"}.
     """
-    if bool(validation_x) != bool(validation_y):
-        raise InvalidArgument("validation: got one of --validation-x and --validation-y, expected both or none")
-    x, y = of_one_file(context, x, y, data)
-    with connect(context, address) as client:
-        sweep = client.sweeps.create(
-            model,
-            *read_data(client, ModelSpecs(client, model, version, label), x, y, None),
-            read_space(space),
-            method=cast(SweepMethod, method),
-            trials=trials,
-            parallel=parallel,
-            search_seed=search_seed,
-            sample_weight=read_arrays(sample_weight) if sample_weight else None,
-            validation_data=(read_arrays(validation_x), read_arrays(validation_y or ())) if validation_x else None,
-            version=version,
-            label=label,
-            **cast(TrainKeywords, with_whole_ids(client, read_flags(TRAIN, options))),
-        )
-        if detach:
-            print_json({"sweep": sweep.id}) if as_json else print_line(sweep.id)
-        else:
-            _watch(client, sweep, as_json)
+    sweep = client.sweeps.create(
+        model,
+        **read_data(client, ModelSpecs(client, model, version, label), options),
+        space=read_space(space),
+        method=cast(SweepMethod, method),
+        trials=trials,
+        parallel=parallel,
+        search_seed=search_seed,
+        version=version,
+        label=label,
+        **cast(TrainKeywords, with_whole_ids(client, read_flags(TRAIN, options))),
+    )
+    if detach:
+        return Result({"sweep": sweep.id}, sweep.id)
+    _watch(sweep, as_json)
+    return None
 
 
 def _find(client: Client, given: str) -> Sweep:
@@ -169,7 +166,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _watch(client: Client, sweep: Sweep, as_json: bool) -> None:
+def _watch(sweep: Sweep, as_json: bool) -> None:
     """Prints a line for each trial that has ended, and the table at the end. Raises as `Sweep.wait` does."""
     ended: set[int] = set()
     try:
@@ -208,65 +205,59 @@ def _print(info: SweepInfo, as_json: bool) -> None:
 
 
 @sweep_app.command("list")
+@on_server
 def list_sweeps(
-    context: typer.Context,
+    client: Client,
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Only show sweeps of this model.  [default: all models]")
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """List sweeps, newest first. JSON: {"sweeps"}, each as for `layerserve sweep show`, without trials."""
-    with connect(context, address) as client:
-        found = client.sweeps.list(model)
-    print_result(as_json, {"sweeps": found}, found.table(f"Sweeps on {address}") if found else "no sweeps")
+    found = client.sweeps.list(model)
+    return Result({"sweeps": found}, found.table(f"Sweeps on {client.address}") if found else "no sweeps")
 
 
 @sweep_app.command()
-def show(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@on_server
+def show(client: Client, sweep: SweepId, as_json: bool = False) -> None:
     """Show a sweep and its trials, the best first.
 
     JSON: {"id", "state", "model", "base_version", "version", "reason", "method", "trials_total", "trials_ended",
     "monitor", "larger_is_better", "best", "trials", "created_time", "ended_time", "seed", "description", "owner"}, with
     trials as {"number", "state", "settings", "run_id", "value", "history", "reason", "seconds"}.
     """
-    with connect(context, address) as client:
-        _print(_find(client, sweep).info(), as_json)
+    _print(_find(client, sweep).info(), as_json)
 
 
 @sweep_app.command()
+@on_server
 def plot(
-    context: typer.Context,
+    client: Client,
     sweep: SweepId,
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="File to write: .png, .svg or .pdf.", show_default=False)
     ],
-    address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Plot the monitored log of all trials by epoch. Requires matplotlib."""
     check_plot(path)
-    with connect(context, address) as client:
-        info = _find(client, sweep).info()
-    info.plot(path)
+    _find(client, sweep).info().plot(path)
 
 
 @sweep_app.command()
-def cancel(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@on_server
+def cancel(client: Client, sweep: SweepId) -> Result:
     """Cancel a sweep and its trials. Nothing is published. JSON: as for `layerserve sweep list`."""
-    with connect(context, address) as client:
-        info = _find(client, sweep).cancel()
-    print_result(
-        as_json, info, f"sweep {info.id} of {info.model} is " + (info.state if info.ended else "being cancelled")
-    )
+    info = _find(client, sweep).cancel()
+    return Result(info, f"sweep {info.id} of {info.model} is {info.state if info.ended else 'being cancelled'}")
 
 
 @sweep_app.command()
-def delete(context: typer.Context, sweep: SweepId, address: Address = DEFAULT_ADDRESS, as_json: Json = False) -> None:
+@on_server
+def delete(client: Client, sweep: SweepId) -> Result:
     """Delete a sweep that has ended. Its runs, and the version that it published, are kept. JSON: {"deleted"}."""
-    with connect(context, address) as client:
-        found = _find(client, sweep)
-        found.delete()
-    print_result(as_json, {"deleted": found.id}, f"sweep {found.id} is deleted")
+    found = _find(client, sweep)
+    found.delete()
+    return Result({"deleted": found.id}, f"sweep {found.id} is deleted")
 
 
 COMMANDS = SliceCommands(groups={"sweep": sweep_app})

@@ -14,18 +14,20 @@ from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signatures, fetch_signature
 from layerserve.training.curves import Curves, Line, Plotted
 from layerserve.training.options.arguments import TRAIN
+from layerserve.training.options.kinds import whole, words
 from layerserve.training.options.option import check_names, fill
 from layerserve.training.requests import RunArguments, data_arrays
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1.training_pb2 import TrainSpec
 from layerserve.values.replies import read
-from layerserve.values.tables import Table, Tabular, count_text, number_text
+from layerserve.values.tables import Table, Tabular, count_text, moment_text, number_text
 
 #: How the settings of trials are chosen.
 SweepMethod = Literal["random", "grid"]
 SweepState = Literal["running", "finished", "failed", "cancelled", "unknown"]
 TrialState = Literal["running", "finished", "failed", "cancelled", "unknown"]
 
+_METHODS = {name.removeprefix("SWEEP_METHOD_").lower(): number for name, number in pb.SweepMethod.items() if number}
 #: Time between two looks at a sweep, in seconds: at first, and at most.
 LOOK_SECONDS, MAX_LOOK_SECONDS = 0.2, 5.0
 
@@ -167,7 +169,7 @@ def _sweep_row(info: SweepInfo) -> tuple[str, ...]:
         f"{info.state}: {info.reason}" if info.reason else info.state,
         f"{info.trials_ended}/{info.trials_total}",
         "" if info.version is None else str(info.version),
-        info.created_time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if info.created_time else "",
+        moment_text(info.created_time),
         info.description,
     )
 
@@ -201,9 +203,9 @@ def start_sweep(
     spec = pb.SweepSpec(
         train=train,
         dimensions=[_dimension(name, values) for name, values in space.items()],
-        method=_method(method),
-        trials=_whole("trials", trials),
-        parallel=_whole("parallel", parallel),
+        method=words(_METHODS).encode("method", method),
+        trials=0 if trials is None else whole(1).encode("trials", trials),
+        parallel=0 if parallel is None else whole(1).encode("parallel", parallel),
         seed=search_seed,
     )
     reply = yield from call(pb.CreateSweepRequest(spec=spec), pb.CreateSweepResponse)
@@ -223,21 +225,6 @@ def _dimension(name: str, values: Sequence[Any] | Range) -> pb.Dimension:
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
-
-
-def _method(method: str) -> pb.SweepMethod.ValueType:
-    known = {name.removeprefix("SWEEP_METHOD_").lower(): number for name, number in pb.SweepMethod.items() if number}
-    if method not in known:
-        raise InvalidArgument(f"method: got {method!r}, expected one of {', '.join(map(repr, known))}")
-    return known[method]
-
-
-def _whole(name: str, value: int | None) -> int:
-    if value is None:
-        return 0
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
-        raise InvalidArgument(f"{name}: got {value!r}, expected a whole number from 1")
-    return value
 
 
 def get_sweep(sweep_id: str) -> Flow[SweepInfo]:

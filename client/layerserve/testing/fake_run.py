@@ -13,18 +13,12 @@ from typing import Any
 import numpy as np
 
 from layerserve.errors import DataLoss, InvalidTensor
+from layerserve.training.data import ROLES
 from layerserve.v1 import training_pb2
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve.values.tensors import Array, decode_data, dtype_name
 
-ROLES = {
-    training_pb2.DATA_ROLE_X: "x",
-    training_pb2.DATA_ROLE_Y: "y",
-    training_pb2.DATA_ROLE_SAMPLE_WEIGHT: "sample_weight",
-    training_pb2.DATA_ROLE_VALIDATION_X: "validation_x",
-    training_pb2.DATA_ROLE_VALIDATION_Y: "validation_y",
-    training_pb2.DATA_ROLE_VALIDATION_SAMPLE_WEIGHT: "validation_sample_weight",
-}
+_ROLE_NAMES = {role: name for name, role in ROLES.items()}
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class FakeRun:
                 value = decode_data(bytes(self._parts[index]), dtype_name(array.dtype), array.shape, array.name)
             except InvalidTensor as error:
                 raise DataLoss(f"array {array.name!r}: {error}") from None
-            self.data[ROLES[array.role], array.name] = value
+            self.data[_ROLE_NAMES[array.role], array.name] = value
 
     def abandon(self, reason: str) -> None:
         """Fails the run before training starts."""

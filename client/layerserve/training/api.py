@@ -6,11 +6,9 @@ import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from layerserve.calls.connection import (
-    Deadline,
-)
+from layerserve.calls.connection import Deadline
 from layerserve.models.api import AsyncModelMethods
 from layerserve.training.events import TrainingEvent
 from layerserve.training.feed import RunFeed
@@ -22,15 +20,6 @@ from layerserve.training.run_files import RunFile, download_file, list_files
 from layerserve.training.run_info import RunInfo
 from layerserve.training.run_selection import list_runs
 from layerserve.training.run_view import RunView
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from layerserve.training.options.keywords import EvaluateKeywords, TrainKeywords
-
-
-from typing import TYPE_CHECKING, Literal
-
 from layerserve.training.sample_losses import SampleLosses, sample_losses
 from layerserve.training.series import SeriesByRun, run_series
 
@@ -258,14 +247,14 @@ class AsyncTrainingRun(RunView):
 
     async def info(self, *, timeout: float | None = None) -> RunInfo:
         """Return the current state of the run on the server."""
-        return await self._client._run(self._feed.info(), timeout)
+        return await self._client._run(self._feed.ask("GetRun"), timeout)
 
     async def cancel(self, *, timeout: float | None = None) -> RunInfo:
         """Cancel the run; nothing is published. Does nothing if the run has ended.
 
         The run may take a moment to stop: events continue until a RunCancelled.
         """
-        return await self._client._run(self._feed.cancel(), timeout)
+        return await self._client._run(self._feed.ask("CancelRun"), timeout)
 
     async def pause(self, *, timeout: float | None = None) -> RunInfo:
         """Pause the run: after the current batch it writes a checkpoint and frees its slot, until `resume`.
@@ -276,7 +265,7 @@ class AsyncTrainingRun(RunView):
 
         Raises FailedPrecondition if the run is an evaluation or has ended, and Overloaded if too many runs are paused.
         """
-        return await self._client._run(self._feed.pause(), timeout)
+        return await self._client._run(self._feed.ask("PauseRun"), timeout)
 
     async def resume(self, *, timeout: float | None = None) -> RunInfo:
         """Resume a paused or interrupted run from its latest checkpoint. Its events continue here.
@@ -299,7 +288,7 @@ class AsyncTrainingRun(RunView):
 
         Raises FailedPrecondition if the run is an evaluation.
         """
-        return await self._client._run(self._feed.stop(), timeout)
+        return await self._client._run(self._feed.ask("StopRun"), timeout)
 
     async def update(
         self,

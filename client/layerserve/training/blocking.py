@@ -7,11 +7,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from layerserve.calls.connection import (
-    Deadline,
-)
+from layerserve.calls.connection import Deadline
 from layerserve.models.blocking import ModelMethods
 from layerserve.training.events import TrainingEvent
 from layerserve.training.feed import RunFeed
@@ -23,15 +21,6 @@ from layerserve.training.run_files import RunFile, download_file, list_files
 from layerserve.training.run_info import RunInfo
 from layerserve.training.run_selection import list_runs
 from layerserve.training.run_view import RunView
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from layerserve.training.options.keywords import EvaluateKeywords, TrainKeywords
-
-
-from typing import TYPE_CHECKING, Literal
-
 from layerserve.training.sample_losses import SampleLosses, sample_losses
 from layerserve.training.series import SeriesByRun, run_series
 
@@ -259,14 +248,14 @@ class TrainingRun(RunView):
 
     def info(self, *, timeout: float | None = None) -> RunInfo:
         """Return the current state of the run on the server."""
-        return self._client._run(self._feed.info(), timeout)
+        return self._client._run(self._feed.ask("GetRun"), timeout)
 
     def cancel(self, *, timeout: float | None = None) -> RunInfo:
         """Cancel the run; nothing is published. Does nothing if the run has ended.
 
         The run may take a moment to stop: events continue until a RunCancelled.
         """
-        return self._client._run(self._feed.cancel(), timeout)
+        return self._client._run(self._feed.ask("CancelRun"), timeout)
 
     def pause(self, *, timeout: float | None = None) -> RunInfo:
         """Pause the run: after the current batch it writes a checkpoint and frees its slot, until `resume`.
@@ -277,7 +266,7 @@ class TrainingRun(RunView):
 
         Raises FailedPrecondition if the run is an evaluation or has ended, and Overloaded if too many runs are paused.
         """
-        return self._client._run(self._feed.pause(), timeout)
+        return self._client._run(self._feed.ask("PauseRun"), timeout)
 
     def resume(self, *, timeout: float | None = None) -> RunInfo:
         """Resume a paused or interrupted run from its latest checkpoint. Its events continue here.
@@ -300,7 +289,7 @@ class TrainingRun(RunView):
 
         Raises FailedPrecondition if the run is an evaluation.
         """
-        return self._client._run(self._feed.stop(), timeout)
+        return self._client._run(self._feed.ask("StopRun"), timeout)
 
     def update(
         self,

@@ -13,7 +13,6 @@ from layerserve.calls.methods import Method, rpc
 from layerserve.calls.sender import Sender
 from layerserve.errors import InvalidArgument
 from layerserve.training.server_file import ServerArray, ServerFile
-from layerserve.v1 import training_pb2
 from layerserve.v1.training_pb2 import (
     DataArray,
     DataChunk,
@@ -34,33 +33,9 @@ from layerserve.values.tensors import Array, array_dtype, dtype_enum, encode_dat
 #: Approximate size of a chunk, in bytes. A chunk has whole rows, at least one.
 CHUNK_BYTES = 1 << 20
 
-_X, _Y, _WEIGHT = (
-    training_pb2.DATA_ROLE_X,
-    training_pb2.DATA_ROLE_Y,
-    training_pb2.DATA_ROLE_SAMPLE_WEIGHT,
-)
-_VALIDATION = {
-    _X: training_pb2.DATA_ROLE_VALIDATION_X,
-    _Y: training_pb2.DATA_ROLE_VALIDATION_Y,
-    _WEIGHT: training_pb2.DATA_ROLE_VALIDATION_SAMPLE_WEIGHT,
-}
 #: Roles by the names that arrays have in a dataset.
-ROLES = {
-    "x": _X,
-    "y": _Y,
-    "sample_weight": _WEIGHT,
-    "validation_x": _VALIDATION[_X],
-    "validation_y": _VALIDATION[_Y],
-    "validation_sample_weight": _VALIDATION[_WEIGHT],
-}
-_ROLE_NAMES = {
-    _X: "x",
-    _Y: "y",
-    _WEIGHT: "sample_weight",
-    _VALIDATION[_X]: "validation x",
-    _VALIDATION[_Y]: "validation y",
-    _VALIDATION[_WEIGHT]: "validation sample_weight",
-}
+ROLES = {name.removeprefix("DATA_ROLE_").lower(): number for name, number in DataRole.items() if number}
+_ROLE_NAMES = {role: name.replace("validation_", "validation ") for name, role in ROLES.items()}
 
 
 @dataclass(frozen=True)
@@ -147,15 +122,17 @@ def training_arrays(
     arrays = _data_set(x, y, sample_weight, inputs, outputs, validation=False)
     _check_rows(arrays)
     if validation_data is not None:
-        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-            raise InvalidArgument(
-                f"validation_data: got {type(validation_data).__name__}, expected (x, y) or (x, y, sample_weight)"
-            )
-        weight = validation_data[2] if len(validation_data) == 3 else None
-        validation = _data_set(validation_data[0], validation_data[1], weight, inputs, outputs, validation=True)
+        validation = _data_set(*validation_parts(validation_data), inputs, outputs, validation=True)
         _check_rows(validation)
         arrays += validation
     return arrays
+
+
+def validation_parts(data: Any) -> tuple[Any, Any, Any]:
+    """Returns x, y and sample weight of `validation_data`. Raises InvalidArgument for anything else."""
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise InvalidArgument(f"validation_data: got {type(data).__name__}, expected (x, y) or (x, y, sample_weight)")
+    return data[0], data[1], data[2] if len(data) == 3 else None
 
 
 def _data_set(
@@ -167,20 +144,19 @@ def _data_set(
     *,
     validation: bool,
 ) -> list[TrainingArray]:
-    def role(of: DataRole.ValueType) -> DataRole.ValueType:
-        return _VALIDATION[of] if validation else of
-
-    arrays = [_input_array(role(_X), *item) for item in match(_of_file(x, inputs, outputs), inputs, "input")]
+    prefix = "validation_" if validation else ""
+    x_role, y_role, weight_role = (ROLES[prefix + name] for name in ("x", "y", "sample_weight"))
+    arrays = [_input_array(x_role, *item) for item in match(_of_file(x, inputs, outputs), inputs, "input")]
     # As in Keras, None in a list means an output without a target.
     matched = match(_of_file(y, outputs, inputs), outputs, "output", targets=True)
     targets = [item for item in matched if item[1] is not None]
-    arrays += [_loose_array(role(_Y), name, value) for name, value, _ in targets]
+    arrays += [_loose_array(y_role, name, value) for name, value, _ in targets]
     if sample_weight is not None:
         if len(outputs) > 1 and not isinstance(sample_weight, (dict, list, tuple)):
-            arrays.append(_loose_array(role(_WEIGHT), "", sample_weight, dtype="float32"))  # for all outputs
+            arrays.append(_loose_array(weight_role, "", sample_weight, dtype="float32"))  # for all outputs
         else:
             weights = [item for item in match(sample_weight, outputs, "output", targets=True) if item[1] is not None]
-            arrays += [_loose_array(role(_WEIGHT), name, value, dtype="float32") for name, value, _ in weights]
+            arrays += [_loose_array(weight_role, name, value, dtype="float32") for name, value, _ in weights]
     return arrays
 
 

@@ -173,6 +173,10 @@ _EVENTS: Mapping[str, type[TrainingEvent]] = {
 }
 
 
+#: The names of events in the contract.
+EVENT_NAMES: Mapping[type[TrainingEvent], str] = {kind: name for name, kind in _EVENTS.items()}
+
+
 def read_event(message: training_pb2.TrainEvent) -> TrainingEvent | None:
     """Converts a message to an event; None if this release doesn't know its kind."""
     kind = message.WhichOneof("kind")

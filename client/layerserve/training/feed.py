@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from layerserve.calls.flow import Flow, Pause, Stream, call, open_stream, receive
-from layerserve.calls.methods import rpc
+from layerserve.calls.methods import METHODS, rpc
 from layerserve.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -38,20 +38,10 @@ from layerserve.training.options.kinds import Metadata
 from layerserve.training.run_info import RunInfo, RunState, read_run_info
 from layerserve.v1 import training_pb2
 from layerserve.v1.training_pb2 import (
-    CancelRunRequest,
-    CancelRunResponse,
     DeleteRunRequest,
     DeleteRunResponse,
-    GetRunRequest,
-    GetRunResponse,
-    PauseRunRequest,
-    PauseRunResponse,
     PublishRunRequest,
     PublishRunResponse,
-    ResumeRunRequest,
-    ResumeRunResponse,
-    StopRunRequest,
-    StopRunResponse,
     UpdateRunRequest,
     UpdateRunResponse,
     WatchRunRequest,
@@ -146,7 +136,7 @@ class RunFeed:
 
     def _check_failed(self) -> Flow[None]:
         """Raises TrainingFailed if the stream ended because the run failed on the server."""
-        info = yield from self.info()
+        info = yield from self.ask("GetRun")
         if info.state == "failed":
             raise TrainingFailed(self.run_id, info.reason)
 
@@ -162,7 +152,7 @@ class RunFeed:
 
     def attach(self) -> Flow[None]:
         """Flow that looks the run up; its events are read from the first one on. Raises RunNotFound, RunElsewhere."""
-        info = yield from self.info()
+        info = yield from self.ask("GetRun")
         self.model, self.base_version, self.version = info.model, info.base_version, info.version
         self.state = info.state
 
@@ -234,20 +224,10 @@ class RunFeed:
         if isinstance(self.outcome, RunCancelled):
             raise TrainingCancelled(self.run_id, self.outcome.epoch)
 
-    def info(self) -> Flow[RunInfo]:
-        reply = yield from call(GetRunRequest(run_id=self.run_id), GetRunResponse)
-        return read_run_info(reply.run)
-
-    def cancel(self) -> Flow[RunInfo]:
-        reply = yield from call(CancelRunRequest(run_id=self.run_id), CancelRunResponse)
-        return read_run_info(reply.run)
-
-    def pause(self) -> Flow[RunInfo]:
-        reply = yield from call(PauseRunRequest(run_id=self.run_id), PauseRunResponse)
-        return read_run_info(reply.run)
-
-    def stop(self) -> Flow[RunInfo]:
-        reply = yield from call(StopRunRequest(run_id=self.run_id), StopRunResponse)
+    def ask(self, rpc_name: str) -> Flow[RunInfo]:
+        """Flow of an RPC with this name, whose request names the run and whose reply describes it."""
+        method = METHODS[rpc_name]
+        reply = yield from call(method.request(run_id=self.run_id), method.reply)
         return read_run_info(reply.run)
 
     def update(
@@ -272,8 +252,7 @@ class RunFeed:
 
     def resume(self) -> Flow[RunInfo]:
         """Flow that resumes an interrupted run; reading continues after its last event."""
-        reply = yield from call(ResumeRunRequest(run_id=self.run_id), ResumeRunResponse)
-        info = read_run_info(reply.run)
+        info = yield from self.ask("ResumeRun")
         if self.state == "paused":
             self.state = "queued"
         if isinstance(self.outcome, RunFailed):

@@ -10,7 +10,7 @@ from typing import Literal
 from layerserve.training.events import Logs, read_logs
 from layerserve.v1 import training_pb2
 from layerserve.values.replies import read
-from layerserve.values.tables import Table, Tabular, count_text, number_text, time_text
+from layerserve.values.tables import Table, Tabular, count_text, logs_text, moment_text, time_text
 
 #: Kind of a run.
 RunKind = Literal["training", "evaluation", "online", "unknown"]
@@ -102,12 +102,17 @@ def _row(info: RunInfo) -> tuple[str, ...]:
         # An evaluation is a single pass over the data, without epochs.
         "" if info.kind == "evaluation" else f"{info.epochs_done}/{info.epochs}",
         "" if info.remaining_seconds is None else time_text(info.remaining_seconds),
-        " ".join(f"{name}={number_text(value)}" for name, value in info.logs.items()),
-        " ".join(f"{name}={number_text(value)} in {info.best_epoch}" for name, value in info.best.items()),
+        logs_text(info.logs),
+        best_text(info),
         "" if info.version is None else str(info.version),
-        info.created_time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if info.created_time else "",
+        moment_text(info.created_time),
         info.description,
     )
+
+
+def best_text(info: RunInfo) -> str:
+    """Formats the best value of the log that matters: "val_loss=0.12 in 7"."""
+    return f"{logs_text(info.best)} in {info.best_epoch}" if info.best else ""
 
 
 def _state_text(info: RunInfo) -> str:

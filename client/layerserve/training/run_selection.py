@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import TypeVar
 
 from layerserve.calls.flow import Flow, call
-from layerserve.errors import InvalidArgument
+from layerserve.training.options.kinds import whole, words
 from layerserve.training.run_info import RunInfo, Runs, read_run_info
 from layerserve.v1 import training_pb2
-
-T = TypeVar("T")
 
 #: Number of runs in a page.
 PAGE = 500
@@ -33,13 +30,13 @@ def list_runs(
     oldest_first: bool,
 ) -> Flow[Runs]:
     """Flow of the runs that fit. Raises InvalidArgument for a state, kind or limit that can't be one."""
-    if limit is not None and limit < 1:
-        raise InvalidArgument(f"limit: got {limit}, expected a whole number from 1")
+    if limit is not None:
+        limit = whole(1, 64).encode("limit", limit)
     states = [state] if isinstance(state, str) else list(state or ())
     request = training_pb2.ListRunsRequest(
         model_name=model or "",
-        states=[_one_of("state", one, STATES) for one in states],
-        kind=_one_of("kind", kind, KINDS) if kind is not None else training_pb2.RUN_KIND_UNSPECIFIED,
+        states=[words(STATES).encode("state", one) for one in states],
+        kind=words(KINDS).encode("kind", kind) if kind is not None else training_pb2.RUN_KIND_UNSPECIFIED,
         metadata=metadata or {},
         caller=caller or "",
         oldest_first=oldest_first,
@@ -56,9 +53,3 @@ def list_runs(
         request.page_token = reply.next_page_token
         if not request.page_token or (limit is not None and len(found) >= limit):
             return Runs(found[:limit])
-
-
-def _one_of(name: str, given: str, values: Mapping[str, T]) -> T:
-    if given not in values:
-        raise InvalidArgument(f"{name}: got {given!r}, expected one of {', '.join(map(repr, values))}")
-    return values[given]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -94,6 +95,16 @@ def shape_text(shape: Sequence[int | None]) -> str:
 def number_text(value: float) -> str:
     """Formats a number with four digits, as Keras prints losses."""
     return f"{value:.4g}"
+
+
+def logs_text(logs: Mapping[str, float]) -> str:
+    """Formats losses and metrics: "loss=0.6931 accuracy=0.5"."""
+    return " ".join(f"{name}={number_text(value)}" for name, value in logs.items())
+
+
+def moment_text(time: datetime | None) -> str:
+    """Formats a time in this machine's zone; an empty text for None."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time else ""
 
 
 def percent_text(share: float) -> str:

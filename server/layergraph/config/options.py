@@ -143,6 +143,11 @@ def serialized(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def keras_object(module: str, value: Configurable) -> dict[str, Any]:
+    """Keras 3's serialised form of an object, with the module in which Keras looks for its class."""
+    return {"module": module, **serialized(value), "registered_name": None}
+
+
 def resolve(kind: str, value: object, table: Mapping[str, type[T]], aliases: Mapping[str, str] | None = None) -> T:
     """Like Keras's `get`: returns an object of `table` for an object, a class, a name, or {"class_name", "config"}.
 

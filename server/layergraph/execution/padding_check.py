@@ -22,10 +22,11 @@ from layergraph.execution.samples import NoSamplesError, Sampler
 from layergraph.execution.sequence_padding import Array, SequencePadding
 from layergraph.execution.step import Step
 from layergraph.execution.tuning.agreement import TOLERANCE, difference
-from layergraph.functional.binding import Binder
+from layergraph.functional.binding import bind_values
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.invocation import Mask
+from layergraph.functional.row_independence import close
 from layergraph.functional.strings import Strings
 from layergraph.functional.symbolic_dims import SymbolicDims
 from layergraph.functional.tensor import Shape, Tensor
@@ -305,7 +306,7 @@ class _Round:
                     mask = masks[i]
                     masks[i] = None if mask is None else _part(mask, row, steps)
         with torch.inference_mode(False), torch.no_grad():
-            weights = Binder(lambda weight: weight.value)(call.layer)
+            weights = bind_values(call.layer)
         with torch.inference_mode():
             outputs, made = call(CallContext(losses=None), weights, values, masks, want_masks=want_masks)
         return outputs, made
@@ -414,10 +415,5 @@ def _rows_of(value: torch.Tensor, part: torch.Tensor, row: int) -> torch.Tensor:
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
     half = a.is_floating_point() and a.dtype.itemsize < 4
-    if a.is_complex():
-        a, b = torch.view_as_real(a), torch.view_as_real(b)
-    tolerance = _HALF_TOLERANCE if half else _CALL_TOLERANCE
-    return torch.allclose(a.to(torch.float64), b.to(torch.float64), rtol=tolerance, atol=tolerance, equal_nan=True)
+    return close(a, b, _HALF_TOLERANCE if half else _CALL_TOLERANCE)

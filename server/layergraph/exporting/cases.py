@@ -158,13 +158,13 @@ def output_axes(plan: Plan, cases: Sequence[Case]) -> list[dict[int, str]]:
 
 
 def differences(cases: Sequence[Case], results: Sequence[Sequence[Array]]) -> list[float]:
-    """For each output, the largest difference in any case, relative to that output's largest value.
-
-    It is infinite if a shape or dtype differs, or if a value is NaN or infinite on one side only.
-    """
+    """For each output, the largest `relative_distance` in any case; infinite, too, if its dtype differs."""
     columns = zip(
         *(
-            [_relative(*pair) for pair in zip(got, case.outputs, strict=True)]
+            [
+                relative_distance(there, want) if there.dtype == want.dtype else np.inf
+                for there, want in zip(got, case.outputs, strict=True)
+            ]
             for case, got in zip(cases, results, strict=True)
         ),
         strict=True,
@@ -172,8 +172,12 @@ def differences(cases: Sequence[Case], results: Sequence[Sequence[Array]]) -> li
     return [max(column) for column in columns]
 
 
-def _relative(got: Array, want: Array) -> float:
-    if got.shape != want.shape or got.dtype != want.dtype:
+def relative_distance(got: Array, want: Array) -> float:
+    """The largest difference relative to the largest value that is wanted.
+
+    It is infinite if the shape differs, or if a value is NaN or infinite on one side only.
+    """
+    if got.shape != want.shape:
         return np.inf
     # Complex numbers have no order, but a size.
     wide: Any = np.complex128 if want.dtype.kind == "c" else np.float64

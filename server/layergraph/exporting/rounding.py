@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from layergraph.execution.arrays import as_tensor, to_numpy
 from layergraph.exporting.calls import Calls
-from layergraph.exporting.cases import Array, Case
+from layergraph.exporting.cases import Array, Case, relative_distance
 from layergraph.functional.runtime_assertions import recording
 
 if TYPE_CHECKING:
@@ -107,27 +107,13 @@ def _moved(values: Any, generator: torch.Generator) -> Any:
 
 def _comparable(found: Array, exact: Array) -> Mask:
     """Where both are finite or the same; elsewhere are overflows, and quotients of what rounding left."""
-    return (np.isfinite(found) & np.isfinite(exact)) | _equal(found, exact)
-
-
-def _equal(a: Array, b: Array) -> Mask:
-    same: Mask = (a == b) | (np.isnan(a) & np.isnan(b))
-    return same
+    kept: Mask = (np.isfinite(found) & np.isfinite(exact)) | (found == exact) | (np.isnan(found) & np.isnan(exact))
+    return kept
 
 
 def _distances(found: Sequence[Array], exact: Sequence[Array], kept: Sequence[Mask]) -> list[float]:
-    return [_distance(*three) for three in zip(found, exact, kept, strict=True)]
-
-
-def _distance(found: Array, exact: Array, kept: Mask) -> float:
-    """The largest difference among the elements that are kept, relative to the largest exact value.
-
-    It is infinite if a shape differs, or if a value is NaN or infinite on one side only.
-    """
-    if found.shape != exact.shape:
-        return np.inf
-    wide: Any = np.complex128 if exact.dtype.kind == "c" else np.float64
-    found, exact = found[kept].astype(wide), exact[kept].astype(wide)
-    off = np.abs(found - exact)[~_equal(found, exact)]
-    largest = np.abs(exact[np.isfinite(exact)]).max(initial=0.0) or 1.0
-    return float(off.max(initial=0.0) / largest) if np.isfinite(off).all() else np.inf
+    """How far the elements that are kept are from the exact ones; infinite if a shape differs."""
+    return [
+        relative_distance(a[where], b[where]) if a.shape == b.shape else np.inf
+        for a, b, where in zip(found, exact, kept, strict=True)
+    ]

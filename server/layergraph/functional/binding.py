@@ -76,6 +76,6 @@ def bind_meta(layer: Layer) -> Any:
     return Binder(lambda w: torch.empty(w.shape, dtype=torch_dtype(w.dtype), device="meta"))(layer)
 
 
-def bind_values(layer: Layer, device: torch.device | None = None) -> Any:
-    """Returns the layer's weights themselves, or copies of them on `device`."""
-    return Binder(lambda w: w.value if device is None else w.value.to(device))(layer)
+def bind_values(layer: Layer) -> Any:
+    """Returns the layer's weights themselves."""
+    return Binder(lambda w: w.value)(layer)

@@ -13,7 +13,7 @@ from layergraph.functional.call_context import CallContext
 from layergraph.functional.class_form import ClassForm
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.execution_plan import ExecutionPlan
-from layergraph.functional.graph import Graph, clone_between, map_graph
+from layergraph.functional.graph import Graph, Replaced, clone_between, map_graph
 from layergraph.functional.input import Input
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
@@ -282,20 +282,14 @@ class Functional(Layer):
 
     def _infer_through(self, entries: list[Tensor]) -> list[Inferred]:
         """Infers the outputs for other input shapes than the model's own, node by node."""
-        made = {id(own): entry for own, entry in zip(self.inputs, entries, strict=True)}
-
-        def swapped(leaf: Any) -> Any:
-            return made[id(leaf)] if isinstance(leaf, Tensor) else leaf
-
+        replaced = Replaced(self.inputs, entries)
         for node in self.graph.nodes:
             if node.is_input:
                 continue
-            args = tuple(map_structure(swapped, arg) for arg in node.args)
-            kwargs = {name: map_structure(swapped, value) for name, value in node.kwargs.items()}
-            inferred = node.layer.infer(Invocation(node.layer, args, kwargs, node.training))
-            for own, output in zip(node.output_tensors, flatten(inferred), strict=True):
-                made[id(own)] = output.tensor(own.history, own.name)
-        return [Inferred(t.shape, t.dtype, t.mask_shape, t.values) for t in (made[id(own)] for own in self.outputs)]
+            call = Invocation(node.layer, replaced.within(node.args), replaced.within(node.kwargs), node.training)
+            outputs = zip(node.output_tensors, flatten(node.layer.infer(call)), strict=True)
+            replaced.add_outputs(node, [output.tensor(own.history, own.name) for own, output in outputs])
+        return [Inferred(t.shape, t.dtype, t.mask_shape, t.values) for t in replaced.within(self.outputs)]
 
     def output_structure(self, outputs: Structure) -> Structure:
         """Returns the outputs in the structure of the model's outputs."""

@@ -7,7 +7,7 @@ in Keras's order (by depth, then by traversal from the outputs), because weight 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,25 +158,37 @@ def _depths(nodes: list[Node], needs_of: NeedsOf) -> tuple[dict[Layer, int], dic
     return layer_depths, node_depths
 
 
+class Replaced:
+    """Tensors that take the place of others where calls are repeated."""
+
+    def __init__(self, tensors: Iterable[Tensor], others: Iterable[Tensor]) -> None:
+        self._others = {id(tensor): other for tensor, other in zip(tensors, others, strict=True)}
+
+    def within(self, structure: Structure) -> Structure:
+        """Returns the structure with the other tensors."""
+        return map_structure(lambda leaf: self._others.get(id(leaf), leaf), structure)
+
+    def call_again(self, node: Node, layer: Layer) -> None:
+        """Repeats a call, with `layer` in place of its own. Its outputs are replaced from here on."""
+        extra = {} if node.training is None else {"training": node.training}
+        outputs = layer(*self.within(list(node.args)), **self.within(node.kwargs), **extra)
+        self.add_outputs(node, flatten(outputs))
+
+    def add_outputs(self, node: Node, others: Iterable[Tensor]) -> None:
+        """Replaces the outputs of a node."""
+        self._others.update({id(own): other for own, other in zip(node.output_tensors, others, strict=True)})
+
+
 def clone_between(inputs: Structure, outputs: Structure, make_input: Any) -> tuple[Structure, Structure]:
     """Returns inputs and outputs of the same calls repeated on new inputs, for submodels of other models (as in Keras).
 
     `make_input(tensor)` returns the new input that replaces a tensor.
     """
     flat = flatten(inputs)
-    replaced = {
-        id(t): t if t.history.layer.inbound_nodes[t.history.node_index].is_input else make_input(t) for t in flat
-    }
-    nodes, _ = _walk(flat, flatten(outputs), _arguments)
-
-    def swap(leaf: Any) -> Any:
-        return replaced.get(id(leaf), leaf) if isinstance(leaf, Tensor) else leaf
-
-    for node in nodes:
-        if node.is_input:
-            continue
-        extra = {} if node.training is None else {"training": node.training}
-        again = node.layer(*map_structure(swap, list(node.args)), **map_structure(swap, node.kwargs), **extra)
-        node.layer.inbound_nodes[-1].stored = map_structure(swap, node.stored)
-        replaced.update({id(old): new for old, new in zip(node.output_tensors, flatten(again), strict=True)})
-    return map_structure(swap, inputs), map_structure(swap, outputs)
+    new = [t if t.history.layer.inbound_nodes[t.history.node_index].is_input else make_input(t) for t in flat]
+    replaced = Replaced(flat, new)
+    for node in _walk(flat, flatten(outputs), _arguments)[0]:
+        if not node.is_input:
+            replaced.call_again(node, node.layer)
+            node.layer.inbound_nodes[-1].stored = replaced.within(node.stored)
+    return replaced.within(inputs), replaced.within(outputs)

@@ -46,7 +46,6 @@ class InputLayer(Layer):
         return self._element_type
 
     def forward(self, context: Any, w: Weights, x: Any) -> Any:
-        """Returns the input unchanged."""
         return x
 
     def get_config(self) -> dict[str, Any]:

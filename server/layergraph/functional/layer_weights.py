@@ -106,6 +106,20 @@ class LayerWeights(_LayerOptions):
         weight.trainable = trainable and self._trainable
         return weight
 
+    def add_weight_by_options(
+        self, name: str, shape: Any, *, options: str = "", initializer: Any = None, **how: Any
+    ) -> Weight:
+        """Creates a weight with the layer's options `<name>_initializer`, `<name>_regularizer`, `<name>_constraint`.
+
+        options       what the options are named after, if not after the weight
+        initializer   instead of that of the options
+        how           other arguments of `add_weight`
+        """
+        given = {key: getattr(self, f"{options or name}_{key}") for key in ("regularizer", "constraint")}
+        if initializer is None:
+            initializer = getattr(self, f"{options or name}_initializer")
+        return self.add_weight(name, shape, initializer, **given, **how)
+
     def _free_weight_name(self) -> str:
         """Returns the next of `variable`, `variable_1`, ..., Keras's names of weights without a name."""
         taken = {weight.name for weight in self.own_weights}

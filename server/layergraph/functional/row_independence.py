@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from layergraph.functional.binding import Binder
+from layergraph.functional.binding import bind_values
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.invocation import Invocation
@@ -68,7 +68,7 @@ def _equals_single_rows(call: Invocation, length: int) -> bool:
         None if t.mask_shape is None else torch.ones(sizes.fill(t.mask_shape), dtype=torch.bool) for t in call.tensors
     ]
     with torch.inference_mode(False), torch.no_grad():
-        weights = Binder(lambda weight: weight.value)(call.layer)
+        weights = bind_values(call.layer)
     # As in serving, where a call with training=True updates no statistics.
     with torch.inference_mode():
 
@@ -86,18 +86,19 @@ def _equals_single_rows(call: Invocation, length: int) -> bool:
 def _equal(whole: Any, parts: list[Any]) -> bool:
     if whole.ndim == 0 or whole.shape[0] != _ROWS:
         # A value shared by all rows, such as the length of another axis.
-        return all(part.shape == whole.shape and _close(part, whole) for part in parts)
-    return all(part.shape[0] == 1 for part in parts) and _close(torch.cat(parts), whole)
+        return all(close(part, whole, _TOLERANCE) for part in parts)
+    return all(part.shape[0] == 1 for part in parts) and close(torch.cat(parts), whole, _TOLERANCE)
 
 
-def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
+    """Whether shapes are equal and numbers differ by at most the tolerance, relative to 1 + |b|."""
     if a.shape != b.shape:
         return False
     if torch.equal(a, b):
         return True  # The usual case, without float64 copies, which may take a gigabyte for images.
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
-    return torch.allclose(a.to(torch.float64), b.to(torch.float64), rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+    return torch.allclose(a.to(torch.float64), b.to(torch.float64), rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def _random(shape: tuple[int, ...], dtype: str, generator: torch.Generator) -> torch.Tensor:

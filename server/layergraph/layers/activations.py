@@ -104,11 +104,9 @@ class Activation(Layer):
     supports_masking = True
 
     def setup(self) -> None:
-        """Registers an activation layer as a sublayer."""
         adopt_activation(self, self.activation)
 
     def build_for(self, args: tuple[Any, ...]) -> None:
-        """Builds an activation layer."""
         if isinstance(self.activation, Layer):
             self.activation.build_for(args)
         super().build_for(args)
@@ -159,7 +157,6 @@ class PerElement(Layer):
     supports_masking = True
 
     def setup(self) -> None:
-        """Stores the shared axes as a tuple."""
         if isinstance(self.shared_axes, int):
             self.shared_axes = (self.shared_axes,)
 
@@ -193,14 +190,7 @@ class PReLU(PerElement):
     shared_axes: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def build(self, input_shape: Any) -> None:
-        """Creates alpha."""
-        self.add_weight(
-            "alpha",
-            self.parameter_shape(input_shape),
-            self.alpha_initializer,
-            regularizer=self.alpha_regularizer,
-            constraint=self.alpha_constraint,
-        )
+        self.add_weight_by_options("alpha", self.parameter_shape(input_shape))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = torch.relu(x) - w.alpha * torch.relu(-x)

@@ -23,7 +23,6 @@ class LayerScale(Layer):
     projection_dim: int = option(positive_int)
 
     def build(self, input_shape: Any) -> None:
-        """Creates gamma."""
         self.add_weight("gamma", (self.projection_dim,), Constant(self.init_values))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:

@@ -41,17 +41,11 @@ class _Dense(Layer):
 
     def add_kernel(self, *shape: int | None) -> None:
         """Creates the kernel from the kernel options."""
-        self.add_weight(
-            "kernel",
-            shape,
-            self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
+        self.add_weight_by_options("kernel", shape)
 
     def add_bias(self, *shape: int | None) -> None:
         """Creates the bias from the bias options."""
-        self.add_weight("bias", shape, Zeros(), regularizer=self.bias_regularizer, constraint=self.bias_constraint)
+        self.add_weight_by_options("bias", shape, initializer=Zeros())
 
 
 class MaxoutDense(_Dense):
@@ -64,7 +58,6 @@ class MaxoutDense(_Dense):
     nb_feature: int = option(positive_int, default=4)
 
     def build(self, input_shape: Any) -> None:
-        """Creates kernel and bias."""
         self.add_kernel(self.nb_feature, self.features(input_shape), self.units)
         if self.use_bias:
             self.add_bias(self.nb_feature, self.units)
@@ -82,7 +75,6 @@ class Highway(_Dense):
     activation: Activation = option(activation, default=None)
 
     def setup(self) -> None:
-        """Registers an activation layer as a sublayer."""
         adopt_activation(self, self.activation)
 
     def build(self, input_shape: Any) -> None:
@@ -123,7 +115,6 @@ class ParametricSoftplus(PerElement):
     shared_axes: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def build(self, input_shape: Any) -> None:
-        """Creates alpha and beta."""
         shape = self.parameter_shape(input_shape)
         self.add_weight("alphas", shape, Constant(self.alpha_init))
         self.add_weight("betas", shape, Constant(self.beta_init))

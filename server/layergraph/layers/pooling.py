@@ -68,7 +68,6 @@ class _MaxPooling(_Pooling):
     def pool(
         self, x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...], round_up: bool
     ) -> torch.Tensor:
-        """Computes the maxima."""
         pool: Any = functional.max_pool2d if x.ndim == 4 else functional.max_pool3d
         pooled: torch.Tensor = pool(x, window, strides, pads, ceil_mode=round_up)
         return pooled
@@ -80,7 +79,6 @@ class _AveragePooling(_Pooling):
     def pool(
         self, x: torch.Tensor, window: tuple[int, ...], strides: tuple[int, ...], pads: tuple[int, ...], round_up: bool
     ) -> torch.Tensor:
-        """Computes the means."""
         if x.ndim == 4:
             return functional.avg_pool2d(x, window, strides, pads, round_up, count_include_pad=False)
         # torch's avg_pool3d rejects windows longer than an axis. The mean of a volume is the mean over depth of the

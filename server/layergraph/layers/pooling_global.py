@@ -106,7 +106,6 @@ class _AdaptivePooling(SpatialLayer):
     data_format: str = option(data_format, default=None)
 
     def setup(self) -> None:
-        """Expands `output_size` to one value per axis."""
         self.each_axis("output_size")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
@@ -123,7 +122,6 @@ class _AdaptiveAveragePooling(_AdaptivePooling):
     """Mean of each window."""
 
     def pool(self, x: torch.Tensor, output_size: tuple[int, ...]) -> torch.Tensor:
-        """Computes the means."""
         pool: Any = functional.adaptive_avg_pool2d if x.ndim == 4 else functional.adaptive_avg_pool3d
         pooled: torch.Tensor = pool(x, output_size)
         return pooled
@@ -133,7 +131,6 @@ class _AdaptiveMaxPooling(_AdaptivePooling):
     """Maximum of each window."""
 
     def pool(self, x: torch.Tensor, output_size: tuple[int, ...]) -> torch.Tensor:
-        """Computes the maxima."""
         pool: Any = functional.adaptive_max_pool2d if x.ndim == 4 else functional.adaptive_max_pool3d
         pooled: torch.Tensor = pool(x, output_size)
         return pooled

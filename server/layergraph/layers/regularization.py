@@ -156,7 +156,6 @@ class _ChannelSpatialDropout(_SpatialDropout):
     seed: Any = option(anything, default=None)
 
     def setup(self) -> None:
-        """Sets the default of `data_format`."""
         self.data_format = self.data_format or "channels_last"
 
     def noise_shape(self, x: torch.Tensor) -> tuple[int, ...]:
@@ -184,7 +183,6 @@ class ActivityRegularization(Layer):
     regularizes_activity = False
 
     def setup(self) -> None:
-        """Creates the penalty."""
         self.activity_regularizer = L1L2(self.l1, self.l2)
 
     def get_config(self) -> dict[str, Any]:

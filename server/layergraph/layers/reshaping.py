@@ -180,7 +180,6 @@ class _ZeroPadding(_BorderLayer):
     data_format: str = option(data_format, default=None)
 
     def setup(self) -> None:
-        """Expands the padding to pairs."""
         self.read_border("padding")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
@@ -217,7 +216,6 @@ class _Cropping(_BorderLayer):
     crop_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
-        """Expands the cropping to pairs."""
         self.read_border("cropping")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,6 @@ class _UpSampling(SpatialLayer):
     data_format: str = option(data_format, default=None)
 
     def setup(self) -> None:
-        """Expands `size` to one value per axis."""
         self.each_axis("size")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,6 @@ class Wrapper(Layer):
     layer: Layer = option(any_layer)
 
     def build(self, input_shape: Any = None) -> None:
-        """Builds the wrapped layer."""
         if not self.layer.built:
             self.layer.build(input_shape)
 
@@ -55,7 +54,6 @@ class TimeDistributed(Holder):
     step_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
-        """Registers the layer as a sublayer."""
         self.hold(layer=self.layer)
         self._has_fixed_rows = False
         #: Whether the layer computes with several rows together; None before the first call.
@@ -221,7 +219,6 @@ class Bidirectional(Holder):
                 raise ConfigError(f"Bidirectional: the two layers differ in {name}, expected the same")
 
     def build(self, *input_shapes: Any) -> None:
-        """Builds both layers."""
         for layer in self.sublayers.values():
             if not layer.built:
                 with scopes.building(layer):

@@ -9,9 +9,10 @@ from typing import Any, cast
 from layergraph.archive.limits import DEFAULT_LIMITS
 from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
+from layergraph.functional.graph import Replaced
 from layergraph.functional.input import Input, InputLayer
 from layergraph.functional.layer import Layer
-from layergraph.functional.nest import flatten, map_structure
+from layergraph.functional.nest import flatten
 from layergraph.functional.tensor import Tensor
 from layergraph.models.model import Model
 from layergraph.models.reading import described_model
@@ -71,20 +72,12 @@ def _called_again(model: Functional, clone: Mapping[Layer, Layer], inputs: list[
     given = model.inputs if inputs is None else inputs
     if len(given) != len(model.inputs):
         raise ConfigError(f"clone_model: got {len(given)} input tensors, expected {len(model.inputs)}")
-    made: dict[int, Any] = {id(own): tensor for own, tensor in zip(model.inputs, given, strict=True)}
-
-    def swapped(leaf: Any) -> Any:
-        return made[id(leaf)] if isinstance(leaf, Tensor) else leaf
-
+    replaced = Replaced(model.inputs, given)
     for node in model.graph.nodes:
-        if node.is_input:
-            continue
-        extra = {} if node.training is None else {"training": node.training}
-        args, kwargs = map_structure(swapped, list(node.args)), map_structure(swapped, node.kwargs)
-        outputs = clone[node.layer](*args, **kwargs, **extra)
-        made.update({id(old): new for old, new in zip(node.output_tensors, flatten(outputs), strict=True)})
-    inputs, outputs = (map_structure(swapped, part) for part in (model.graph.inputs, model.graph.outputs))
+        if not node.is_input:
+            replaced.call_again(node, clone[node.layer])
+    inputs, outputs = map(replaced.within, (model.graph.inputs, model.graph.outputs))
     again = Model(inputs, outputs, name=model.name, trainable=model.trainable)
     if model.graph.ends:
-        again.keep([swapped(end) for end in model.graph.ends])
+        again.keep(replaced.within(list(model.graph.ends)))
     return again

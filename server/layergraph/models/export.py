@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from layergraph.archive import open_archive
+from layergraph.archive.replacing import sync
 from layergraph.errors import ConfigError, ExportError, unknown_name
 from layergraph.execution.plan import Plan
 from layergraph.exporting.cases import Cases, differences, find_cases, input_axes, output_axes
@@ -23,7 +24,6 @@ from layergraph.exporting.tolerances import default_tolerances
 from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import TensorSpec
 from layergraph.models.reading import read_model
-from layergraph.saving.model_file import sync
 from layergraph.training.trainer import Trainer
 
 Array: TypeAlias = "np.ndarray[Any, Any]"

@@ -27,23 +27,21 @@ from layergraph.ops.shapes import lengths_of, listed
 
 
 class Identity(Operation):
-    """tf.identity and similar functions."""
+    """x unchanged (tf.identity and similar functions)."""
 
     keras_module = "layergraph.ops"
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> Any:
-        """x unchanged."""
         return x
 
 
 class Pad(Operation):
-    """keras.ops.pad."""
+    """The padded x (keras.ops.pad)."""
 
     pad_width: Any = option(anything)
     mode: str = option(one_of("constant", "reflect", "symmetric", "edge"), default="constant")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, constant_values: Any = None) -> torch.Tensor:
-        """The padded x."""
         widths = _pairs(self.pad_width, x.ndim)
         if self.mode == "constant":
             flat = [n for pair in reversed(widths) for n in pair]
@@ -79,84 +77,76 @@ def _pairs(widths: Any, rank: int) -> list[tuple[int, int]]:
 
 
 class Rot90(Operation):
-    """keras.ops.rot90."""
+    """x rotated by k quarter turns (keras.ops.rot90)."""
 
     k: int = option(integer, default=1)
     axes: Any = option(list_of(integer), default=(0, 1))
 
     def forward(self, context: CallContext, w: Weights, array: torch.Tensor) -> torch.Tensor:
-        """x rotated by k quarter turns."""
         return torch.rot90(array, self.k, list(self.axes))
 
 
 class Flip(Operation):
-    """keras.ops.flip."""
+    """x flipped along axes, by default all (keras.ops.flip)."""
 
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x flipped along axes, by default all."""
         return x.flip(list(range(x.ndim)) if self.axis is None else listed(self.axis))
 
 
 class Fliplr(Operation):
-    """keras.ops.fliplr."""
+    """x flipped along the second axis (keras.ops.fliplr)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x flipped along the second axis."""
         return x.flip(1)
 
 
 class Flipud(Operation):
-    """keras.ops.flipud."""
+    """x flipped along the first axis (keras.ops.flipud)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x flipped along the first axis."""
         return x.flip(0)
 
 
 class Roll(Operation):
-    """keras.ops.roll."""
+    """x shifted cyclically along axes (keras.ops.roll)."""
 
     shift: Any = option(one_or_list_of(integer))
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x shifted cyclically along axes."""
         return x.roll(self.shift) if self.axis is None else x.roll(self.shift, self.axis)
 
 
 class Tile(Operation):
-    """keras.ops.tile."""
+    """x repeated as a whole (keras.ops.tile). `repeats` as an argument of the call may contain tensors."""
 
     reads_values = True
     computes_values = True
     repeats: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: Any, repeats: Any = None) -> Any:
-        """x repeated as a whole. `repeats` as an argument of the call may contain tensors."""
         x = torch.as_tensor(x)
         return x.tile(lengths_of(self.repeats if repeats is None else repeats))
 
 
 class Repeat(Operation):
-    """keras.ops.repeat."""
+    """x with each element repeated (keras.ops.repeat)."""
 
     repeats: int = option(integer)
     axis: int | None = option(optional(integer), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x with each element repeated."""
         return x.repeat_interleave(self.repeats, self.axis)
 
 
 class Meshgrid(Operation):
-    """keras.ops.meshgrid."""
+    """Coordinates of a grid (keras.ops.meshgrid)."""
 
     indexing: str = option(one_of("xy", "ij"), default="xy")
 
     def forward(self, context: CallContext, w: Weights, x: Any, y: Any = None, z: Any = None) -> list[torch.Tensor]:
-        """Coordinates of a grid."""
         axes = [value.reshape(-1) for value in (x, y, z) if value is not None]
         return list(torch.meshgrid(*axes, indexing=self.indexing))
 
@@ -168,7 +158,6 @@ class _Blocks(Operation):
     data_format: str = option(one_of("channels_last", "channels_first"), default="channels_last")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The regrouped image."""
         last = self.data_format == "channels_last"
         y = self.moved(x if last else x.movedim(1, -1), self.block_size)
         return y if last else y.movedim(-1, 1)
@@ -203,7 +192,10 @@ _PATTERN = re.compile(r"\w+|\([\w\s]*\)")
 
 
 class Rearrange(Operation):
-    """keras.ops.rearrange: an einops pattern such as 'b h (w c) -> b (h w) c'."""
+    """The elements in another order, by an einops pattern such as 'b h (w c) -> b (h w) c' (keras.ops.rearrange).
+
+    Raises GraphError if the pattern doesn't fit.
+    """
 
     keras_module = "keras.src.ops.einops"
     variadic = True
@@ -211,7 +203,6 @@ class Rearrange(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, tensor: torch.Tensor, pattern: str, **axes_lengths: int
     ) -> torch.Tensor:
-        """The elements in the order of the pattern's right side. Raises GraphError if it doesn't fit."""
         before, arrow, after = str(pattern).partition("->")
         old, new = ([part.strip("()").split() for part in _PATTERN.findall(side)] for side in (before, after))
         names = [name for group in old for name in group]

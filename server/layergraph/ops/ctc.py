@@ -23,7 +23,10 @@ class _Ctc(Operation):
 
 
 class CTCLoss(_Ctc):
-    """keras.ops.ctc_loss."""
+    """The loss by row (keras.ops.ctc_loss). `output` are logits (rows, steps, classes).
+
+    Raises DataError for lengths out of range.
+    """
 
     mask_index: int = option(integer, default=0)
 
@@ -36,7 +39,6 @@ class CTCLoss(_Ctc):
         target_length: Any,
         output_length: Any,
     ) -> torch.Tensor:
-        """The loss by row. `output` are logits (rows, steps, classes). Raises DataError for lengths out of range."""
         steps, symbols = (torch.as_tensor(n, device=output.device).long() for n in (output_length, target_length))
         if output.is_meta:
             return output.new_empty(output.shape[0], dtype=torch.promote_types(output.dtype, torch.float32))
@@ -54,7 +56,7 @@ class CTCLoss(_Ctc):
 
 
 class CTCDecode(_Ctc):
-    """keras.ops.ctc_decode."""
+    """The classes (paths, rows, steps), padded with -1, and the scores (rows, paths) (keras.ops.ctc_decode)."""
 
     strategy: str = option(one_of("greedy", "beam_search"), default="greedy")
     beam_width: int = option(positive_int, default=100)
@@ -65,7 +67,6 @@ class CTCDecode(_Ctc):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, inputs: torch.Tensor, sequence_lengths: Any
     ) -> list[torch.Tensor]:
-        """The classes (paths, rows, steps), padded with -1, and the scores (rows, paths)."""
         x = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         if x.is_meta:
             count = 1 if self.strategy == "greedy" else self.top_paths

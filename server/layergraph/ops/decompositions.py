@@ -28,64 +28,60 @@ class _Matrix(Operation):
 
 
 class Cholesky(_Matrix):
-    """keras.ops.cholesky."""
+    """The triangular factor (keras.ops.cholesky)."""
 
     upper: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The triangular factor."""
         return torch.linalg.cholesky(x, upper=self.upper)
 
 
 class CholeskyInverse(_Matrix):
-    """keras.ops.cholesky_inverse."""
+    """The inverse of the matrix with the Cholesky factor x (keras.ops.cholesky_inverse)."""
 
     upper: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The inverse of the matrix with the Cholesky factor x."""
         return torch.cholesky_inverse(x, upper=self.upper)
 
 
 class Det(_Matrix):
-    """keras.ops.det."""
+    """The determinant (keras.ops.det)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The determinant."""
         return torch.linalg.det(x)
 
 
 class Eig(_Matrix):
-    """keras.ops.eig."""
+    """Complex eigenvalues and eigenvectors (keras.ops.eig)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """Complex eigenvalues and eigenvectors."""
         return list(torch.linalg.eig(x))
 
 
 class Eigh(_Matrix):
-    """keras.ops.eigh."""
+    """Eigenvalues and eigenvectors of a symmetric matrix (keras.ops.eigh)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """Eigenvalues and eigenvectors of a symmetric matrix."""
         return list(torch.linalg.eigh(x))
 
 
 class Inv(_Matrix):
-    """keras.ops.inv."""
+    """The inverse (keras.ops.inv)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The inverse."""
         return torch.linalg.inv(x)
 
 
 class Lstsq(_Matrix):
-    """keras.ops.lstsq."""
+    """The least-squares solution of a @ x = b (keras.ops.lstsq).
+
+    Singular values below `rcond` x the largest are treated as 0.
+    """
 
     rcond: float | None = option(optional(number), default=None)
 
     def forward(self, context: CallContext, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
-        """The least-squares solution of a @ x = b. Singular values below `rcond` x the largest are treated as 0."""
         a, b = as_tensors(a, b)
         vector = b.ndim == a.ndim - 1
         b = b.unsqueeze(-1) if vector else b
@@ -99,59 +95,53 @@ class Lstsq(_Matrix):
 
 
 class LuFactor(_Matrix):
-    """keras.ops.lu_factor."""
+    """Both triangles in one matrix, and the pivots, counted from 0 (torch counts from 1) (keras.ops.lu_factor)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """Both triangles in one matrix, and the pivots, counted from 0 (torch counts from 1)."""
         factors, pivots = torch.linalg.lu_factor(x)
         return [factors, pivots - 1]
 
 
 class MatrixRank(_Matrix):
-    """keras.ops.matrix_rank."""
+    """The rank: the number of singular values above `tol` (keras.ops.matrix_rank)."""
 
     tol: float | None = option(optional(number), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The rank: the number of singular values above `tol`."""
         return torch.linalg.matrix_rank(x, atol=self.tol).to(torch.int32)
 
 
 class Pinv(_Matrix):
-    """keras.ops.pinv."""
+    """The pseudo-inverse (keras.ops.pinv)."""
 
     rcond: float | None = option(optional(number), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The pseudo-inverse."""
         return torch.linalg.pinv(x, rtol=self.rcond)
 
 
 class Qr(_Matrix):
-    """keras.ops.qr."""
+    """An orthogonal and a triangular matrix (keras.ops.qr)."""
 
     mode: str = option(one_of("reduced", "complete"), default="reduced")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """An orthogonal and a triangular matrix."""
         return list(torch.linalg.qr(x, mode=self.mode))
 
 
 class Solve(_Matrix):
-    """keras.ops.solve."""
+    """The solution of a @ x = b (keras.ops.solve)."""
 
     def forward(self, context: CallContext, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
-        """The solution of a @ x = b."""
         return torch.linalg.solve(*as_tensors(a, b))
 
 
 class SolveTriangular(_Matrix):
-    """keras.ops.solve_triangular."""
+    """The solution of a @ x = b (keras.ops.solve_triangular)."""
 
     lower: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, a: Any, b: Any) -> Any:  # type: ignore[override]
-        """The solution of a @ x = b."""
         a, b = as_tensors(a, b)
         vector = b.ndim == a.ndim - 1
         x = torch.linalg.solve_triangular(a, b.unsqueeze(-1) if vector else b, upper=not self.lower)
@@ -159,35 +149,32 @@ class SolveTriangular(_Matrix):
 
 
 class SVD(_Matrix):
-    """keras.ops.svd."""
+    """Left vectors, singular values and right vectors, or the singular values alone (keras.ops.svd)."""
 
     full_matrices: bool = option(boolean, default=True)
     compute_uv: bool = option(boolean, default=True)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """Left vectors, singular values and right vectors, or the singular values alone."""
         if not self.compute_uv:
             return torch.linalg.svdvals(x)
         return list(torch.linalg.svd(x, self.full_matrices))
 
 
 class Logdet(_Matrix):
-    """keras.ops.logdet."""
+    """The logarithm of the determinant (keras.ops.logdet)."""
 
     keras_module = "keras.src.ops.math"
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The logarithm of the determinant."""
         return torch.logdet(x)
 
 
 class Slogdet(_Matrix):
-    """keras.ops.slogdet."""
+    """Sign and logarithm of the determinant (keras.ops.slogdet)."""
 
     keras_module = Operation.keras_module
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """Sign and logarithm of the determinant."""
         return list(torch.linalg.slogdet(x))
 
 

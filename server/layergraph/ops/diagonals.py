@@ -20,18 +20,16 @@ class _Diagonal(Operation):
 
 
 class Diagonal(_Diagonal):
-    """keras.ops.diagonal."""
+    """The diagonal (keras.ops.diagonal)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The diagonal."""
         return torch.diagonal(x, self.offset, self.axis1, self.axis2)
 
 
 class Trace(_Diagonal):
-    """keras.ops.trace."""
+    """The sum of the diagonal (keras.ops.trace)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The sum of the diagonal."""
         y = torch.diagonal(x, self.offset, self.axis1, self.axis2).sum(-1)
         return y if x.is_floating_point() else y.to(torch.promote_types(x.dtype, torch.int32))
 
@@ -41,34 +39,30 @@ class _Offset(Operation):
 
 
 class Diag(_Offset):
-    """keras.ops.diag."""
+    """The diagonal of a matrix, or a matrix with a diagonal (keras.ops.diag)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The diagonal of a matrix, or a matrix with a diagonal."""
         return torch.diag(x, self.k)
 
 
 class Diagflat(_Offset):
-    """keras.ops.diagflat."""
+    """The matrix with all elements on its diagonal (keras.ops.diagflat)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The matrix with all elements on its diagonal."""
         return torch.diagflat(x, self.k)
 
 
 class Tril(_Offset):
-    """keras.ops.tril."""
+    """The elements on and below a diagonal (keras.ops.tril)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The elements on and below a diagonal."""
         return torch.tril(x, self.k)
 
 
 class Triu(_Offset):
-    """keras.ops.triu."""
+    """The elements on and above a diagonal (keras.ops.triu)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The elements on and above a diagonal."""
         return torch.triu(x, self.k)
 
 

@@ -277,14 +277,16 @@ class Clip(Operation):
 
 
 class Where(Operation):
-    """x1 where the condition is true, else x2 (keras.ops.where)."""
+    """x1 where the condition is true, else x2 (keras.ops.where).
+
+    For a condition alone, the indices where it is true: (axes, count).
+    """
 
     computes_values = True
 
     def forward(
         self, context: CallContext, w: Weights, condition: torch.Tensor, x1: Any = None, x2: Any = None
     ) -> torch.Tensor:
-        """The chosen elements; for a condition alone, the indices where it is true: (axes, count)."""
         if x1 is not None and x2 is not None:
             if not (isinstance(x1, torch.Tensor) or isinstance(x2, torch.Tensor)):
                 x1, x2 = (constant(x, condition.device) for x in (x1, x2))
@@ -295,7 +297,7 @@ class Where(Operation):
 
 
 class ReLU(Operation):
-    """keras.activations.relu with its arguments."""
+    """x rectified, with Keras's arguments (keras.activations.relu)."""
 
     keras_module = "keras.src.activations.activations"
 
@@ -304,51 +306,46 @@ class ReLU(Operation):
     threshold: float = option(number, default=0.0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The rectified x."""
         return activations.relu(x, self.negative_slope, self.max_value, self.threshold)
 
 
 class LeakyRelu(Operation):
-    """keras.ops.leaky_relu."""
+    """The rectified x (keras.ops.leaky_relu)."""
 
     keras_module = "keras.src.ops.nn"
 
     negative_slope: float = option(number, default=0.2)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The rectified x."""
         return activations.leaky_relu(x, self.negative_slope)
 
 
 class Elu(Operation):
-    """keras.ops.elu."""
+    """The rectified x (keras.ops.elu)."""
 
     keras_module = "keras.src.ops.nn"
 
     alpha: float = option(number, default=1.0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The rectified x."""
         return activations.elu(x, self.alpha)
 
 
 class Celu(Elu):
-    """keras.ops.celu."""
+    """The rectified x (keras.ops.celu)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The rectified x."""
         return activations.celu(x, self.alpha)
 
 
 class Gelu(Operation):
-    """keras.ops.gelu."""
+    """The activation of x (keras.ops.gelu)."""
 
     keras_module = "keras.src.ops.nn"
 
     approximate: bool = option(boolean, default=True)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The activation of x."""
         return activations.gelu(x, self.approximate)
 
 
@@ -375,22 +372,20 @@ class Softmax(Operation):
 
 
 class Sigmoid(Unary):
-    """keras.ops.sigmoid."""
+    """The sigmoid of x (keras.ops.sigmoid)."""
 
     function = _UNARY["Sigmoid"]
     keras_module = "keras.src.ops.nn"
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The sigmoid of x."""
         y = super().forward(context, w, x)
         return keep_logits(y, x, "sigmoid", _found(context.keeps_logits)) if context.keeps_logits else y
 
 
 class LogSoftmax(Softmax):
-    """keras.ops.log_softmax."""
+    """The logarithm of the softmax of x (keras.ops.log_softmax)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The logarithm of the softmax of x."""
         flat = self.axis is None
         return x.reshape(-1).log_softmax(0).reshape(x.shape) if flat else x.log_softmax(self.axis or 0)
 

@@ -43,13 +43,12 @@ def _gaussian(size: int, sigma: float, like: torch.Tensor) -> torch.Tensor:
 
 
 class GaussianBlur(_Filter):
-    """keras.ops.image.gaussian_blur."""
+    """The blurred images (keras.ops.image.gaussian_blur)."""
 
     kernel_size: Any = option(sizes(2), default=(3, 3))
     sigma: Any = option(sizes(2, nonnegative), default=(1.0, 1.0))  # type: ignore[arg-type]
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
-        """The blurred images."""
         height, width = self.kernel_size
         first, second = self.sigma
         kernel = torch.outer(_gaussian(height, first, images), _gaussian(width, second, images))
@@ -58,17 +57,19 @@ class GaussianBlur(_Filter):
 
 
 class SobelEdges(_Filter):
-    """keras.ops.image.sobel_edges."""
+    """The vertical and horizontal gradients of each pixel, along a new last axis (keras.ops.image.sobel_edges)."""
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
-        """The vertical and horizontal gradients of each pixel, along a new last axis."""
         across = torch.tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=images.dtype, device=images.device)
         x = self.channels_first(images)
         return self.as_given(torch.stack([_by_channel(x, k, (1, 1)) for k in (across.T, across)], -1), images)
 
 
 class SSIM(_Filter):
-    """keras.ops.image.ssim (Wang et al. 2004, "Image quality assessment")."""
+    """The structural similarity of each pair of images; 1 for equal images (keras.ops.image.ssim).
+
+    Source: Wang et al. 2004, "Image quality assessment".
+    """
 
     max_val: float = option(number, default=1.0)
     filter_size: int = option(positive_int, default=11)
@@ -77,7 +78,6 @@ class SSIM(_Filter):
     k2: float = option(number, default=0.03)
 
     def forward(self, context: CallContext, w: Weights, image1: torch.Tensor, image2: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The structural similarity of each pair of images; 1 for equal images."""
         floats = [image if image.is_floating_point() else image.to(torch.float32) for image in (image1, image2)]
         a, b = (self.channels_first(image) for image in floats)
         window = _gaussian(self.filter_size, self.filter_sigma, a)
@@ -94,14 +94,13 @@ class SSIM(_Filter):
 
 
 class PSNR(Operation):
-    """keras.ops.psnr."""
+    """The peak signal-to-noise ratio in decibels, by the mean error over all rows (keras.ops.psnr)."""
 
     keras_module = "keras.src.ops.nn"
 
     max_val: float = option(number)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
-        """The peak signal-to-noise ratio in decibels, by the mean error over all rows."""
         a, b = as_tensors(x1, x2)
         largest = torch.as_tensor(self.max_val, dtype=a.dtype, device=a.device)
         return 20 * torch.log10(largest) - 10 * torch.log10((a - b).square().mean())

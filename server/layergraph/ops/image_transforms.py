@@ -85,7 +85,7 @@ def _neighbours(at: torch.Tensor, order: int) -> list[tuple[torch.Tensor, torch.
 
 
 class MapCoordinates(Operation):
-    """keras.ops.image.map_coordinates."""
+    """The elements at the coordinates (keras.ops.image.map_coordinates)."""
 
     keras_module = _IMAGE
 
@@ -99,7 +99,6 @@ class MapCoordinates(Operation):
             raise ConfigError(f"MapCoordinates: option 'order' is {self.order}, expected 0 or 1")
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, coordinates: Any) -> torch.Tensor:  # type: ignore[override]
-        """The elements at the coordinates."""
         axes = [torch.as_tensor(at, device=inputs.device) for at in coordinates]
         if len(axes) != inputs.ndim:
             raise GraphError(f"got coordinates of {len(axes)} axes, expected {inputs.ndim}")
@@ -137,7 +136,7 @@ class _Projection(Operation):
 
 
 class AffineTransform(_Projection):
-    """keras.ops.image.affine_transform."""
+    """The images transformed by one transform, or by one per row (keras.ops.image.affine_transform)."""
 
     interpolation: str = option(one_of("bilinear", "nearest"), default="bilinear")
     fill_mode: Any = option(one_of(*_OUTSIDE), default="constant")
@@ -145,18 +144,16 @@ class AffineTransform(_Projection):
     data_format: Any = option(optional(one_of("channels_last", "channels_first")), default=None)
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor, transform: Any) -> torch.Tensor:  # type: ignore[override]
-        """The images transformed by one transform, or by one per row."""
         factors = torch.as_tensor(transform, device=images.device)
         return self.projected(images, factors if factors.ndim == 2 else factors.unsqueeze(0))
 
 
 class PerspectiveTransform(_Projection):
-    """keras.ops.image.perspective_transform."""
+    """The images, with four start points (x, y) mapped to four end points (keras.ops.image.perspective_transform)."""
 
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, images: torch.Tensor, start_points: Any, end_points: Any
     ) -> torch.Tensor:
-        """The images transformed so that four start points (x, y) are mapped to four end points."""
         starts, ends = (
             torch.as_tensor(points, device=images.device).to(images.dtype).reshape(-1, 4, 2)
             for points in (start_points, end_points)
@@ -199,7 +196,7 @@ _KERNELS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 class ScaleAndTranslate(Operation):
-    """keras.ops.image.scale_and_translate."""
+    """The images scaled and translated along some axes (keras.ops.image.scale_and_translate)."""
 
     keras_module = _IMAGE
 
@@ -210,7 +207,6 @@ class ScaleAndTranslate(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, images: torch.Tensor, output_shape: Any, scale: Any, translation: Any
     ) -> torch.Tensor:
-        """The images scaled and translated along some axes."""
         shape = tuple(int(n) for n in output_shape)
         if len(shape) != images.ndim:
             raise GraphError(f"output_shape is {shape}, expected {images.ndim} lengths")

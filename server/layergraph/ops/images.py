@@ -27,7 +27,7 @@ class _ImageOperation(Operation):
 
 
 class Resize(_ImageOperation):
-    """keras.ops.image.resize."""
+    """The resized images (keras.ops.image.resize)."""
 
     size: Any = option(sizes(2))
     interpolation: str = option(anything, default="bilinear")
@@ -38,7 +38,6 @@ class Resize(_ImageOperation):
     fill_value: float = option(number, default=0.0)
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> Any:
-        """The resized images."""
         layer = Resizing(
             height=self.size[0],
             width=self.size[1],
@@ -55,10 +54,9 @@ class Resize(_ImageOperation):
 
 
 class RGBToGrayscale(_ImageOperation):
-    """keras.ops.image.rgb_to_grayscale."""
+    """The luminance of each pixel (keras.ops.image.rgb_to_grayscale)."""
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> Any:
-        """The luminance of each pixel."""
         axis = -1 if self.last else -3
         x = images if images.is_floating_point() else images.to(torch.float32)
         weights = torch.tensor([0.2989, 0.5870, 0.1140], dtype=x.dtype, device=x.device)
@@ -100,10 +98,9 @@ class RGBToHSV(_ImageOperation):
 
 
 class HSVToRGB(_ImageOperation):
-    """keras.ops.image.hsv_to_rgb."""
+    """Red, green and blue of each pixel (keras.ops.image.hsv_to_rgb)."""
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
-        """Red, green and blue of each pixel."""
         return hsv_to_rgb(images, -1 if self.last else -3)
 
 
@@ -147,7 +144,7 @@ class PadImages(_Edges):
 
 
 class CropImages(_Edges):
-    """keras.ops.image.crop_images."""
+    """The cropped images (keras.ops.image.crop_images). Raises GraphError if nothing would be left."""
 
     top_cropping: int | None = option(optional(nonnegative_int), default=None)
     left_cropping: int | None = option(optional(nonnegative_int), default=None)
@@ -155,7 +152,6 @@ class CropImages(_Edges):
     right_cropping: int | None = option(optional(nonnegative_int), default=None)
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
-        """The cropped images. Raises GraphError if nothing would be left."""
         high, wide = self.axes(images)
         for axis, before, after, target in (
             (high, self.top_cropping, self.bottom_cropping, self.target_height),
@@ -170,7 +166,10 @@ class CropImages(_Edges):
 
 
 class ExtractPatches(_ImageOperation):
-    """keras.ops.image.extract_patches of images."""
+    """Each window of images as the channels of a pixel (keras.ops.image.extract_patches).
+
+    Channels are in C order of the window's rows, columns and channels.
+    """
 
     size: Any = option(sizes(2))
     strides: Any = option(optional(sizes(2)), default=None)
@@ -178,7 +177,6 @@ class ExtractPatches(_ImageOperation):
     padding: str = option(anything, default="valid")
 
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
-        """Each window as the channels of a pixel, in C order of the window's rows, columns and channels."""
         x = images if self.last else images.movedim(-3, -1)
         single = x.ndim == 3
         x = x.unsqueeze(0) if single else x

@@ -21,13 +21,15 @@ from layergraph.ops.shape_values import whole
 
 
 class GetItem(Operation):
-    """x[key]: integers, slices, an ellipsis and new axes, as in NumPy."""
+    """x[key]: integers, slices, an ellipsis and new axes, as in NumPy.
+
+    Slices with a negative step, which torch lacks, are taken from the flipped axis.
+    """
 
     reads_values = True
     computes_values = True
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, key: Any) -> torch.Tensor:  # type: ignore[override]
-        """The indexed part. Slices with a negative step, which torch lacks, are taken from the flipped axis."""
         keys = key if isinstance(key, tuple) else tuple(key) if isinstance(key, list) else (key,)
         keys = tuple(_plain_slice(k) for k in keys)
         if Ellipsis in [k for k in keys if not isinstance(k, torch.Tensor)]:
@@ -70,12 +72,11 @@ def _plain_slice(key: Any) -> Any:
 
 
 class Take(Operation):
-    """keras.ops.take."""
+    """Elements by index along an axis; negative indices count from the end (keras.ops.take)."""
 
     axis: int | None = option(optional(integer), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
-        """Elements by index along an axis; negative indices count from the end."""
         chosen = torch.as_tensor(indices, device=x.device).to(torch.int64)
         if self.axis is None:
             x, axis = x.reshape(-1), 0
@@ -87,12 +88,11 @@ class Take(Operation):
 
 
 class TakeAlongAxis(Operation):
-    """keras.ops.take_along_axis."""
+    """One element per index (keras.ops.take_along_axis). Raises DataError for an index out of range."""
 
     axis: int | None = option(optional(integer), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, indices: Any) -> torch.Tensor:  # type: ignore[override]
-        """One element per index. Raises DataError for an index out of range."""
         chosen = torch.as_tensor(indices, device=x.device).to(torch.int64)
         axis = self.axis
         if axis is None:
@@ -104,13 +104,12 @@ class TakeAlongAxis(Operation):
 
 
 class Slice(Operation):
-    """keras.ops.slice."""
+    """A block of the inputs, starting at the indices (keras.ops.slice)."""
 
     keras_module = "keras.src.ops.core"
     shape: Any = option(list_of(integer))
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, start_indices: Any) -> torch.Tensor:  # type: ignore[override]
-        """A block of the inputs, starting at the indices."""
         starts = start_indices.tolist() if isinstance(start_indices, torch.Tensor) else start_indices
         for axis, (start, length) in enumerate(zip(starts, self.shape, strict=True)):
             length = inputs.shape[axis] - whole(start) if length < 0 else length
@@ -119,14 +118,13 @@ class Slice(Operation):
 
 
 class SliceUpdate(Operation):
-    """keras.ops.slice_update."""
+    """The inputs with a block replaced (keras.ops.slice_update)."""
 
     keras_module = "keras.src.ops.core"
 
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, inputs: torch.Tensor, start_indices: Any, updates: torch.Tensor
     ) -> torch.Tensor:
-        """The inputs with a block replaced."""
         starts = start_indices.tolist() if isinstance(start_indices, torch.Tensor) else start_indices
         place = tuple(slice(whole(s), whole(s) + n) for s, n in zip(starts, updates.shape, strict=True))
         result = inputs.clone()

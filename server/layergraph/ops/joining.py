@@ -20,14 +20,16 @@ from layergraph.ops.operation import Operation, as_tensors
 
 
 class Concatenate(Operation):
-    """keras.ops.concatenate."""
+    """The concatenated tensors, in their widest dtype (keras.ops.concatenate).
+
+    As in shapes, some of them may be lists of numbers.
+    """
 
     computes_values = True
 
     axis: int | None = option(optional(integer), default=0)
 
     def forward(self, context: CallContext, w: Weights, xs: Any) -> torch.Tensor:
-        """The concatenated tensors, in their widest dtype. As in shapes, some of them may be lists of numbers."""
         xs = [x if isinstance(x, torch.Tensor) else _listed(x, xs) for x in xs]
         if self.axis is None:
             return torch.cat([x.reshape(-1) for x in xs])
@@ -47,7 +49,7 @@ def _listed(numbers: Any, others: Any) -> torch.Tensor:
 
 
 class Stack(Operation):
-    """keras.ops.stack."""
+    """The tensors along a new axis (keras.ops.stack)."""
 
     computes_values = True
     inserts_axis = True
@@ -55,7 +57,6 @@ class Stack(Operation):
     axis: int = option(integer, default=0)
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> torch.Tensor:
-        """The tensors along a new axis."""
         # As in shapes, some of them may be numbers.
         like = next((item for item in x if isinstance(item, torch.Tensor)), None)
         return torch.stack(
@@ -65,19 +66,17 @@ class Stack(Operation):
 
 
 class Append(Operation):
-    """keras.ops.append."""
+    """The second tensor after the first (keras.ops.append)."""
 
     axis: int | None = option(optional(integer), default=None)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
-        """The second tensor after the first."""
         a, b = as_tensors(x1, x2)
         return torch.cat([a.reshape(-1), b.reshape(-1)]) if self.axis is None else torch.cat([a, b], self.axis)
 
 
 class _Joined(Operation):
     def forward(self, context: CallContext, w: Weights, xs: Any) -> torch.Tensor:
-        """The joined arrays."""
         return self.joined(list(xs))
 
     def joined(self, xs: list[torch.Tensor]) -> torch.Tensor:
@@ -123,7 +122,7 @@ class AddN(_Joined):
 
 
 class Split(Operation):
-    """keras.ops.split."""
+    """The parts (keras.ops.split). Raises GraphError if the axis can't be split equally."""
 
     computes_values = True
 
@@ -131,7 +130,6 @@ class Split(Operation):
     axis: int = option(integer, default=0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The parts. Raises GraphError if the axis can't be split equally."""
         if isinstance(self.indices_or_sections, int):
             unknown = context.symbolic_dims is not None and context.symbolic_dims.is_unknown(x, self.axis % x.ndim)
             if unknown:
@@ -147,7 +145,7 @@ class Split(Operation):
 
 
 class Unstack(Operation):
-    """keras.ops.unstack."""
+    """The slices along an axis (keras.ops.unstack)."""
 
     computes_values = True
     keras_module = "keras.src.ops.core"
@@ -156,7 +154,6 @@ class Unstack(Operation):
     axis: int = option(integer, default=0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The slices along an axis."""
         return list(x.unbind(self.axis))
 
 
@@ -165,7 +162,6 @@ class _SplitAlong(Operation):
     along = 0
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The parts."""
         return Split(self.indices_or_sections, self.along).forward(context, w, x)
 
 
@@ -186,26 +182,24 @@ class Dsplit(_SplitAlong):
 
 
 class ArraySplit(Operation):
-    """keras.ops.array_split."""
+    """The parts, whose lengths may differ (keras.ops.array_split)."""
 
     indices_or_sections: Any = option(one_or_list_of(integer))
     axis: int = option(integer, default=0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The parts, whose lengths may differ."""
         given = self.indices_or_sections
         return list(torch.tensor_split(x, given if isinstance(given, int) else list(given), self.axis))
 
 
 class SplitSizes(Operation):
-    """tf.split with the lengths of the parts."""
+    """The parts, of given lengths (tf.split). One length may be -1. Raises GraphError if lengths don't add up."""
 
     keras_module = "layergraph.ops"
     sizes: Any = option(list_of(integer))
     axis: int = option(integer, default=0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The parts. One length may be -1. Raises GraphError if lengths don't add up."""
         rest = x.shape[self.axis] - sum(n for n in self.sizes if n >= 0)
         sizes = [rest if n < 0 else n for n in self.sizes]
         if min(sizes) < 0 or sum(sizes) != x.shape[self.axis]:

@@ -21,10 +21,9 @@ def _promoted(x1: Any, x2: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class Dot(Operation):
-    """keras.ops.dot."""
+    """Sums over the last axis of the first and the second-last axis of the second tensor (keras.ops.dot)."""
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """NumPy's dot: sums over the last axis of the first and the second-last axis of the second tensor."""
         a, b = _promoted(x1, x2)
         if a.ndim == 0 or b.ndim == 0:
             return a * b
@@ -32,27 +31,24 @@ class Dot(Operation):
 
 
 class Vdot(Operation):
-    """keras.ops.vdot."""
+    """The dot product of the flattened tensors (keras.ops.vdot)."""
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """The dot product of the flattened tensors."""
         a, b = _promoted(x1, x2)
         return torch.dot(a.reshape(-1), b.reshape(-1))
 
 
 class Inner(Operation):
-    """keras.ops.inner."""
+    """Sums of products over the last axes (keras.ops.inner)."""
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """Sums of products over the last axes."""
         return torch.inner(*_promoted(x1, x2))
 
 
 class Outer(Operation):
-    """keras.ops.outer."""
+    """Products of all pairs of elements (keras.ops.outer)."""
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """Products of all pairs of elements."""
         a, b = _promoted(x1, x2)
         return torch.outer(a.reshape(-1), b.reshape(-1))
 
@@ -64,12 +60,11 @@ def _axes(value: Any) -> Any:
 
 
 class Tensordot(Operation):
-    """keras.ops.tensordot."""
+    """Sums of products over the axes (keras.ops.tensordot)."""
 
     axes: Any = option(_axes, default=2)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """Sums of products over the axes."""
         a, b = _promoted(x1, x2)
         if isinstance(self.axes, int):
             return torch.tensordot(a, b, dims=self.axes)
@@ -78,7 +73,7 @@ class Tensordot(Operation):
 
 
 class Cross(Operation):
-    """keras.ops.cross."""
+    """The cross product of vectors of length 3, or 2 with an implicit third element of 0 (keras.ops.cross)."""
 
     axisa: int = option(integer, default=-1)
     axisb: int = option(integer, default=-1)
@@ -86,7 +81,6 @@ class Cross(Operation):
     axis: int | None = option(optional(integer), default=None)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """The cross product of vectors of length 3, or 2 with an implicit third element of 0."""
         a, b = _promoted(x1, x2)
         first, second, result = (self.axisa, self.axisb, self.axisc) if self.axis is None else (self.axis,) * 3
         a, b = a.movedim(first, -1), b.movedim(second, -1)
@@ -97,40 +91,36 @@ class Cross(Operation):
 
 
 class Kron(Operation):
-    """keras.ops.kron."""
+    """The Kronecker product (keras.ops.kron)."""
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """The Kronecker product."""
         return torch.kron(*_promoted(x1, x2))
 
 
 class CDist(Operation):
-    """keras.ops.cdist."""
+    """Distances of all pairs of rows (keras.ops.cdist)."""
 
     keras_module = "keras.src.ops.math"
 
     def forward(self, context: CallContext, w: Weights, x: Any, y: Any) -> Any:  # type: ignore[override]
-        """Distances of all pairs of rows."""
         a, b = _promoted(x, y)
         return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1).sqrt()
 
 
 class Corrcoef(Operation):
-    """keras.ops.corrcoef."""
+    """Correlation coefficients of all pairs of rows (keras.ops.corrcoef)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """Correlation coefficients of all pairs of rows."""
         x = x if x.is_floating_point() else x.to(torch.float64 if x.dtype is torch.int64 else torch.float32)
         return x.new_empty((x.shape[0],) * 2) if x.is_meta else torch.corrcoef(x)
 
 
 class Correlate(Operation):
-    """keras.ops.correlate."""
+    """Sums of products at each shift of two vectors (keras.ops.correlate)."""
 
     mode: str = option(one_of("valid", "same", "full"), default="valid")
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> Any:  # type: ignore[override]
-        """Sums of products at each shift of two vectors."""
         a, b = (x if x.is_floating_point() else x.to(torch.float32) for x in _promoted(x1, x2))
         y = torch.nn.functional.conv1d(a[None, None], b[None, None], padding=b.shape[0] - 1)[0, 0]
         length = {
@@ -142,7 +132,7 @@ class Correlate(Operation):
 
 
 class Norm(Operation):
-    """keras.ops.norm."""
+    """The norm of vectors, or of matrices for two axes (keras.ops.norm)."""
 
     keras_module = _LINALG
 
@@ -151,7 +141,6 @@ class Norm(Operation):
     keepdims: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The norm of vectors, or of matrices for two axes."""
         x = x if x.is_floating_point() else x.to(torch.float32)
         axes = self.axis if self.axis is None or isinstance(self.axis, int) else list(self.axis)
         if self.ord is None or self.ord == "euclidean":

@@ -22,12 +22,11 @@ class _Loss(Operation):
 
 
 class BinaryCrossentropy(_Loss):
-    """keras.ops.binary_crossentropy."""
+    """The loss by element (keras.ops.binary_crossentropy)."""
 
     from_logits: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The loss by element."""
         target = target.to(output.dtype)
         if self.from_logits:
             return functional.binary_cross_entropy_with_logits(output, target, reduction="none")
@@ -48,18 +47,16 @@ class _Crossentropy(_Loss):
 
 
 class CategoricalCrossentropy(_Crossentropy):
-    """keras.ops.categorical_crossentropy."""
+    """The loss by row (keras.ops.categorical_crossentropy)."""
 
     def forward(self, context: CallContext, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The loss by row."""
         return -(target * self.logarithms(output)).sum(self.axis)
 
 
 class SparseCategoricalCrossentropy(_Crossentropy):
-    """keras.ops.sparse_categorical_crossentropy."""
+    """The loss by row (keras.ops.sparse_categorical_crossentropy)."""
 
     def forward(self, context: CallContext, w: Weights, target: torch.Tensor, output: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """The loss by row."""
         target = target.to(torch.int64)
         if target.ndim == output.ndim and target.shape[-1] == 1:
             target = target.squeeze(-1)

@@ -22,14 +22,13 @@ class _Neural(Operation):
 
 
 class Moments(_Neural):
-    """keras.ops.moments."""
+    """Mean and variance (keras.ops.moments)."""
 
     axes: Any = option(one_or_list_of(integer))
     keepdims: bool = option(boolean, default=False)
     synchronized: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """Mean and variance."""
         axes = [self.axes] if isinstance(self.axes, int) else list(self.axes)
         variance, mean = torch.var_mean(x, axes, correction=0, keepdim=self.keepdims)
         return [mean, variance]
@@ -40,13 +39,12 @@ def _axes(axis: Any) -> list[int]:
 
 
 class RMSNorm(_Neural):
-    """keras.ops.rms_normalization."""
+    """x divided by its root mean square (keras.ops.rms_normalization)."""
 
     axis: Any = option(one_or_list_of(integer), default=-1)
     epsilon: Any = option(anything, default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, scale: Any = None) -> torch.Tensor:
-        """x divided by its root mean square."""
         epsilon = _EPSILON if self.epsilon is None else self.epsilon
         wide = at_least_float32(x)
         y = wide * torch.rsqrt(wide.square().mean(_axes(self.axis), keepdim=True) + epsilon)
@@ -55,7 +53,7 @@ class RMSNorm(_Neural):
 
 
 class LayerNorm(_Neural):
-    """keras.ops.layer_normalization."""
+    """x normalised by its mean and variance over the axes (keras.ops.layer_normalization)."""
 
     axis: Any = option(one_or_list_of(integer), default=-1)
     epsilon: Any = option(anything, default=None)
@@ -64,7 +62,6 @@ class LayerNorm(_Neural):
     def forward(
         self, context: CallContext, w: Weights, x: torch.Tensor, gamma: Any = None, beta: Any = None
     ) -> torch.Tensor:
-        """x normalised by its mean and variance over the axes."""
         epsilon = _EPSILON if self.epsilon is None else self.epsilon
         wide = at_least_float32(x)
         axes = sorted(axis % x.ndim for axis in _axes(self.axis))
@@ -81,7 +78,7 @@ class LayerNorm(_Neural):
 
 
 class BatchNorm(_Neural):
-    """keras.ops.batch_normalization."""
+    """x normalised by the mean and variance of each channel (keras.ops.batch_normalization)."""
 
     axis: int = option(integer)
     epsilon: float = option(number, default=1e-3)
@@ -96,7 +93,6 @@ class BatchNorm(_Neural):
         offset: Any = None,
         scale: Any = None,
     ) -> Any:
-        """x normalised by the mean and variance of each channel."""
         shape = [1] * x.ndim
         shape[self.axis] = -1
         mean, variance, offset, scale = (
@@ -109,7 +105,10 @@ class BatchNorm(_Neural):
 
 
 class DotProductAttention(_Neural):
-    """keras.ops.dot_product_attention."""
+    """Attention over (rows, steps, heads, features) (keras.ops.dot_product_attention).
+
+    Raises GraphError for attn_logits_soft_cap.
+    """
 
     is_causal: bool = option(boolean, default=False)
     flash_attention: Any = option(anything, default=None)
@@ -126,7 +125,6 @@ class DotProductAttention(_Neural):
         mask: Any = None,
         scale: Any = None,
     ) -> torch.Tensor:
-        """Attention over (rows, steps, heads, features). Raises GraphError for attn_logits_soft_cap."""
         if self.attn_logits_soft_cap is not None:
             raise GraphError("attn_logits_soft_cap is not supported")
         groups = query.shape[2] // key.shape[2]
@@ -155,28 +153,29 @@ class _Codes(Typed):
 
 
 class OneHot(_Codes):
-    """keras.ops.one_hot."""
+    """1 at the index of each integer; all 0 for integers out of range (keras.ops.one_hot)."""
 
     def __init__(self, *args: Any, dtype: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, dtype=dtype or "float32", **kwargs)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """1 at the index of each integer; all 0 for integers out of range."""
         classes = torch.arange(self.num_classes, device=x.device)
         return self.converted(x.to(torch.int64).unsqueeze(-1) == classes).movedim(-1, self.axis)
 
 
 class MultiHot(_Codes):
-    """keras.ops.multi_hot."""
+    """1 at the indices of all integers of a row (keras.ops.multi_hot)."""
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """1 at the indices of all integers of a row."""
         codes = OneHot(self.num_classes, self.axis, dtype=self.element_type, name="op").forward(context, w, inputs)
         return codes.amax(1 if inputs.ndim > 1 else 0)
 
 
 class FakeQuantWithMinMaxVars(Operation):
-    """keras.quantizers.fake_quant_with_min_max_vars."""
+    """x rounded to 2^num_bits levels between the bounds (keras.quantizers.fake_quant_with_min_max_vars).
+
+    The bounds are adjusted so that 0 is a level.
+    """
 
     keras_module = "keras.src.quantizers.quantizers"
 
@@ -187,7 +186,6 @@ class FakeQuantWithMinMaxVars(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, inputs: torch.Tensor, min_vals: Any, max_vals: Any
     ) -> Any:
-        """x rounded to 2^num_bits levels between the bounds, which are adjusted so that 0 is a level."""
         shape = [1] * inputs.ndim
         if self.axis is not None:
             shape[self.axis] = -1

@@ -119,50 +119,46 @@ class Round(Operation):
 
 
 class NanToNum(Operation):
-    """keras.ops.nan_to_num."""
+    """x with NaN and infinities replaced (keras.ops.nan_to_num)."""
 
     nan: float = option(number, default=0.0)
     posinf: Any = option(anything, default=None)
     neginf: Any = option(anything, default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x with NaN and infinities replaced."""
         return torch.nan_to_num(x, self.nan, self.posinf, self.neginf) if x.is_floating_point() else x
 
 
 class Isclose(Operation):
-    """keras.ops.isclose."""
+    """Whether elements are equal within the tolerances (keras.ops.isclose)."""
 
     equal_nan: bool = option(boolean, default=False)
 
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, x1: Any, x2: Any, rtol: float = 1e-5, atol: float = 1e-8
     ) -> torch.Tensor:
-        """Whether elements are equal within the tolerances."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
         return torch.isclose(a.to(dtype), b.to(dtype), rtol, atol, self.equal_nan)
 
 
 class AllClose(Operation):
-    """keras.ops.allclose."""
+    """Whether all elements are equal within the tolerances (keras.ops.allclose)."""
 
     rtol: float = option(number, default=1e-5)
     atol: float = option(number, default=1e-8)
     equal_nan: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
-        """Whether all elements are equal within the tolerances."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
         return torch.isclose(a.to(dtype), b.to(dtype), self.rtol, self.atol, self.equal_nan).all()
 
 
 class FullLike(Typed):
-    """keras.ops.full_like."""
+    """The value, broadcast to the shape of x (keras.ops.full_like)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, fill_value: Any) -> torch.Tensor:  # type: ignore[override]
-        """The value, broadcast to the shape of x."""
         like = self.converted(x.new_empty(()))
         value = fill_value if isinstance(fill_value, torch.Tensor) else torch.as_tensor(fill_value, device=x.device)
         return value.to(like.dtype).expand(x.shape)
@@ -175,23 +171,21 @@ class _Shrink(Operation):
 
 
 class SoftShrink(_Shrink):
-    """keras.ops.soft_shrink."""
+    """x moved towards 0 by the threshold (keras.ops.soft_shrink)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x moved towards 0 by the threshold."""
         return torch.nn.functional.softshrink(x, self.threshold)
 
 
 class HardShrink(_Shrink):
-    """keras.ops.hard_shrink."""
+    """x where its absolute value is above the threshold, else 0 (keras.ops.hard_shrink)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x where its absolute value is above the threshold, else 0."""
         return torch.nn.functional.hardshrink(x, self.threshold)
 
 
 class Threshold(Operation):
-    """keras.ops.threshold."""
+    """x where it is above the threshold, else the default value (keras.ops.threshold)."""
 
     keras_module = "keras.src.ops.nn"
 
@@ -199,20 +193,18 @@ class Threshold(Operation):
     default_value: float = option(number)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x where it is above the threshold, else the default value."""
         # Not where x is above it, as NaN stays NaN.
         return torch.where(x <= self.threshold, torch.as_tensor(self.default_value, dtype=x.dtype, device=x.device), x)
 
 
 class Squareplus(Operation):
-    """keras.ops.squareplus."""
+    """(x + sqrt(x^2 + b)) / 2 (keras.ops.squareplus)."""
 
     keras_module = "keras.src.ops.nn"
 
     b: float = option(number, default=4.0)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """(x + sqrt(x^2 + b)) / 2."""
         return (x + torch.sqrt(x.square() + self.b)) / 2
 
 
@@ -223,18 +215,16 @@ class _AlongAxis(Operation):
 
 
 class Glu(_AlongAxis):
-    """keras.ops.glu."""
+    """The first half times the sigmoid of the second (keras.ops.glu)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The first half times the sigmoid of the second."""
         return torch.nn.functional.glu(x, self.axis)
 
 
 class Sparsemax(_AlongAxis):
-    """keras.ops.sparsemax."""
+    """The projection onto the simplex (keras.ops.sparsemax)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The projection onto the simplex."""
         return activations.sparsemax(x.movedim(self.axis, -1)).movedim(-1, self.axis)
 
 

@@ -95,7 +95,6 @@ class Typed(Operation):
         return x if self.element_type is None else x.to(torch_dtype(self.element_type))
 
     def get_config(self) -> dict[str, Any]:
-        """Name, dtype and options."""
         return {**super().get_config(), "dtype": self.element_type}
 
 

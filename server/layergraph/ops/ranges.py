@@ -19,12 +19,11 @@ _LONGEST = 10_000_000
 
 
 class Arange(Typed):
-    """tf.range, keras.ops.arange."""
+    """Evenly spaced integers (keras.ops.arange, tf.range)."""
 
     computes_values = True
 
     def forward(self, context: CallContext, w: Weights, start: Any, stop: Any = None, step: Any = None) -> torch.Tensor:
-        """Evenly spaced integers."""
         first, last = (0, start) if stop is None else (start, stop)
         given = (first, last, 1 if step is None else step)
         values = [x.item() if isinstance(x, torch.Tensor) else x for x in given]
@@ -66,12 +65,11 @@ class _Spaced(Typed):
 
 
 class Linspace(_Spaced):
-    """keras.ops.linspace."""
+    """Evenly spaced numbers, and their distance if `retstep` (keras.ops.linspace)."""
 
     retstep: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, start: Any, stop: Any) -> Any:  # type: ignore[override]
-        """Evenly spaced numbers, and their distance if `retstep`."""
         y = super().forward(context, w, start, stop)
         if not self.retstep:
             return y
@@ -99,13 +97,12 @@ class Geomspace(_Spaced):
 
 
 class Vander(Operation):
-    """keras.ops.vander."""
+    """Powers of each element (keras.ops.vander)."""
 
     N: int | None = option(optional(nonnegative_int), default=None)
     increasing: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Powers of each element."""
         return torch.vander(x, self.N, self.increasing)
 
 

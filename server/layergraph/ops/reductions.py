@@ -49,19 +49,17 @@ class All(Reduction):
 
 
 class Sum(Reduction):
-    """keras.ops.sum."""
+    """The sum (keras.ops.sum)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The sum."""
         dtype = torch.int32 if x.dtype in SUMMED_IN_INT32 else x.dtype
         return torch.sum(*self.along(x), dtype=dtype)
 
 
 class Mean(Reduction):
-    """keras.ops.mean."""
+    """The mean (keras.ops.mean)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The mean."""
         return torch.mean(*self.along(x if x.is_floating_point() else x.float()))
 
 
@@ -86,30 +84,27 @@ class Min(Reduction):
 
 
 class Var(Reduction):
-    """keras.ops.var, without Bessel's correction."""
+    """The variance, without Bessel's correction (keras.ops.var)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The variance."""
         x, axes, keepdims = self.along(x if x.is_floating_point() else x.float())
         return torch.var(x, axes, correction=0, keepdim=keepdims)
 
 
 class Std(Reduction):
-    """keras.ops.std, without Bessel's correction."""
+    """The standard deviation, without Bessel's correction (keras.ops.std)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The standard deviation."""
         x = x if x.is_floating_point() else x.float()
         return torch.std(x, self.axes(x), correction=0, keepdim=self.keepdims)
 
 
 class Logsumexp(Reduction):
-    """keras.ops.logsumexp."""
+    """log sum exp(x) (keras.ops.logsumexp)."""
 
     keras_module = "keras.src.ops.math"
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """log sum exp(x)."""
         return torch.logsumexp(x, self.axes(x), self.keepdims)
 
 
@@ -123,40 +118,36 @@ class _Arg(Operation):
 
 
 class Argmax(_Arg):
-    """keras.ops.argmax."""
+    """Index of the largest element (keras.ops.argmax)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """Index of the largest element."""
         return torch.argmax(_numbers(x), self.axis, self.keepdims).to(torch.int32)
 
 
 class Argmin(_Arg):
-    """keras.ops.argmin."""
+    """Index of the smallest element (keras.ops.argmin)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """Index of the smallest element."""
         return torch.argmin(_numbers(x), self.axis, self.keepdims).to(torch.int32)
 
 
 class Matmul(Operation):
-    """keras.ops.matmul."""
+    """x1 @ x2 (keras.ops.matmul)."""
 
     def forward(self, context: CallContext, w: t.Any, x1: t.Any, x2: t.Any) -> torch.Tensor:  # type: ignore[override]
-        """x1 @ x2."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
         return torch.matmul(a.to(dtype), b.to(dtype))
 
 
 class Einsum(Operation):
-    """keras.ops.einsum."""
+    """Sums of products by the subscripts (keras.ops.einsum)."""
 
     variadic = True
 
     subscripts: str = option(text)
 
     def forward(self, context: CallContext, w: t.Any, *operands: t.Any) -> torch.Tensor:
-        """Sums of products by the subscripts."""
         like = next(x for x in operands if isinstance(x, torch.Tensor))
         tensors = [torch.as_tensor(x, device=like.device) for x in operands]
         dtype = tensors[0].dtype

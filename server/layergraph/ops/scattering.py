@@ -38,7 +38,7 @@ def _among(indices: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
 
 
 class Scatter(Operation):
-    """keras.ops.scatter."""
+    """Zeros with the values added at the indices (keras.ops.scatter). Keras up to 3.10 passes `shape` in the call."""
 
     keras_module = "keras.src.ops.core"
     reads_values = True
@@ -46,7 +46,6 @@ class Scatter(Operation):
     shape: Any = option(optional(list_of(nonnegative_int)), default=None)
 
     def forward(self, context: CallContext, w: Weights, indices: Any, values: Any, shape: Any = None) -> Any:  # type: ignore[override]
-        """Zeros with the values added at the indices. Keras up to 3.10 passes `shape` in the call."""
         lengths = tuple(int(n) for n in (self.shape if shape is None else shape))
         like = values if isinstance(values, torch.Tensor) else indices
         values = torch.as_tensor(values, device=like.device)
@@ -59,7 +58,7 @@ class Scatter(Operation):
 
 
 class ScatterUpdate(Operation):
-    """keras.ops.scatter_update."""
+    """The inputs with the updates at the indices (keras.ops.scatter_update)."""
 
     keras_module = "keras.src.ops.core"
 
@@ -68,7 +67,6 @@ class ScatterUpdate(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, inputs: torch.Tensor, indices: Any, updates: Any
     ) -> torch.Tensor:
-        """The inputs with the updates at the indices."""
         indices = torch.as_tensor(indices, device=inputs.device)
         updates = torch.as_tensor(updates, device=inputs.device).to(inputs.dtype)
         axes = indices.shape[-1]
@@ -137,7 +135,10 @@ class SegmentProd(_Segment):
 
 
 class Bincount(Operation):
-    """keras.ops.bincount, of a vector or of each row."""
+    """Counts of each number of a vector or of each row (keras.ops.bincount).
+
+    Raises DataError for negative or too large numbers.
+    """
 
     minlength: int = option(nonnegative_int, default=0)
     sparse: bool = option(boolean, default=False)
@@ -148,7 +149,6 @@ class Bincount(Operation):
             raise ConfigError("Bincount: option 'sparse' is true, expected false")
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Counts of each number. Raises DataError for negative or too large numbers."""
         if x.is_meta:
             length = unknown_length(context)
             return x.new_empty((*x.shape[:-1], length), dtype=torch.int32)

@@ -24,28 +24,26 @@ from layergraph.ops.operation import Operation, as_tensors, unknown_length
 
 
 class Sort(Operation):
-    """keras.ops.sort."""
+    """The sorted elements (keras.ops.sort)."""
 
     axis: int | None = option(optional(integer), default=-1)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The sorted elements."""
         return torch.sort(x.reshape(-1)).values if self.axis is None else torch.sort(x, self.axis).values
 
 
 class Argsort(Operation):
-    """keras.ops.argsort."""
+    """The indices that sort the elements (keras.ops.argsort)."""
 
     axis: int | None = option(optional(integer), default=-1)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The indices that sort the elements."""
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
         return torch.argsort(x, dim=axis, stable=True).to(torch.int32)
 
 
 class TopK(Operation):
-    """keras.ops.top_k."""
+    """The largest elements of the last axis, and their indices (keras.ops.top_k)."""
 
     keras_module = "keras.src.ops.math"
 
@@ -53,13 +51,12 @@ class TopK(Operation):
     sorted: bool = option(boolean, default=True)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The largest elements of the last axis, and their indices."""
         values, indices = torch.topk(x, self.k, sorted=True)
         return [values, indices.to(torch.int32)]
 
 
 class InTopK(Operation):
-    """keras.ops.in_top_k."""
+    """Whether the target is among the k largest predictions, including ties (keras.ops.in_top_k)."""
 
     keras_module = "keras.src.ops.math"
 
@@ -68,16 +65,14 @@ class InTopK(Operation):
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, targets: torch.Tensor, predictions: torch.Tensor
     ) -> torch.Tensor:
-        """Whether the target is among the k largest predictions, including ties."""
         chosen = predictions.gather(-1, targets.to(torch.int64)[:, None])
         return (predictions > chosen).sum(-1) < self.k
 
 
 class Digitize(Operation):
-    """keras.ops.digitize."""
+    """Index of the bin of each value (keras.ops.digitize)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, bins: Any) -> torch.Tensor:  # type: ignore[override]
-        """Index of the bin of each value."""
         edges = torch.as_tensor(bins, device=x.device)
         return torch.bucketize(x.contiguous(), edges.to(x.dtype) if x.is_floating_point() else edges, right=True).to(
             torch.int32
@@ -85,58 +80,53 @@ class Digitize(Operation):
 
 
 class SearchSorted(Operation):
-    """keras.ops.searchsorted."""
+    """Indices at which values would be inserted into a sorted sequence (keras.ops.searchsorted)."""
 
     side: str = option(one_of("left", "right"), default="left")
 
     def forward(self, context: CallContext, w: Weights, sorted_sequence: Any, values: Any) -> torch.Tensor:  # type: ignore[override]
-        """Indices at which values would be inserted into a sorted sequence."""
         sequence, wanted = as_tensors(sorted_sequence, values)
         return torch.searchsorted(sequence, wanted, side=self.side).to(torch.int32)
 
 
 class Argpartition(Operation):
-    """keras.ops.argpartition. As in Keras, values are compared as int32."""
+    """Indices of the elements, those of the smallest first (keras.ops.argpartition). As in Keras, compared as int32."""
 
     kth: int = option(nonnegative_int)
     axis: int | None = option(optional(integer), default=-1)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Indices of the elements, those of the smallest first."""
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
         return torch.argsort(x.to(torch.int32), dim=axis, stable=True).to(torch.int32)
 
 
 class CountNonzero(Operation):
-    """keras.ops.count_nonzero."""
+    """Number of elements that aren't 0 (keras.ops.count_nonzero)."""
 
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Number of elements that aren't 0."""
         if self.axis == ():
             return (x != 0).to(torch.int32)
         return torch.count_nonzero(x, self.axis).to(torch.int32)
 
 
 class Nonzero(Operation):
-    """keras.ops.nonzero."""
+    """Indices of the elements that aren't 0, by axis (keras.ops.nonzero). Their number depends on the data."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """Indices of the elements that aren't 0, by axis. Their number depends on the data."""
         if x.is_meta:
             return [x.new_empty(unknown_length(context), dtype=torch.int32) for _ in range(x.ndim)]
         return [axis.to(torch.int32) for axis in torch.nonzero(x, as_tuple=True)]
 
 
 class IsIn(Operation):
-    """keras.ops.isin."""
+    """Whether each element of x1 is in x2 (keras.ops.isin)."""
 
     assume_unique: bool = option(boolean, default=False)
     invert: bool = option(boolean, default=False)
 
     def forward(self, context: CallContext, w: Weights, x1: Any, x2: Any) -> torch.Tensor:  # type: ignore[override]
-        """Whether each element of x1 is in x2."""
         a, b = as_tensors(x1, x2)
         dtype = torch.promote_types(a.dtype, b.dtype)
         dtype = torch.int32 if dtype is torch.bool else dtype
@@ -144,23 +134,21 @@ class IsIn(Operation):
 
 
 class UnravelIndex(Operation):
-    """keras.ops.unravel_index."""
+    """The index along each axis (keras.ops.unravel_index)."""
 
     shape: Any = option(list_of(positive_int))
 
     def forward(self, context: CallContext, w: Weights, indices: torch.Tensor) -> list[torch.Tensor]:
-        """The index along each axis."""
         return [index.to(indices.dtype) for index in torch.unravel_index(indices, list(self.shape))]
 
 
 class Histogram(Operation):
-    """keras.ops.histogram."""
+    """Number of elements in each bin, and the edges of the bins (keras.ops.histogram)."""
 
     bins: int = option(positive_int, default=10)
     range: Any = option(optional(list_of(number)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """Number of elements in each bin, and the edges of the bins."""
         x = x.reshape(-1) if x.is_floating_point() else x.reshape(-1).to(torch.float32)
         if x.is_meta:
             return [x.new_empty(self.bins), x.new_empty(self.bins + 1)]
@@ -169,12 +157,11 @@ class Histogram(Operation):
 
 
 class Select(Operation):
-    """keras.ops.select."""
+    """The choice for the first condition that is true (keras.ops.select)."""
 
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, condlist: Any, choicelist: Any, default: Any = 0
     ) -> torch.Tensor:
-        """The choice for the first condition that is true."""
         like = next(item for item in [*condlist, *choicelist] if isinstance(item, torch.Tensor))
         y = torch.as_tensor(default, device=like.device)
         for condition, choice in reversed(list(zip(condlist, choicelist, strict=True))):
@@ -185,7 +172,7 @@ class Select(Operation):
 
 
 class Unique(Operation):
-    """keras.ops.unique."""
+    """The sorted distinct elements; without `size`, their number depends on the data (keras.ops.unique)."""
 
     sorted: bool = option(boolean, default=True)
     return_index: bool = option(boolean, default=False)
@@ -196,7 +183,6 @@ class Unique(Operation):
     fill_value: Any = option(optional(number), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> Any:
-        """The sorted distinct elements; without `size`, their number depends on the data."""
         flat, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis % x.ndim)
         shape = x.shape if self.axis is None else (flat.shape[axis],)
         if x.is_meta:

@@ -23,30 +23,27 @@ def whole(value: Any) -> int:
 
 
 class Size(Operation):
-    """keras.ops.size."""
+    """The number of elements (keras.ops.size)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The number of elements."""
         return torch.tensor(x.numel(), dtype=torch.int32)
 
 
 class Ndim(Operation):
-    """keras.ops.ndim."""
+    """The number of axes (keras.ops.ndim)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The number of axes."""
         return torch.tensor(x.ndim, dtype=torch.int32)
 
 
 class Full(Typed):
-    """keras.ops.full, tf.fill."""
+    """An array of one value (keras.ops.full, tf.fill). `shape` as an argument of the call may contain tensors."""
 
     reads_values = True
     computes_values = True
     shape: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, fill_value: Any, shape: Any = None) -> torch.Tensor:
-        """An array of one value. `shape` as an argument of the call may contain tensors."""
         lengths = self.shape if shape is None else shape
         lengths = lengths.tolist() if isinstance(lengths, torch.Tensor) else lengths
         lengths = [whole(n) for n in (lengths if isinstance(lengths, (list, tuple)) else [lengths])]

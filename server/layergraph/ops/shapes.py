@@ -32,7 +32,7 @@ def lengths_of(value: Any) -> list[int]:
 
 
 class ExpandDims(Operation):
-    """keras.ops.expand_dims."""
+    """x with new axes of length 1 (keras.ops.expand_dims)."""
 
     computes_values = True
     inserts_axis = True
@@ -40,7 +40,6 @@ class ExpandDims(Operation):
     axis: Any = option(one_or_list_of(integer))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x with new axes of length 1."""
         axes = listed(self.axis)
         rank = x.ndim + len(axes)
         for axis in sorted(axis % rank for axis in axes):
@@ -49,14 +48,13 @@ class ExpandDims(Operation):
 
 
 class Squeeze(Operation):
-    """keras.ops.squeeze."""
+    """x without axes of length 1 (keras.ops.squeeze)."""
 
     computes_values = True
 
     axis: Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x without axes of length 1."""
         if self.axis is None:
             return x.squeeze()
         axes = listed(self.axis)
@@ -66,14 +64,13 @@ class Squeeze(Operation):
 
 
 class Reshape(Operation):
-    """keras.ops.reshape."""
+    """x in another shape (keras.ops.reshape). `newshape` as an argument of the call may contain tensors."""
 
     reads_values = True
     computes_values = True
     newshape: Any = option(optional(one_or_list_of(lambda n: -1 if n is None else integer(n))), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, newshape: Any = None) -> torch.Tensor:
-        """x in another shape. `newshape` as an argument of the call may contain tensors."""
         lengths = lengths_of(self.newshape if newshape is None else newshape)
         known = context.symbolic_dims
         if known is not None and not _fits(x, lengths) and any(known.is_unknown(x, axis) for axis in range(x.ndim)):
@@ -90,53 +87,48 @@ def _fits(x: torch.Tensor, lengths: list[int]) -> bool:
 
 
 class Ravel(Operation):
-    """keras.ops.ravel."""
+    """x as a vector (keras.ops.ravel)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x as a vector."""
         return x.reshape(-1)
 
 
 class Transpose(Operation):
-    """keras.ops.transpose."""
+    """x with its axes in another order, reversed by default (keras.ops.transpose)."""
 
     axes: Any = option(optional(list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x with its axes in another order, reversed by default."""
         return x.permute(self.axes or tuple(range(x.ndim))[::-1])
 
 
 class Swapaxes(Operation):
-    """keras.ops.swapaxes."""
+    """x with two axes swapped (keras.ops.swapaxes)."""
 
     axis1: int = option(integer)
     axis2: int = option(integer)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x with two axes swapped."""
         return x.transpose(self.axis1, self.axis2)
 
 
 class Moveaxis(Operation):
-    """keras.ops.moveaxis."""
+    """x with axes moved (keras.ops.moveaxis)."""
 
     source: Any = option(one_or_list_of(integer))
     destination: Any = option(one_or_list_of(integer))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """x with axes moved."""
         return x.movedim(listed(self.source), listed(self.destination))
 
 
 class BroadcastTo(Operation):
-    """keras.ops.broadcast_to."""
+    """x broadcast to a shape (keras.ops.broadcast_to). `shape` as an argument of the call may contain tensors."""
 
     reads_values = True
     shape: Any = option(optional(list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor, shape: Any = None) -> torch.Tensor:
-        """x broadcast to a shape. `shape` as an argument of the call may contain tensors."""
         lengths = lengths_of(self.shape if shape is None else shape)
         if x.is_meta and x.ndim and min(lengths, default=0) >= 0:
             # Shapes are inferred with any number of rows; the call itself takes as many as the shape has, or one.

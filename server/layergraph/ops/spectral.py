@@ -43,51 +43,46 @@ class FFT(_Spectral):
 
 
 class FFT2(_Spectral):
-    """keras.ops.fft2."""
+    """Along the last two axes (keras.ops.fft2)."""
 
     axes: Any = option(list_of(integer), default=(-2, -1))
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> list[torch.Tensor]:
-        """Along the last two axes."""
         return _pair(torch.fft.fft2(_complex(x), dim=self.axes))
 
 
 class IFFT2(_Spectral):
-    """keras.ops.ifft2."""
+    """The inverse transform along the last two axes (keras.ops.ifft2)."""
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> list[torch.Tensor]:
-        """The inverse transform along the last two axes."""
         return _pair(torch.fft.ifft2(_complex(x)))
 
 
 class RFFT(_Spectral):
-    """keras.ops.rfft."""
+    """The transform of real numbers along the last axis (keras.ops.rfft)."""
 
     fft_length: int | None = option(optional(positive_int), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The transform of real numbers along the last axis."""
         return _pair(torch.fft.rfft(x, self.fft_length))
 
 
 class IRFFT(_Spectral):
-    """keras.ops.irfft."""
+    """The inverse transform to real numbers (keras.ops.irfft)."""
 
     fft_length: int | None = option(optional(positive_int), default=None)
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> Any:
-        """The inverse transform to real numbers."""
         return torch.fft.irfft(_complex(x), self.fft_length)
 
 
 class ExtractSequences(_Spectral):
-    """keras.ops.extract_sequences."""
+    """Windows of the last axis (keras.ops.extract_sequences)."""
 
     sequence_length: int = option(positive_int)
     sequence_stride: int = option(positive_int)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """Windows of the last axis."""
         return x.unfold(-1, self.sequence_length, self.sequence_stride)
 
 
@@ -127,10 +122,9 @@ class _ShortTime(_Spectral):
 
 
 class STFT(_ShortTime):
-    """keras.ops.stft."""
+    """The spectrum of each window: (..., windows, fft_length // 2 + 1) (keras.ops.stft)."""
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The spectrum of each window: (..., windows, fft_length // 2 + 1)."""
         y = torch.stft(
             x.reshape(-1, x.shape[-1]),
             n_fft=self.fft_length,
@@ -144,7 +138,7 @@ class STFT(_ShortTime):
 
 
 class ISTFT(_ShortTime):
-    """keras.ops.istft."""
+    """The signal of these spectra (keras.ops.istft)."""
 
     sequence_length: int = option(positive_int)
     sequence_stride: int = option(positive_int)
@@ -154,7 +148,6 @@ class ISTFT(_ShortTime):
     center: bool = option(boolean, default=True)
 
     def forward(self, context: CallContext, w: Weights, x: Any) -> torch.Tensor:
-        """The signal of these spectra."""
         spectrum = _complex(x)
         plain = self.sequence_length == self.fft_length and self.center and self.window is not None
         # torch.istft reads values to check that the windows cover all timesteps.
@@ -205,12 +198,11 @@ class ISTFT(_ShortTime):
 
 
 class Polar(Operation):
-    """keras.ops.polar."""
+    """Complex numbers with these absolute values and angles (keras.ops.polar)."""
 
     keras_module = "keras.src.ops.nn"
 
     def forward(self, context: CallContext, w: Weights, abs_: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Complex numbers with these absolute values and angles."""
         return torch.polar(abs_, angle)
 
 

@@ -74,10 +74,9 @@ def _nan_var(x: torch.Tensor) -> torch.Tensor:
 
 
 class Prod(Typed, _ByFunction):
-    """keras.ops.prod."""
+    """The product (keras.ops.prod)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The product."""
         return self.converted(self.kept(x, _prod(self.flattened(x))))
 
 
@@ -125,12 +124,11 @@ class Nanpercentile(_Quantile):
 
 
 class Average(Operation):
-    """keras.ops.average."""
+    """The mean, weighted if weights are given (keras.ops.average)."""
 
     axis: t.Any = option(optional(one_or_list_of(integer)), default=None)
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor, weights: t.Any = None) -> t.Any:
-        """The mean, weighted if weights are given."""
         x = _floating(x)
         axes = list(range(x.ndim)) if self.axis is None else [self.axis] if isinstance(self.axis, int) else self.axis
         if weights is None:
@@ -151,7 +149,6 @@ class _Cumulative(Typed):
     neutral: t.ClassVar[float | None] = None
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """The cumulative results along the axis."""
         if self.neutral is not None:
             x = _zeroed(x, self.neutral)
         x, axis = (x.reshape(-1), 0) if self.axis is None else (x, self.axis)
@@ -170,43 +167,39 @@ class _NanArg(Operation):
 
 
 class Nanargmax(_NanArg):
-    """keras.ops.nanargmax."""
+    """Index of the largest number (keras.ops.nanargmax)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """Index of the largest number."""
         filled = torch.nan_to_num(x, -torch.inf, torch.inf, -torch.inf) if x.is_floating_point() else x
         return torch.argmax(filled, self.axis, self.keepdims).to(torch.int32)
 
 
 class Nanargmin(_NanArg):
-    """keras.ops.nanargmin."""
+    """Index of the smallest number (keras.ops.nanargmin)."""
 
     def forward(self, context: CallContext, w: t.Any, x: torch.Tensor) -> torch.Tensor:
-        """Index of the smallest number."""
         filled = torch.nan_to_num(x, torch.inf, torch.inf, -torch.inf) if x.is_floating_point() else x
         return torch.argmin(filled, self.axis, self.keepdims).to(torch.int32)
 
 
 class Diff(Operation):
-    """keras.ops.diff."""
+    """Differences between neighbouring elements (keras.ops.diff)."""
 
     n: int = option(positive_int, default=1)
     axis: int = option(integer, default=-1)
 
     def forward(self, context: CallContext, w: t.Any, a: torch.Tensor) -> torch.Tensor:
-        """Differences between neighbouring elements."""
         return torch.diff(a, self.n, self.axis)
 
 
 class Trapezoid(Operation):
-    """keras.ops.trapezoid."""
+    """The integral by the trapezoidal rule (keras.ops.trapezoid)."""
 
     x: t.Any = option(anything, default=None)
     dx: float = option(anything, default=1.0)
     axis: int = option(integer, default=-1)
 
     def forward(self, context: CallContext, w: t.Any, y: torch.Tensor) -> torch.Tensor:
-        """The integral by the trapezoidal rule."""
         if self.x is not None:
             return torch.trapezoid(_floating(y), torch.as_tensor(self.x, device=y.device), dim=self.axis)
         return torch.trapezoid(_floating(y), dx=self.dx, dim=self.axis)

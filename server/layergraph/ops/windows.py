@@ -42,7 +42,6 @@ class _Pool(_Window):
     layer_name = ""
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> Any:
-        """One value per window."""
         kind = _of_rank(pooling.LAYERS, self.layer_name, inputs)
         layer = kind(
             pool_size=self.pool_size,
@@ -111,10 +110,9 @@ class _Convolve(_Window):
 
 
 class Conv(_Convolve):
-    """keras.ops.conv."""
+    """The convolution (keras.ops.conv)."""
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
-        """The convolution."""
         kernel = torch.as_tensor(kernel, device=inputs.device)
         kind: Any = _of_rank(convolutional.LAYERS, "Conv", inputs)
         layer = kind(filters=kernel.shape[-1], **self.options(kernel))
@@ -124,10 +122,9 @@ class Conv(_Convolve):
 
 
 class DepthwiseConv(_Convolve):
-    """keras.ops.depthwise_conv."""
+    """The convolution of each channel with its own kernels (keras.ops.depthwise_conv)."""
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
-        """The convolution of each channel with its own kernels."""
         kernel = torch.as_tensor(kernel, device=inputs.device)
         kind: Any = _of_rank(convolutional_depthwise.LAYERS, "DepthwiseConv", inputs)
         layer = kind(depth_multiplier=kernel.shape[-1], **self.options(kernel))
@@ -137,7 +134,7 @@ class DepthwiseConv(_Convolve):
 
 
 class ConvTranspose(_Convolve):
-    """keras.ops.conv_transpose."""
+    """The transposed convolution (keras.ops.conv_transpose)."""
 
     strides: Any = option(anything, default=1)
     padding: Any = option(anything, default="valid")
@@ -146,7 +143,6 @@ class ConvTranspose(_Convolve):
     dilation_rate: Any = option(anything, default=1)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor, kernel: Any) -> torch.Tensor:  # type: ignore[override]
-        """The transposed convolution."""
         kernel = torch.as_tensor(kernel, device=inputs.device)
         kind: Any = _of_rank(convolutional_transpose.LAYERS, "Conv", inputs, "DTranspose")
         layer = kind(filters=kernel.shape[-2], output_padding=self.output_padding, **self.options(kernel))
@@ -155,19 +151,18 @@ class ConvTranspose(_Convolve):
 
 
 class SeparableConv(_Convolve):
-    """keras.ops.separable_conv."""
+    """A depthwise convolution followed by a pointwise one (keras.ops.separable_conv)."""
 
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, inputs: torch.Tensor, depthwise_kernel: Any, pointwise_kernel: Any
     ) -> torch.Tensor:
-        """A depthwise convolution followed by a pointwise one."""
         depthwise = DepthwiseConv(self.strides, self.padding, self.data_format, self.dilation_rate, name="op")
         pointwise = Conv(1, "valid", self.data_format, name="op")
         return pointwise.forward(context, w, depthwise.forward(context, w, inputs, depthwise_kernel), pointwise_kernel)
 
 
 class Unfold(_Window):
-    """keras.ops.unfold of images (rows, channels, height, width)."""
+    """The windows of images (rows, channels, height, width) as columns (keras.ops.unfold)."""
 
     kernel_size: Any = option(sizes(2))
     dilation: Any = option(sizes(2), default=1)
@@ -175,12 +170,11 @@ class Unfold(_Window):
     stride: Any = option(sizes(2), default=1)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The windows as columns."""
         return functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
 
 
 class Fold(_Window):
-    """keras.ops.fold: sums columns into images."""
+    """Images (rows, channels, *output_size) as sums of columns (keras.ops.fold)."""
 
     output_size: Any = option(sizes(2))
     kernel_size: Any = option(sizes(2))
@@ -189,7 +183,6 @@ class Fold(_Window):
     stride: Any = option(sizes(2), default=1)
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
-        """The images (rows, channels, *output_size)."""
         return functional.fold(x, self.output_size, self.kernel_size, self.dilation, self.padding, self.stride)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from layergraph.config.options import serialized
+from layergraph.config.options import keras_object, serialized
 from layergraph.saving.later_options import without_later_defaults
 from layergraph.training import losses
 from layergraph.training.compile import ByShapes, Compiled, is_single
@@ -84,7 +84,7 @@ def _by_output(model: Trainer, compiled: Compiled, *, weighted: bool) -> list[An
             if metrics.is_accuracy(metric.word):
                 return metric.word
             metric = compiled.likely_metric(metric.word, index, model.output_specs[index].shape)
-        return metrics.keras_form(metric)
+        return keras_object("keras.metrics", metric)
 
     listed = compiled.listed_metrics(weighted=weighted)
     found = [[written(metric, index) for metric in ones] for index, ones in enumerate(listed)]

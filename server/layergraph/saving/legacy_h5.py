@@ -27,8 +27,7 @@ from layergraph.saving.graph_config import model_object
 from layergraph.saving.keras2.compile import Keras2Compile, keras2_state
 from layergraph.saving.keras2.config import KERAS2_VERSION, checked_config, file_orders
 from layergraph.saving.keras2.releases import Release
-from layergraph.saving.keras3_names import check_names
-from layergraph.saving.keras3_options import check_options
+from layergraph.saving.keras3_checks import check_for_keras3
 from layergraph.saving.layouts import FileOrder, left_out_of_keras3_h5, legacy_order
 from layergraph.saving.optimizer_kinds import check_keras3_optimizer
 from layergraph.saving.sharing import WrittenModel
@@ -92,8 +91,7 @@ def _form(model: Trainer, keras3_version: str, generation: int) -> _Form:
 
 
 def _keras3_form(model: Trainer, keras_version: str) -> _Form:
-    check_names(model)
-    check_options(model)
+    check_for_keras3(model)
     if model.class_form is not None:
         raise ConfigError(
             f"save: KerasHub doesn't open an .h5 of a whole {model.keras_class_name}, whose name is there without its "

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from layergraph.archive import lazy_h5py as h5py
+from layergraph.archive.replacing import replacing
 from layergraph.errors import ConfigError
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
@@ -24,8 +23,7 @@ from layergraph.saving.config_json import config_json
 from layergraph.saving.graph_config import KERAS_VERSION, model_object
 from layergraph.saving.keras2.archive import archive_config, archive_groups, archive_version
 from layergraph.saving.keras2.compile import keras2_state
-from layergraph.saving.keras3_names import check_names
-from layergraph.saving.keras3_options import check_options
+from layergraph.saving.keras3_checks import check_for_keras3
 from layergraph.saving.layouts import placed_variables, state_groups, variables_path
 from layergraph.saving.legacy_h5 import check_h5, write_h5
 from layergraph.saving.lora import check_lora
@@ -55,16 +53,8 @@ def save_model(model: Trainer, path: Path, generation: int | None = None) -> Non
     generation = generation or default_generation(model, path.suffix)
     check_quantized(model, path.suffix)
     check_lora(model, path.suffix, generation)
-    # A hidden file without a model's suffix, so that a repository never loads it.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with model.layer_dtypes():
-            write(model, unfinished, generation)
-        sync(unfinished)
-        os.replace(unfinished, path)
-        sync(path.parent)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished, model.layer_dtypes():
+        write(model, unfinished, generation)
 
 
 def check_model(model: Trainer, suffix: str, generation: int) -> None:
@@ -90,24 +80,8 @@ def default_generation(model: Trainer, suffix: str) -> int:
 
 def save_weights(model: Trainer, path: Path) -> None:
     """Saves the weights as a `.weights.h5` file of Keras 3, atomically. Raises OSError if it can't be written."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with h5py.File(unfinished, "w") as file:
-            _write_state(model, WrittenModel(model), file)
-        sync(unfinished)
-        os.replace(unfinished, path)
-        sync(path.parent)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flushes a file or folder to disk (fsync). Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replacing(path) as unfinished, h5py.File(unfinished, "w") as file:
+        _write_state(model, WrittenModel(model), file)
 
 
 def _write_keras(model: Trainer, path: Path, generation: int) -> None:
@@ -135,8 +109,7 @@ def _write_zip(path: Path, version: str, config: Mapping[str, Any], write_weight
 
 def keras_config(model: Trainer, written: WrittenModel) -> dict[str, Any]:
     """The content of a `config.json` of Keras 3. Raises ConfigError if it can't store the model."""
-    check_names(model)
-    check_options(model)
+    check_for_keras3(model)
     config = model_object(model, written)
     if (compiled := model.saved_compilation) is not None:
         check_keras3_optimizer(compiled.optimizer, model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import secrets
 import time
 import zipfile
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from layergraph.archive.replacing import replacing
 from layergraph.errors import CorruptFileError
 
 #: Version of the file's layout, written into each checkpoint.
@@ -121,20 +121,8 @@ def _unpickled(path: Path, file: BinaryIO) -> Any:
 
 def write_whole(path: Path, state: Mapping[str, Any]) -> None:
     """Writes tensors, arrays and plain values to `path`, replacing it atomically once all is on the disk."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            torch.save(_without_arrays(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        torch.save(_without_arrays(state), file)
 
 
 def _without_arrays(value: Any) -> Any:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from layergraph.config.options import Expected, as_list, short_repr
+from layergraph.config.options import Expected, as_list, keras_object, short_repr
 from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, DataError, LayerGraphError, unknown_name
 from layergraph.functional.tensor import Shape
@@ -22,7 +22,7 @@ from layergraph.training.losses import Loss
 from layergraph.training.metrics import table as metrics
 from layergraph.training.metrics.metric import Metric, Result
 from layergraph.training.optimizers import table as optimizers
-from layergraph.training.optimizers.base_optimizer import BaseOptimizer, keras_form
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.options import number
 
 #: Maximum number of metrics of a model; each epoch logs all of them.
@@ -297,12 +297,14 @@ class Compiled:
     def keras_config(self) -> dict[str, Any]:
         """Keras 3's `compile_config`. Raises ConfigError for Python functions, which can't be serialised."""
         return {
-            "optimizer": keras_form(self.optimizer),
-            "loss": _written(self._given["loss"], lambda item: losses.keras_form(losses.loss(item))),
+            "optimizer": keras_object("keras.optimizers", self.optimizer),
+            "loss": _written(self._given["loss"], lambda item: keras_object("keras.losses", losses.loss(item))),
             "loss_weights": _written(self._given["loss_weights"], lambda item: item),
-            "metrics": _written(self._given["metrics"], lambda item: metrics.keras_form(metrics.metric(item))),
+            "metrics": _written(
+                self._given["metrics"], lambda item: keras_object("keras.metrics", metrics.metric(item))
+            ),
             "weighted_metrics": _written(
-                self._given["weighted_metrics"], lambda item: metrics.keras_form(metrics.metric(item))
+                self._given["weighted_metrics"], lambda item: keras_object("keras.metrics", metrics.metric(item))
             ),
             "run_eagerly": False,
             "steps_per_execution": 1,

@@ -25,6 +25,13 @@ def model_device(model: Functional) -> torch.device:
     return weights[0].value.device if weights else torch.device("cpu")
 
 
+def adapt_inputs(model: Functional, x: Any) -> Data:
+    """Returns checked columns for a model's inputs alone; there may be no rows. Raises DataError if they don't fit."""
+    arrays = data.input_arrays(x, model.input_specs)
+    rows = data.same_rows({f"input '{s.name}'": a for s, a in zip(model.input_specs, arrays, strict=True)})
+    return Data(rows, data.input_columns(arrays, model.input_specs, model_device(model)), [], [])
+
+
 def adapt_data(
     model: Functional,
     compiled: Compiled,

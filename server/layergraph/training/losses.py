@@ -21,7 +21,6 @@ from layergraph.config.options import (
     option,
     optional,
     resolve,
-    serialized,
 )
 from layergraph.config.training_rules import KERAS3_RULES, TrainingRules
 from layergraph.errors import ConfigError, unknown_name
@@ -507,8 +506,3 @@ def loss_for_shapes(labels: tuple[int | None, ...], predictions: tuple[int | Non
         return BinaryCrossentropy()
     sparse = len(labels) < len(predictions) or labels[-1] == 1
     return SparseCategoricalCrossentropy() if sparse else CategoricalCrossentropy()
-
-
-def keras_form(value: Loss) -> dict[str, Any]:
-    """Keras 3's serialised form of a loss."""
-    return {"module": "keras.losses", **serialized(value), "registered_name": None}

@@ -11,11 +11,10 @@ import torch
 from layergraph.errors import ConfigError, DataError, NonFiniteLossError, NonFiniteWeightError, NotCompiledError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.strings import Strings
-from layergraph.training import data
 from layergraph.training.compile import Compiled
 from layergraph.training.compiled_model import CompiledModel
 from layergraph.training.data import Batch, Data
-from layergraph.training.data_adapter import adapt_data, model_device
+from layergraph.training.data_adapter import adapt_data, adapt_inputs, model_device
 from layergraph.training.loop import Loop, new_generator
 from layergraph.training.metrics.metric import Result
 
@@ -97,10 +96,7 @@ class Stepwise:
 
     def predict(self, x: Any) -> list[torch.Tensor | Strings]:
         """Returns the outputs for a batch, in the model's order. Raises DataError if it doesn't fit the model."""
-        specs = self._model.input_specs
-        arrays = data.input_arrays(x, specs)
-        count = data.same_rows({f"input '{s.name}'": a for s, a in zip(specs, arrays, strict=True)})
-        batch = _whole(Data(count, data.input_columns(arrays, specs, model_device(self._model)), [], []))
+        batch = _whole(adapt_inputs(self._model, x))
         with torch.no_grad():
             context = CallContext(training=False, losses=None, states=self._copied())
             outputs, _ = self._model.plan().forward(context, batch.inputs)

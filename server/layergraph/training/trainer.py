@@ -32,7 +32,7 @@ from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.compile import Compiled
 from layergraph.training.compiled_model import CompiledModel
 from layergraph.training.data import Array, Batch, Data
-from layergraph.training.data_adapter import adapt_data, model_device, split_rows
+from layergraph.training.data_adapter import adapt_data, adapt_inputs, model_device, split_rows
 from layergraph.training.denormals import flushed_denormals
 from layergraph.training.epochs import Epochs
 from layergraph.training.fit import Fit, FitOptions, Validation, tested
@@ -299,12 +299,12 @@ class Trainer(CompiledModel):
         count, number = 0, steps
         given = source(x)
         if given is None:
-            rows = self._inputs(x)
+            rows = adapt_inputs(self, x)
             count, number = rows.rows, steps or data.steps_of(rows.rows, size)
             batches = islice(rows.batches(size), steps) if count else [rows.batch(slice(0, 0), 0)]
         else:
             number = steps or given.count
-            held = map(self._inputs, batch_inputs(given, steps))
+            held = (adapt_inputs(self, one) for one in batch_inputs(given, steps))
             batches = (rows.batch(slice(0, rows.rows), rows.rows) for rows in held)
         hooks = self._hooks(callbacks, verbose, epochs=1, steps=number, rows=count)
         begin, end = hooks.defining("on_predict_batch_begin"), hooks.defining("on_predict_batch_end")
@@ -322,12 +322,6 @@ class Trainer(CompiledModel):
                     one.on_predict_batch_end(step, {"outputs": [part[-1] for part in parts]})
         hooks.call("on_predict_end", {})
         return self.output_structure([part[0] if len(part) == 1 else np.concatenate(part) for part in parts])
-
-    def _inputs(self, x: Any) -> Data:
-        """Rows of inputs, without labels. Raises DataError if they don't fit the model."""
-        arrays = data.input_arrays(x, self.input_specs)
-        count = data.same_rows({f"input '{s.name}'": a for s, a in zip(self.input_specs, arrays, strict=True)})
-        return Data(count, data.input_columns(arrays, self.input_specs, model_device(self)), [], [])
 
     def predict_on_batch(self, x: Any) -> Any:
         """Returns the outputs for one batch."""

@@ -1,4 +1,6 @@
-"""Datasets: files that callers upload once and that any number of runs read. The disk is the only truth.
+"""What runs read: files where they lie (`data_file`, `reader`), arrays that were written (`writer`), and datasets.
+
+Datasets are files that callers upload once and that any number of runs read. The disk is the only truth.
 
 STATE/datasets/ID/content.FORMAT    the file; ID is its SHA-256
 STATE/datasets/ID/dataset.json      what is known of it (`Dataset`); its mtime is the time of its last use

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from layerserve_server.datasets import room
+from layerserve_server.datasets import dataset_limits
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.datasets.dataset import (
     RECORD,
     Dataset,
@@ -26,7 +27,7 @@ from layerserve_server.datasets.dataset import (
     content_name,
     write_samples,
 )
-from layerserve_server.datasets.part import (
+from layerserve_server.datasets.partial_upload import (
     LOCK,
     NOTE,
     PART_NAME,
@@ -56,8 +57,8 @@ MADE, DELETED = ".made-", ".deleted-"
 #: Age at which a folder is removed in which a server that is gone has made a dataset, in seconds.
 MADE_SECONDS = 24 * 3600.0
 
-#: Reads the file of a dataset in another process: its folder and its name.
-Describe: TypeAlias = Callable[[Path, str], Description]
+#: Describes the file of a dataset, in another process.
+Describe: TypeAlias = Callable[[DataFile], Description]
 #: Whether a caller may see a dataset.
 Sees: TypeAlias = Callable[[Dataset], bool]
 #: Returns the work that uses a dataset, in words; "" if none does.
@@ -132,6 +133,10 @@ class DatasetStore:
             log_damaged(self.folder, error)
             raise UnavailableError("the folder of datasets can't be read; see the server's log") from error
 
+    def file(self, dataset: Dataset) -> DataFile:
+        """Returns the file of a dataset, for runs."""
+        return DataFile(str(self.folder.absolute()), dataset.content, dataset.id)
+
     def _read(self, name: str) -> Dataset | None:
         try:
             return Dataset.read(self.folder / name)
@@ -156,7 +161,7 @@ class DatasetStore:
         with self._changing():
             part = self._parts.get(name)
             if part is None:
-                room.check(self, declared, owner, name, most)
+                dataset_limits.check(self, declared, owner, name, most)
                 part = self._parts[name] = Part(self.folder / name, declared, owner)
             part.streams += 1
         try:
@@ -187,7 +192,7 @@ class DatasetStore:
             if known is None:
                 try:
                     part.check()
-                    description = self._described(part.folder, part.content.name)
+                    description = self._described(part.folder, part.declared)
                 except (WrongDigestError, InvalidRequestError) as error:
                     self._discard(part, error)
                     raise
@@ -215,26 +220,23 @@ class DatasetStore:
             raise unwritable(error) from error
         try:
             with self._changing():
-                left = room.left(self, owner, most)
+                left = dataset_limits.left(self, owner, most)
             size, digest = write(folder / content_name(declared.format), left)
             declared = replace(declared, bytes=size, sha256=digest)
             known = self._declared_again(declared, owner, new=True)
             if known is not None:
                 return known
             with self._changing():
-                room.check(self, declared, owner, folder.name, most)
-            return self._publish(folder, declared, owner, self._described(folder, content_name(declared.format)))
+                dataset_limits.check(self, declared, owner, folder.name, most)
+            return self._publish(folder, declared, owner, self._described(folder, declared))
         except OSError as error:
             raise unwritable(error) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _described(self, folder: Path, name: str) -> Description:
-        """Describes a file. Errors are about the dataset, as callers don't know this name of its file."""
-        try:
-            return self._describe(folder, name)
-        except InvalidRequestError as error:
-            raise type(error)(str(error).replace(f"data file '{name}'", "the dataset")) from error
+    def _described(self, folder: Path, declared: Declaration) -> Description:
+        """Describes the file of a folder that isn't a dataset yet."""
+        return self._describe(DataFile(str(folder), content_name(declared.format), declared.sha256))
 
     def _declared_again(self, declared: Declaration, owner: str, *, new: bool) -> Dataset | None:
         """Returns the dataset that a caller declares, with what it declares; None if there is none.

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from layerserve_server.jobs.jobs import Jobs
     from layerserve_server.observability.families import Families
     from layerserve_server.observability.metrics import Metrics
-    from layerserve_server.probes import MetricPage
     from layerserve_server.repository.management import Manager
     from layerserve_server.repository.model_settings import ModelSettings
     from layerserve_server.repository.repository import Repository
@@ -33,12 +32,14 @@ if TYPE_CHECKING:
     from layerserve_server.services.rest.openapi import Describe
     from layerserve_server.services.run_requests import RunDefaults
     from layerserve_server.services.server import ServerState
-    from layerserve_server.settings import Settings
+    from layerserve_server.settings.settings import Settings
     from layerserve_server.training.process.run_process import MakeProcess
+    from layerserve_server.training.run_kind import RunKind
     from layerserve_server.training.runs.registry import Runs
     from layerserve_server.transport.call import Routes
     from layerserve_server.transport.http.exchange import HttpRoute, Plain
     from layerserve_server.transport.http.hosts import Hosts
+    from layerserve_server.transport.probes import MetricPage
 
 
 class Service(Protocol):
@@ -90,6 +91,8 @@ class Web:
 
     #: Reads long bodies in another process.
     reader: BodyReader
+    #: Names of all services of gRPC.
+    services: Sequence[str]
     #: Names under which browsers reach the server.
     hosts: Hosts
     #: The actual port of gRPC.
@@ -129,8 +132,10 @@ class Part:
     start: Callable[[], None] = _nothing
     #: Called at each look at the repository, to see what other servers on it have done.
     scan: Callable[[], None] = _nothing
-    #: Called when calls are refused.
+    #: Called when calls are refused. Runs go on until then.
     stop: Callable[[], None] = _nothing
+    #: Called after that, when this server's runs have ended or were interrupted.
+    close: Callable[[], None] = _nothing
 
 
 def _no_part(_: Any) -> Part:
@@ -158,6 +163,10 @@ def _none(*_: Any) -> None:
     return None
 
 
+def _no_kinds(_: Any) -> Sequence[RunKind]:
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Extension:
     """A part of the server that can be taken away. All but the name is optional."""
@@ -178,6 +187,8 @@ class Extension:
     source: Callable[[Settings, Metrics, bool], Source | None] = _none
     #: Makes its metrics of every process, for their documentation.
     metrics: Callable[[Families], None] | None = None
+    #: Makes its kinds of runs.
+    run_kinds: Callable[[Settings], Sequence[RunKind]] = _no_kinds
     #: Makes the handles of processes of training runs; None if they are processes of this machine. Raises ValueError.
     run_processes: Callable[[Settings], MakeProcess | None] = _none
     #: Makes the part of every process that answers predictions, for methods that run models.

@@ -9,9 +9,10 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
-from layerserve_server.environment import names
+from layerserve.cli.variables import PREFIX
+
 from layerserve_server.extensions.extension import Extension
-from layerserve_server.settings import Settings as CoreSettings
+from layerserve_server.settings.settings import Settings as CoreSettings
 
 if TYPE_CHECKING:
     from layerserve_server.repository.model_settings import ModelSettings
@@ -23,6 +24,7 @@ OWN = {
     "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
     "estimates": "layerserve_server.extensions.estimates.extension:ESTIMATES",
     "mirroring": "layerserve_server.extensions.mirroring.extension:MIRRORING",
+    "online": "layerserve_server.extensions.online.extension:ONLINE",
     "page": "layerserve_server.extensions.page.extension:PAGE",
     "stores": "layerserve_server.extensions.stores.extension:STORES",
     "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
@@ -59,4 +61,4 @@ def model_settings() -> type[ModelSettings]:
 
 def variables() -> set[str]:
     """Returns the environment variables of all settings. Called by the client's commands."""
-    return names(Settings.model_fields)
+    return {PREFIX + name.upper() for name in Settings.model_fields}

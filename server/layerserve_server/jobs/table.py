@@ -37,7 +37,7 @@ class Job:
 
 def _check(function: str, what: str) -> Job:
     """A job that a call waits for before it is accepted."""
-    return Job(f"layerserve_server.training.{function}", what, queued=True, setting="check_seconds")
+    return Job(f"layerserve_server.{function}", what, queued=True, setting="check_seconds")
 
 
 def _model(function: str, what: str) -> Job:
@@ -52,10 +52,10 @@ READ_BODY: Final = Job("layerserve_server.services.rest.body_job:read_body", "re
 
 # With torch.
 CHOOSE_ENGINES: Final = Job("layerserve_server.tuning.job:choose_engines", "choosing engines", nice=5)
-CHECK_TRAINING: Final = _check("checks.model_checks:check_training", "one step with two rows")
-LOG_DIRECTION: Final = _check("checks.model_checks:log_direction", "compiling the model")
-DESCRIBE_FILES: Final = _check("data_root:describe_files", "reading the data files")
-DESCRIBE_DATASET: Final = _check("dataset_files:describe_dataset", "reading the dataset")
+CHECK_TRAINING: Final = _check("training.checks.model_checks:check_training", "one step with two rows")
+LOG_DIRECTION: Final = _check("training.checks.model_checks:log_direction", "compiling the model")
+DESCRIBE_FILES: Final = _check("datasets.description:describe_files", "reading the data files")
+DESCRIBE_DATASET: Final = _check("datasets.description:describe_dataset", "reading the dataset")
 CONVERT: Final = _model("conversion:convert", "converting a file")
 BUILD_CHECKPOINT: Final = _model("checkpoint_models:build", "making the model of a checkpoint")
 PREDICT_CHECKPOINT: Final = _model("checkpoint_models:predict", "making the model of a checkpoint")

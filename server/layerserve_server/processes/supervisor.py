@@ -24,7 +24,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.processes.repository_sync import RepositorySync, lagging
-from layerserve_server.settings import Settings
+from layerserve_server.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -23,11 +23,11 @@ from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference import runner
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability import logs
-from layerserve_server.probes import MetricPage, Probes
 from layerserve_server.processes.repository_sync import Orders
 from layerserve_server.repository.watching import Watcher
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
+from layerserve_server.transport.probes import MetricPage, Probes
 from layerserve_server.wiring import Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
@@ -83,6 +83,8 @@ def main() -> None:
         tuner.close()
     for part in parts:
         part.stop()
+    for part in parts:
+        part.close()
     inference.close()
     if imports is not None:
         imports.close()

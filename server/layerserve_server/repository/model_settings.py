@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from layerserve_server.repository.canary import read_share
 from layerserve_server.repository.layout import CLASS_LABELS, LABEL
 from layerserve_server.repository.signatures import SignatureSettings
-from layerserve_server.setting_fields import Engine, Precision
+from layerserve_server.settings.fields import Engine, Precision
 from layerserve_server.toml_text import TomlError, parse_toml
 
 #: Name of the file in a model's folder.

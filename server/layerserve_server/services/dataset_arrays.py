@@ -21,29 +21,30 @@ def with_datasets(request: RunRequest, store: DatasetStore | None, caller: Calle
 
     Raises UnknownDatasetError for one that the caller may not see, and InvalidRequestError for an array without a key.
     """
-    if not any(array.dataset for array in request.data):
+    if not datasets_of(request):
         return request
     if store is None:
         raise NotTrainableError("dataset: this server keeps no datasets")
     known: dict[str, Dataset] = {}
 
     def resolved(array: DataArray) -> DataArray:
-        if not array.dataset:
+        if array.file is None or not (id := array.file.dataset):
             return array
-        if array.dataset not in known:
-            known[array.dataset] = store.get(array.dataset, seen_by(caller))
-        dataset = known[array.dataset]
+        if id not in known:
+            known[id] = store.get(id, seen_by(caller))
+        dataset = known[id]
         # Of a table, it is the column of its name, or all columns.
-        if dataset.format == "npz" and not array.key and not array.columns and len(dataset.arrays) != 1:
+        chosen = array.selection.key or array.selection.columns
+        if dataset.format == "npz" and not chosen and len(dataset.arrays) != 1:
             raise InvalidRequestError(f"{array.label()}: got no key, expected one of dataset '{dataset.id}'")
-        return replace(array, dataset=dataset.id, path=dataset.content)
+        return replace(array, file=store.file(dataset))
 
-    return replace(request, data=tuple(map(resolved, request.data)), datasets=str(store.folder.absolute()))
+    return replace(request, data=tuple(map(resolved, request.data)))
 
 
 def datasets_of(request: RunRequest) -> set[str]:
     """Returns the ids of the datasets that a run reads."""
-    return {array.dataset for array in request.data if array.dataset}
+    return {array.file.dataset for array in request.data if array.file is not None and array.file.dataset}
 
 
 def use_datasets(request: RunRequest, store: DatasetStore | None) -> None:

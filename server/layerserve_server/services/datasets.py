@@ -10,7 +10,7 @@ from layerserve.v1 import datasets_pb2 as pb
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.datasets.dataset import Dataset, Declaration
-from layerserve_server.datasets.part import Part
+from layerserve_server.datasets.partial_upload import Part
 from layerserve_server.datasets.store import DatasetStore, UsedBy
 from layerserve_server.errors import (
     ForbiddenError,
@@ -26,7 +26,7 @@ from layerserve_server.services.dataset_messages import (
     most_bytes,
 )
 from layerserve_server.services.messages import parse, parsed
-from layerserve_server.training.upload_slots import UploadSlots
+from layerserve_server.services.upload_slots import UploadSlots
 from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.DatasetService/"

@@ -15,7 +15,7 @@ from layerserve_server.access.caller import Caller
 from layerserve_server.disk import replace_file
 from layerserve_server.errors import NotTrainableError, UnavailableError
 from layerserve_server.services.run_access import seen_by
-from layerserve_server.training.request import Kind
+from layerserve_server.training.request import EVALUATION, TRAINING
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
 
@@ -76,8 +76,8 @@ class IdempotencyKeys:
 
 def _check_same(run: Run, spec: Spec) -> None:
     """Raises NotTrainableError if a run was begun by a call with another spec. The text names the fields."""
-    kind = Kind.TRAINING if isinstance(spec, pb.TrainSpec) else Kind.EVALUATION
-    differ = ["kind"] if run.request.kind is not kind else []
+    kind = TRAINING if isinstance(spec, pb.TrainSpec) else EVALUATION
+    differ = ["kind"] if run.request.kind != kind else []
     if not differ:
         try:
             before = type(spec).FromString((run.folder / SPEC).read_bytes())

@@ -15,7 +15,7 @@ from layerserve_server.repository.staging import DeclaredFile, Staging
 from layerserve_server.repository.uploads import Uploads
 from layerserve_server.services.messages import Message, parse, parsed
 from layerserve_server.services.model_version import model_version
-from layerserve_server.training.upload_slots import UploadSlots
+from layerserve_server.services.upload_slots import UploadSlots
 from layerserve_server.transport.call import Call, Handler, Routes, Stream
 
 SERVICE = "/layerserve.v1.ManagementService/"

@@ -11,7 +11,7 @@ from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.services.messages import nanoseconds
-from layerserve_server.services.run_replies import KINDS
+from layerserve_server.services.run_replies import kind_number
 from layerserve_server.training.runs.run import RUN_ID, Run
 
 #: Time of creation in nanoseconds and id: runs are sorted by it, whatever runs are begun or removed meanwhile.
@@ -68,7 +68,7 @@ def _place(token: str) -> Place:
 def _fits(request: pb.ListRunsRequest, run: Run) -> bool:
     if request.model_name and run.request.model != request.model_name:
         return False
-    if request.kind and request.kind != KINDS[run.request.kind]:
+    if request.kind and request.kind != kind_number(run.request):
         return False
     if request.caller and run.request.caller != request.caller:
         return False

@@ -7,7 +7,7 @@ from layerserve.v1 import training_pb2 as pb
 from layerserve_server.services.messages import model_spec, timestamp
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, Logs
-from layerserve_server.training.request import Kind
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.files import RunFile
 from layerserve_server.training.runs.remaining import remaining_seconds
 from layerserve_server.training.runs.run import Run, RunState
@@ -19,11 +19,6 @@ STATES: dict[RunState, pb.RunState.ValueType] = {
     RunState.FAILED: pb.RUN_STATE_FAILED,
     RunState.CANCELLED: pb.RUN_STATE_CANCELLED,
     RunState.PAUSED: pb.RUN_STATE_PAUSED,
-}
-KINDS: dict[Kind, pb.RunKind.ValueType] = {
-    Kind.TRAINING: pb.RUN_KIND_TRAINING,
-    Kind.EVALUATION: pb.RUN_KIND_EVALUATION,
-    Kind.ONLINE: pb.RUN_KIND_ONLINE,
 }
 
 
@@ -82,6 +77,11 @@ def event_message(run: Run, event: Event, *, found: bool = False) -> pb.TrainEve
     return message
 
 
+def kind_number(request: RunRequest) -> pb.RunKind.ValueType:
+    """Returns the kind of a run; RUN_KIND_UNSPECIFIED for one that the contract doesn't have."""
+    return dict(pb.RunKind.items()).get(f"RUN_KIND_{request.kind.upper()}", pb.RUN_KIND_UNSPECIFIED)
+
+
 def _reason(run: Run) -> str:
     """Returns why a run failed, is paused, or ends early; empty if it does none of these, or since a call asked."""
     if run.state is RunState.PAUSED:
@@ -106,7 +106,7 @@ def existence_message(run: Run) -> pb.Run:
         id=run.id,
         state=STATES[run.state],
         base=model_spec(request.model, request.version),
-        kind=KINDS[request.kind],
+        kind=kind_number(request),
         caller=request.caller,
     )
     message.created_time.CopyFrom(timestamp(run.created_time))
@@ -131,7 +131,7 @@ def run_message(run: Run, owner: str = "") -> pb.Run:
         logs=log_values(run.logs),
         seed=request.seed,
         description=run.description,
-        kind=KINDS[request.kind],
+        kind=kind_number(request),
         resumable=run.resumable,
         resumed=run.resumed,
         priority=run.priority,

@@ -12,7 +12,7 @@ from layerserve.v1 import server_pb2 as pb
 
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.messages import parse, timestamp
-from layerserve_server.settings import Settings
+from layerserve_server.settings.settings import Settings
 from layerserve_server.transport.call import Call, Routes
 
 SERVICE = "/layerserve.v1.ServerService/"

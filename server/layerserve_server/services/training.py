@@ -25,17 +25,17 @@ from layerserve_server.services.run_changes import RunChanges
 from layerserve_server.services.run_list import page, selected
 from layerserve_server.services.run_replies import event_message, existence_message, file_message, run_message
 from layerserve_server.services.run_requests import RunDefaults, evaluation_request, training_request
+from layerserve_server.services.upload_slots import UploadSlots
 from layerserve_server.training import events
 from layerserve_server.training.budget import text_room
 from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.files import chunks, listed, opened
 from layerserve_server.training.run_folder.layout import FILES
+from layerserve_server.training.run_folder.upload import Upload
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Phase, Run
-from layerserve_server.training.upload import Upload
-from layerserve_server.training.upload_slots import UploadSlots
 from layerserve_server.transport.call import Call, Routes, Stream
 
 SERVICE = "/layerserve.v1.TrainingService/"

@@ -16,7 +16,7 @@ from layerserve_server.errors import TooLargeError
 from layerserve_server.system_memory import available_memory, memory_of
 from layerserve_server.training.checkpoint_policy import kept_files
 from layerserve_server.training.proc_files import children_of
-from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder import layout as run_folder
 from layerserve_server.training.run_folder.files import MAX_FILES
 
@@ -44,10 +44,9 @@ def check_room(request: RunRequest, folder: Path, parameters: int, base_bytes: i
     `folder` is the folder of all runs; it needn't exist yet. Memory is estimated from the number of parameters alone:
     memory for activations depends on the model, and data is memory-mapped.
     """
-    training = request.kind is not Kind.EVALUATION
-    files = FILES + kept_files(request) if training else 0
+    files = FILES + kept_files(request) if request.trains else 0
     disk = request.kept_bytes + base_bytes + files * FILED_BYTES * parameters
-    memory = (TRAINING_BYTES if training else EVALUATION_BYTES) * parameters * request.workers
+    memory = (TRAINING_BYTES if request.trains else EVALUATION_BYTES) * parameters * request.workers
     _check("disk", disk, "its budget", request.budget.max_disk_bytes or None)
     _check("memory", memory, "its budget", request.budget.max_memory_bytes or None)
     _check("disk", disk, "free", _free_bytes(folder))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.training.request import Kind, Role, RunRequest
+from layerserve_server.training.request import Role, RunRequest
 
 #: Maximum number of checkpoints that a run keeps at once: all are read to list them.
 MAX_KEPT = 1000
@@ -73,4 +73,4 @@ def _steps(request: RunRequest) -> int:
 
 def kept_files(request: RunRequest) -> int:
     """Returns the maximum number of checkpoints that a run keeps; 0 for an evaluation."""
-    return Policy.of(request).kept(request) if request.kind is Kind.TRAINING else 0
+    return Policy.of(request).kept(request) if request.trains else 0

@@ -16,7 +16,7 @@ from layerserve.training.options.contract import COMPILE, RUN
 from layerserve_server.errors import InvalidRequestError, UnknownCheckpointError, safe_text
 from layerserve_server.repository.publishing import link_file
 from layerserve_server.training.budget import folder_bytes
-from layerserve_server.training.request import REQUEST, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, REQUEST, Role, RunRequest
 from layerserve_server.training.run_folder.checkpoints import LAST_NAME, SUFFIX, Checkpoint, KeptCheckpoints
 from layerserve_server.training.run_folder.digests import data_identity, same_data
 from layerserve_server.training.run_folder.layout import BASE, DIGESTS, KEPT, START
@@ -103,9 +103,9 @@ class Start:
         except (FileNotFoundError, shutil.Error) as error:
             raise self._removed from error
 
-    def taken_over(self, kind: Kind, roles: Collection[Role]) -> dict[str, Any]:
+    def taken_over(self, kind: str, roles: Collection[Role]) -> dict[str, Any]:
         """Returns the options that a new run of a kind, with arrays of these roles, has of this run by default."""
-        if kind is Kind.EVALUATION:
+        if kind == EVALUATION:
             return {name: getattr(self.request, name) for name in EVALUATED}
         excluded = set()
         if any(role.validation for role in roles):

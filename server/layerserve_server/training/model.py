@@ -18,7 +18,7 @@ from layerserve_server.inference.runner import Array
 from layerserve_server.training.data_split import rows_of
 from layerserve_server.training.finite import check_finite
 from layerserve_server.training.precision import policy_of
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import DataArray, Role, RunRequest
 
 if TYPE_CHECKING:
     import layergraph
@@ -95,8 +95,8 @@ def prepare_model(model: TrainableModel, request: RunRequest) -> None:
 
         patterns, alpha = request.lora.get("layers", ("*",)), request.lora.get("alpha")
         adapting.adapt(cast("layergraph.Model", model), patterns, request.lora["rank"], alpha, request.seed)
-    compile_model(model, request.compile, updates=request.kind is not Kind.EVALUATION)
-    if request.kind is not Kind.EVALUATION:
+    compile_model(model, request.compile, updates=request.trains)
+    if request.trains:
         result_format(model, request)
 
 

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from layerserve.training.options.contract import RUN, Budget, RunOptions, View
 from layerserve.training.options.kinds import Number
-from layerserve.training.options.online import OnlineOptions
-from layerserve.values.table_files.table import Selection
+from layerserve.values.table_files.table import FileArray, Selection
 from layerserve.values.tensors import NUMPY_DTYPES
 
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.disk import json_object
 from layerserve_server.records import Int32, checked
 
 #: Name of the file in the run's folder.
 REQUEST = "request.json"
+#: Names of the kinds of runs that have their data in the request. Extensions add others (see `run_kind`).
+TRAINING, EVALUATION = "training", "evaluation"
 
 
 class Role(str, Enum):
@@ -45,42 +47,27 @@ class Role(str, Enum):
         return Role(self.value.removeprefix("validation_"))
 
 
-class Kind(str, Enum):
-    """Kind of a run."""
-
-    TRAINING = "training"
-    EVALUATION = "evaluation"
-    #: A session of training step by step.
-    ONLINE = "online"
-
-
 @dataclass(frozen=True, slots=True)
 class DataArray:
     """An array of a run's data: role, name of the input or output, dtype, and shape with rows first.
 
-    With a `path` the array isn't uploaded but read from a file below the data root, or, with the id of a `dataset`,
-    below the folder of datasets; `key` or `columns` select it there.
+    It is sent with the request, or read of a `file`: then its dtype and shape are known once the file is described.
     """
 
     role: Role
     name: str
     dtype: str
     shape: tuple[int, ...]
-    path: str = ""
-    key: str = ""
+    file: DataFile | None = None
+    #: What is read of the file: what the request says, and once it is described, the columns.
+    selection: Selection = field(default_factory=Selection)
     #: Whether the array is memory-mapped from its file, without a copy in the run's folder.
     mapped: bool = False
-    #: The file's size in bytes and mtime in nanoseconds when the request was accepted.
-    stamp: tuple[int, ...] = ()
-    #: The columns of the file that are read, and what is read in place of a missing field.
-    columns: tuple[str, ...] = ()
-    fill: str | None = None
-    dataset: str = ""
 
     @property
-    def selection(self) -> Selection:
-        """What is read of its file, once it is described."""
-        return Selection(self.columns, "" if self.columns else self.key, text=self.is_text, fill=self.fill)
+    def in_file(self) -> FileArray:
+        """The array in its file, once that is described."""
+        return FileArray(self.dtype, self.shape, self.selection.columns, self.selection.fill, self.mapped)
 
     @property
     def held_dtype(self) -> np.dtype[Any]:
@@ -114,7 +101,7 @@ class DataArray:
 
 @dataclass(frozen=True, slots=True)
 class RunRequest(RunOptions):
-    """A request to train or evaluate: the client's options, and the fields that the server adds."""
+    """A request of a run: the client's options, and the fields that the server adds."""
 
     model: str
     version: int
@@ -122,17 +109,16 @@ class RunRequest(RunOptions):
     #: Given arguments of Keras's `compile`, by name.
     compile: Mapping[str, Any] = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
-    kind: Kind = Kind.TRAINING
-    #: Options of a session; None for other runs.
-    online: OnlineOptions | None = None
+    #: Name of its kind.
+    kind: str = TRAINING
+    #: Options that only its kind has, if that is one of an extension, which reads them.
+    kind_options: Mapping[str, Any] = field(default_factory=dict)
     #: Number of compute threads, divided among the workers.
     threads: int = 1
     #: torch device.
     device: str = "cpu"
     #: Niceness of the run's processes.
     nice: int = 10
-    #: Folder that contains the data files.
-    data_root: str = ""
     #: Whether an evaluation writes the loss of each row to a file.
     sample_losses: bool = False
     #: Maximum time of training in seconds if this is a trial, whose times are taken (see estimates); 0 for a run.
@@ -142,8 +128,6 @@ class RunRequest(RunOptions):
     #: Names or patterns of the callers that the model was open to when the run began; None for all, empty if that isn't
     #: known.
     callers: tuple[str, ...] | None = None
-    #: Folder that contains the datasets.
-    datasets: str = ""
     #: Which rows are used.
     view: View = field(default_factory=View)
     #: Sweep that the run is a trial of, which publishes the best trial's result, and number of the trial.
@@ -154,9 +138,19 @@ class RunRequest(RunOptions):
     checkpoint_seconds: float = field(default=60.0, kw_only=True)
 
     @property
+    def trains(self) -> bool:
+        """Whether it changes weights. All kinds of runs but an evaluation do."""
+        return self.kind != EVALUATION
+
+    @property
+    def has_data(self) -> bool:
+        """Whether its data is part of the request. Runs of extensions get theirs in other ways."""
+        return self.kind in (TRAINING, EVALUATION)
+
+    @property
     def sent_bytes(self) -> int:
         """Size of the data that the client uploads, in bytes."""
-        return sum(array.held_bytes for array in self.data if not array.path)
+        return sum(array.held_bytes for array in self.data if array.file is None)
 
     @property
     def kept_bytes(self) -> int:
@@ -168,10 +162,6 @@ class RunRequest(RunOptions):
         """Whether there is validation data."""
         own = any(array.role.validation for array in self.data)
         return own or bool(self.validation_split) or bool(self.view.validate_on)
-
-    def root(self, array: DataArray) -> Path:
-        """Returns the folder below which the file of an array lies."""
-        return Path(self.datasets if array.dataset else self.data_root)
 
     def write(self, folder: Path) -> None:
         """Writes the request to a run's folder. Raises OSError."""
@@ -191,11 +181,8 @@ class RunRequest(RunOptions):
         """Parses a request from JSON. Raises ValueError or TypeError if the text is invalid."""
         values = json_object(text)
         values["data"] = tuple(_array(one) for one in values["data"])
-        values["kind"] = Kind(values.get("kind", Kind.TRAINING))
         values["budget"] = Budget(**values.get("budget", {}))
         values["view"] = View(**values.get("view", {}))
-        if values.get("online") is not None:
-            values["online"] = OnlineOptions(**values["online"])
         for name in ("freeze", "callbacks"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
@@ -213,5 +200,13 @@ class RunRequest(RunOptions):
 
 
 def _array(values: dict[str, Any]) -> DataArray:
-    sequences = {name: tuple(values.get(name, ())) for name in ("shape", "stamp", "columns")}
-    return DataArray(**{**values, "role": Role(values["role"]), **sequences})
+    file, selection = values.get("file"), values.get("selection", {})
+    return DataArray(
+        **{
+            **values,
+            "role": Role(values["role"]),
+            "shape": tuple(values["shape"]),
+            "file": None if file is None else DataFile(**{**file, "stamp": tuple(file["stamp"])}),
+            "selection": Selection(**{**selection, "columns": tuple(selection.get("columns", ()))}),
+        }
+    )

@@ -20,5 +20,3 @@ class RunLimits:
     auto_resume: bool = True
     max_workers: int = 1
     max_written: int = 16 << 30
-    #: Maximum number of sessions, which don't take slots.
-    sessions: int = 0

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import grpc
 
 from layerserve_server.access.gate import Gate
-from layerserve_server.ports import address, claim
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.client_address import without_address
@@ -26,6 +25,7 @@ from layerserve_server.transport.perimeter import compression
 from layerserve_server.transport.perimeter.connections import Connections
 from layerserve_server.transport.perimeter.limits import PING_STRIKES, Limits
 from layerserve_server.transport.perimeter.memory import HeapTrimmer, MemoryBudget
+from layerserve_server.transport.ports import address, claim
 from layerserve_server.transport.reflection import Reflection
 from layerserve_server.transport.shutdown import Shutdown, wait_for
 from layerserve_server.transport.streams import Streams

@@ -23,13 +23,13 @@ from layerserve.errors import OWN_PUSHBACK_KEY, PUSHBACK_KEY
 
 from layerserve_server.access.gate import Gate, Pairs
 from layerserve_server.errors import MessageTooLargeError
-from layerserve_server.ports import address, claim
 from layerserve_server.transport.call import Handler, Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates
 from layerserve_server.transport.event_batch import BatchedCall, EventBatches, deadline_in
 from layerserve_server.transport.grpcio import Front, GrpcioServer, SharedPort, milliseconds
 from layerserve_server.transport.perimeter.connections import Traffic
 from layerserve_server.transport.perimeter.limits import BATCH_CALLS, METADATA_BYTES, Limits
+from layerserve_server.transport.ports import address, claim
 from layerserve_server.transport.shutdown import Shutdown
 from layerserve_server.transport.status import Failure
 

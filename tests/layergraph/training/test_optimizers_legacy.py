@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from layergraph import Input, Model, layers
+from layergraph.config.options import keras_object
 from layergraph.errors import ConfigError, DataError
 from layergraph.functional.weight import Weight
-from layergraph.training.optimizers.base_optimizer import keras_form
 from layergraph.training.optimizers.legacy import LEGACY
 from layergraph.training.optimizers.table import optimizer
 from layergraph.training.shareable import check_shareable
@@ -83,9 +83,9 @@ def test_every_legacy_optimizer_has_a_case() -> None:
 def test_written_out_again_they_are_keras_3s(name: str) -> None:
     ours = optimizer({"class_name": name, "config": {"learning_rate": 0.5, "decay": 0.0}})
     assert type(ours) is LEGACY[name]
-    theirs = keras.optimizers.deserialize(keras_form(ours))
+    theirs = keras.optimizers.deserialize(keras_object("keras.optimizers", ours))
     assert type(theirs).__name__ == name
-    assert type(optimizer(keras_form(ours))).__name__ == name
+    assert type(optimizer(keras_object("keras.optimizers", ours))).__name__ == name
 
 
 @pytest.mark.parametrize("value", [{"class_name": "SGD", "config": 3}, {"class_name": 3, "config": {}}, {"config": {}}])
@@ -139,7 +139,7 @@ def test_decay_goes_on_top_of_a_schedule() -> None:
         ours.apply([torch.ones(1)])
     assert rates == pytest.approx([0.5, 0.25 / 1.5, 0.125 / 2])
     # Keras 3 can't express it.
-    assert keras_form(ours)["config"]["learning_rate"]["class_name"] == "ExponentialDecay"
+    assert keras_object("keras.optimizers", ours)["config"]["learning_rate"]["class_name"] == "ExponentialDecay"
 
 
 @pytest.mark.parametrize(("options", "refused"), [({"momentum": 0.5}, True), ({"momentum": 0.0}, False)])
@@ -162,7 +162,7 @@ def test_a_decaying_rate_can_be_changed_and_is_written_as_a_schedule() -> None:
     ours.learning_rate = 0.25
     assert ours.rate() == pytest.approx(0.25 / 1.5)
     state = ours.state()
-    theirs = keras.optimizers.deserialize(keras_form(ours))
+    theirs = keras.optimizers.deserialize(keras_object("keras.optimizers", ours))
     assert theirs._learning_rate.get_config()["decay_rate"] == 0.5
     assert len(ours.variables) == 1
     again = optimizer({"class_name": "SGD", "config": {"learning_rate": 0.5, "decay": 0.5}})

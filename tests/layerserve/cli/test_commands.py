@@ -17,7 +17,8 @@ import typer
 from layerserve.cli import extensions, main
 from layerserve.cli.app import application
 from layerserve.cli.slice_commands import slice_commands
-from layerserve.testing.fake_run import ROLES, FakeRun
+from layerserve.testing.fake_run import FakeRun
+from layerserve.training.data import ROLES
 from layerserve.v1 import training_pb2 as pb
 
 
@@ -331,7 +332,8 @@ def test_a_value_in_place_of_missing_ones_is_for_all_arrays(cli, server, command
     arrays = "--x server:d.csv:a --y server:d.csv:b --sample-weight server:d.csv:w"
     assert cli(f"{name} double {arrays} {more} {f'--fill {fill}' if fill else ''}")[0] == 0
     spec = server.runs["run-1"].spec
-    found = {ROLES[array.role]: array.fill if array.HasField("fill") else "" for array in spec.data}
+    names = {role: name for name, role in ROLES.items()}
+    found = {names[array.role]: array.fill if array.HasField("fill") else "" for array in spec.data}
     assert found == dict.fromkeys(roles, fill)
 
 
@@ -461,7 +463,7 @@ def test_an_interrupted_command_says_nothing(cli, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("layerserve.cli.catalogue.connect", interrupted)
+    monkeypatch.setattr("layerserve.cli.server_commands.connect", interrupted)
     assert cli("models") == (130, "", "")
 
 

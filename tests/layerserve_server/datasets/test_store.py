@@ -8,11 +8,12 @@ import os
 import time
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server.datasets import part as parts
-from layerserve_server.datasets import room
+from layerserve_server.datasets import dataset_limits
+from layerserve_server.datasets import partial_upload as parts
 from layerserve_server.datasets import store as stores
 from layerserve_server.datasets.dataset import ArrayInfo, Dataset, Declaration, Description, read_samples
 from layerserve_server.datasets.store import DELETED, MADE, DatasetLimits, DatasetStore
@@ -33,8 +34,8 @@ DECLARED = Declaration("npz", len(CONTENT), DIGEST, "first")
 FOUND = Description([ArrayInfo("x", "float32", (5, 2))], {"x": {"rows": 1, "data": "AAAA"}})
 
 
-def described(folder, name):
-    assert (folder / name).read_bytes() == CONTENT
+def described(file):
+    assert Path(file.folder, file.path).read_bytes() == CONTENT
     return FOUND
 
 
@@ -221,21 +222,21 @@ def test_an_incomplete_file_is_kept(make_store):
 
 
 def test_a_file_that_cannot_be_read_gives_no_dataset(make_store):
-    def refuse(folder, name):
-        raise InvalidRequestError(f"data file '{name}': no zip file")
+    def refuse(file):
+        raise InvalidRequestError(f"{file.label}: no zip file")
 
     store = make_store(refuse)
     part = begin(store)
     part.add(0, CONTENT)
-    # The name of the file is the server's own.
-    with pytest.raises(InvalidRequestError, match=r"^the dataset: no zip file$"):
+    # The path of the file is the server's own.
+    with pytest.raises(InvalidRequestError, match=f"^dataset '{DIGEST}': no zip file$"):
         store.finish(part)
     assert store.datasets() == []
     assert not part.folder.exists()
 
 
 def test_a_file_that_cannot_be_read_for_now_is_kept(make_store):
-    def refuse(folder, name):
+    def refuse(file):
         raise UnavailableError("no process")
 
     store = make_store(refuse)
@@ -387,7 +388,7 @@ def writes(content, room=None):
 
 def test_what_is_made_has_the_room_that_is_left(make_store):
     upload(make_store())
-    store, found = make_store(lambda folder, name: FOUND, max_bytes=30_000), []
+    store, found = make_store(lambda file: FOUND, max_bytes=30_000), []
     new = replace(DECLARED, bytes=0, sha256="")
     made = store.make(new, "ann", 15_000, writes(b"x", found))
     assert (made.bytes, made.id, made.owners) == (1, sha256(b"x").hexdigest(), ("ann",))
@@ -453,10 +454,10 @@ def test_the_disk_must_have_room_for_what_has_yet_to_come(make_store, monkeypatc
     part = begin(store)
     part.add(0, CONTENT[:8000])
     store.close(part)
-    monkeypatch.setattr(room, "_free", lambda folder: 2000)
+    monkeypatch.setattr(dataset_limits, "_free", lambda folder: 2000)
     with pytest.raises(TooLargeError, match="bytes to come, but the disk has 2000 free"):
         begin(store)
-    monkeypatch.setattr(room, "_free", lambda folder: 2240)
+    monkeypatch.setattr(dataset_limits, "_free", lambda folder: 2240)
     begin(store)
 
 
@@ -464,13 +465,13 @@ def test_a_disk_that_can_not_be_asked_is_named(make_store, monkeypatch):
     def refuse(folder):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(room.shutil, "disk_usage", refuse)
+    monkeypatch.setattr(dataset_limits.shutil, "disk_usage", refuse)
     with pytest.raises(RefusedChangeError, match="can't be written: Input/output error"):
         begin(make_store())
 
 
 def test_there_is_a_maximum_number(make_store, monkeypatch):
-    monkeypatch.setattr(room, "MAX_DATASETS", 1)
+    monkeypatch.setattr(dataset_limits, "MAX_DATASETS", 1)
     store = make_store()
     upload(store)
     with pytest.raises(TooLargeError, match="there are 1 datasets and uploads, the maximum"):

@@ -11,7 +11,7 @@ from layerserve_server.access.gate import Gate
 from layerserve_server.access.rights import MissingRightError
 from layerserve_server.extensions.extension import Extension, Part
 from layerserve_server.extensions.installed import EXTENSIONS, OWN, Settings
-from layerserve_server.settings import Settings as CoreSettings
+from layerserve_server.settings.settings import Settings as CoreSettings
 
 SERVER = Path(__file__).parents[3] / "server" / "layerserve_server"
 

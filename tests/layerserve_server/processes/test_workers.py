@@ -39,12 +39,12 @@ from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.access.group import SECRET_BYTES
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.observability.metrics import Metrics
-from layerserve_server.ports import claim
-from layerserve_server.probes import MetricPage, Probes
 from layerserve_server.processes import supervisor
 from layerserve_server.processes import worker as program
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor
 from layerserve_server.transport.call import Ended
+from layerserve_server.transport.ports import claim
+from layerserve_server.transport.probes import MetricPage, Probes
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from tokens import bearer, write_tokens
 

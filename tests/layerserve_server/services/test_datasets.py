@@ -13,6 +13,7 @@ import pytest
 from layerserve.v1 import datasets_pb2 as pb
 from layerserve.v1 import datasets_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
 from layerserve.values import tensors
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.services.open_work import OpenWork
 from tokens import bearer, entry
 
@@ -214,7 +215,7 @@ def test_a_run_reads_a_dataset_and_keeps_it(server, wait_until):
 )
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_who_needs_a_dataset(sweep_ended, run_ended, resumable, used, elsewhere):
-    request = SimpleNamespace(data=[SimpleNamespace(dataset=""), SimpleNamespace(dataset="d")])
+    request = SimpleNamespace(data=[SimpleNamespace(file=None), SimpleNamespace(file=DataFile("", "", "d"))])
     run = SimpleNamespace(id="r", request=request, log=SimpleNamespace(ended=run_ended), resumable=resumable)
     lists = {"list": [], "list_elsewhere": []} | {"list_elsewhere" if elsewhere else "list": [run]}
     runs = SimpleNamespace(

@@ -11,6 +11,8 @@ import pytest
 from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve.v1 import graph_pb2, models_pb2, tensor_pb2
 from layerserve.v1 import training_pb2 as pb
+from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.errors import InvalidRequestError, UnknownLayerError
 from layerserve_server.repository.entry import Description
 from layerserve_server.repository.version_states import State
@@ -19,8 +21,9 @@ from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.from_checkpoint import Start
-from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest, View
+from layerserve_server.training.request import EVALUATION, TRAINING, Budget, DataArray, Role, RunRequest, View
 from layerserve_server.training.run_folder.checkpoints import Checkpoint
+from layerserve_server.training.run_kind import RunKind
 from layerserve_server.training.runs.run import Run, RunState
 from whole_messages import whole
 
@@ -36,8 +39,8 @@ DATA = [
 ]
 ARRAYS = (
     DataArray(Role.X, "a", "float32", (6, 2)),
-    DataArray(Role.Y, "", "", (), path="y.npz", key="k"),
-    DataArray(Role.Y, "", "", (), dataset="0123", key="k"),
+    DataArray(Role.Y, "", "", (), DataFile("/data", "y.npz"), Selection(key="k")),
+    DataArray(Role.Y, "", "", (), DataFile("", "", "0123"), Selection(key="k")),
 )
 COMPILE = pb.CompileSettings(optimizer='"sgd"', loss='{"y": "mse"}')
 
@@ -99,7 +102,7 @@ def test_every_setting_of_a_run_arrives():
         device="cuda",
         nice=7,
         workers=2,
-        kind=Kind.TRAINING,
+        kind=TRAINING,
         freeze=("a*",),
         callbacks=("TerminateOnNaN",),
         monitor="loss",
@@ -110,7 +113,6 @@ def test_every_setting_of_a_run_arrives():
         checkpoint_seconds=0.0,
         on_nan="continue",
         budget=Budget(7.5, 8, 9),
-        data_root="/data",
         format="keras2_h5",
         view=View({"a": 1.0}, "a", "b", 0),
         from_checkpoint="r0/e2",
@@ -199,7 +201,6 @@ def test_what_a_run_leaves_out_is_kerass_default_or_the_servers():
         workers=1,
         checkpoint_seconds=12.5,
         on_nan="stop",
-        data_root="/data",
     )
     seeds = {run_requests.training_request(pb.TrainSpec(), "m", 4, DEFAULTS).seed for _ in range(4)}
     assert len(seeds) > 1
@@ -247,8 +248,7 @@ def test_every_setting_of_an_evaluation_arrives():
         device="cuda",
         nice=7,
         sample_losses=True,
-        kind=Kind.EVALUATION,
-        data_root="/data",
+        kind=EVALUATION,
         view=View(split_seed=0),
         from_checkpoint="r0/e2",
         idempotency_key="once",
@@ -260,7 +260,7 @@ def test_every_setting_of_an_evaluation_arrives():
 @pytest.mark.parametrize("role", [role for role in pb.DataRole.values() if role])
 def test_every_role_of_an_array_is_known_by_its_name(role):
     name = pb.DataRole.Name(role).removeprefix("DATA_ROLE_").lower()
-    assert run_requests._array(pb.DataArray(role=role, path="x.npy")).role.value == name
+    assert run_requests._array(pb.DataArray(role=role, path="x.npy"), "/data").role.value == name
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,8 @@ def one_run(folder, *happened, **changes):
     writer.close()
     log = EventLog(folder)
     log.refresh()
-    return Run("r1", folder, RunRequest("m", 4, (), **fields), log)
+    request = RunRequest("m", 4, (), **fields)
+    return Run("r1", folder, request, log, RunKind(name=request.kind, slots=1, off=""))
 
 
 LOGS = {"loss": 0.5, "mae": 2.0}
@@ -435,7 +436,7 @@ def test_a_run_is_described_while_it_trains(tmp_path, monkeypatch):
 def test_a_run_is_described_when_it_has_ended(tmp_path, what, fields):
     (tmp_path / "base").mkdir()
     before = (events.Started(2, 5, 30), events.Epoch(1, 2, {"loss": 0.5}, 0.1))
-    message = run_replies.run_message(one_run(tmp_path, *before, what, kind=Kind.EVALUATION))
+    message = run_replies.run_message(one_run(tmp_path, *before, what, kind=EVALUATION))
     for name, value in {"kind": pb.RUN_KIND_EVALUATION, "steps_done": 0, **fields}.items():
         got = getattr(message, name)
         assert (list(got) if isinstance(value, list) else got) == value, name
@@ -447,15 +448,21 @@ def test_a_run_is_described_when_it_has_ended(tmp_path, what, fields):
     ("own", "theirs", "prefix"),
     [
         (run_replies.STATES, RunState, "RUN_STATE_"),
-        (run_replies.KINDS, Kind, "RUN_KIND_"),
         (model_version.STATES, State, "VERSION_STATE_"),
     ],
 )
 def test_states_have_the_same_names_on_the_wire(own, theirs, prefix):
-    enum = {"RUN_STATE_": pb.RunState, "RUN_KIND_": pb.RunKind, "VERSION_STATE_": models_pb2.VersionState}[prefix]
+    enum = {"RUN_STATE_": pb.RunState, "VERSION_STATE_": models_pb2.VersionState}[prefix]
     assert {member: enum.Name(number) for member, number in own.items()} == {
         member: prefix + member.name for member in theirs
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [*((k.removeprefix("RUN_KIND_").lower(), n) for k, n in pb.RunKind.items()), ("own", 0)]
+)
+def test_a_kind_that_the_contract_has_is_named(name, number):
+    assert run_replies.kind_number(RunRequest("m", 1, (), kind=name)) == number
 
 
 # Replies about models.

@@ -7,9 +7,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from layergraph.functional.tensor import TensorSpec
-from layerserve.v1 import datasets_pb2, online_pb2, tensor_pb2, training_pb2
-from layerserve.values import tensors
+from layerserve.v1 import datasets_pb2, tensor_pb2, training_pb2
 from layerserve_server.access.caller import ANYONE
 from layerserve_server.errors import (
     BusyError,
@@ -26,11 +24,9 @@ from layerserve_server.protocols.inference.inference_pb2 import (
 from layerserve_server.services import datasets, messages, run_requests, run_series
 from layerserve_server.services.dataset_messages import MAX_TITLE, check_training
 from layerserve_server.services.datasets import MAX_BYTES
-from layerserve_server.services.online_stream import OnlineStream
 from layerserve_server.services.rest import infer, infer_body, json_text, open_inference
 from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
 from layerserve_server.services.run_series import RunSeries
-from layerserve_server.training.checks.request_checks import MAX_ARRAYS
 
 
 def declared(**fields):
@@ -44,22 +40,6 @@ def declared(**fields):
 def array(**fields):
     role = {"role": training_pb2.DATA_ROLE_X, "dtype": tensor_pb2.DATA_TYPE_FLOAT32}
     return run_requests._array(training_pb2.DataArray(**{**role, "name": "x", **fields}))
-
-
-def step(**fields):
-    """Has a session read a step."""
-    return of_session("step", step={"number": 1, **fields})
-
-
-def of_session(kind, **request):
-    run = SimpleNamespace(publications=SimpleNamespace(count=0))
-    spec = TensorSpec("x", (None, 2), "float32")
-    stream = OnlineStream(SimpleNamespace(), run, SimpleNamespace(inputs=[spec], outputs=[]))
-    return stream._frame(online_pb2.TrainOnlineRequest(**request), kind)
-
-
-def x_of(shape=(1, 2), size=8):
-    return tensor_pb2.Tensor(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=shape, data=b"0" * size)
 
 
 #: A run that was begun by a caller without a token.
@@ -91,7 +71,6 @@ def output(datatype, raw):
 
 
 REFUSED = {
-    "a message of a session without a request": (lambda: of_session(None), "got a message without a request, expected"),
     "no format": (lambda: declared(format=0), r"format: got 0, expected one of 1 \(npz\)"),
     "no bytes": (lambda: declared(bytes=0), f"bytes: got 0, expected 1 to {MAX_BYTES}"),
     "too many bytes": (lambda: declared(bytes=MAX_BYTES + 1), f"bytes: got {MAX_BYTES + 1}, expected 1 to"),
@@ -141,17 +120,6 @@ REFUSED = {
     "bytes in JSON": (lambda: output("BYTES", b"\1\0\0\0\xff"), "output 'y': has bytes that aren't Unicode; set its"),
     "splits": (lambda: run_requests._splits([0.5]), "view: got no object, expected shares by name, together at most 1"),
     "shares": (lambda: run_requests._splits({"a": 0.6, "b": 0.5}), "view: got shares of 1.1 together, expected shares"),
-    "rate of a step": (lambda: step(learning_rate=-0.5), "learning_rate: got -0.5, expected a number from 0"),
-    "endless rate": (lambda: step(learning_rate=math.inf), "learning_rate: got inf, expected a number from 0"),
-    "number of a step": (lambda: step(number=0), "number: got 0, expected the number of the step, from 1"),
-    "arrays of a step": (
-        lambda: step(x=[x_of()] * (MAX_ARRAYS + 1)),
-        f"batch: got {MAX_ARRAYS + 1} arrays, expected at most {MAX_ARRAYS}",
-    ),
-    "axes of a step": (
-        lambda: step(x=[x_of([1] * (tensors.MAX_RANK + 1))]),
-        f"'x': got {tensors.MAX_RANK + 1} axes, expected at most {tensors.MAX_RANK}",
-    ),
     "removed metadata": (
         lambda: changed("UpdateRun", training_pb2.UpdateRunRequest(remove_metadata=["a"] * (MAX_REMOVED + 1))),
         f"remove_metadata: got {MAX_REMOVED + 1} keys, expected at most {MAX_REMOVED}",

@@ -21,9 +21,9 @@ from layerserve_server.repository.control import write_control
 from layerserve_server.repository.publishing import version_numbers
 from layerserve_server.services import training
 from layerserve_server.services.run_list import selected
-from layerserve_server.training import upload
 from layerserve_server.training.events import EventLog
 from layerserve_server.training.request import RunRequest
+from layerserve_server.training.run_folder import upload
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Run
 from trainers import Trainer, X, kinds, messages, spec, wait_for
@@ -904,12 +904,12 @@ def test_a_request_file_that_is_damaged_does_not_keep_a_server_from_starting(put
 
 def test_a_run_that_is_cancelled_before_its_data_come_is_cancelled(trainer, monkeypatch):
     """Its folder for data is removed in that moment."""
-    named = upload.data_file
+    named = upload.array_file
 
     def cancelled_first(folder, index):
         trainer.app.runs.steering.cancel(folder.name)
         return named(folder, index)
 
-    monkeypatch.setattr(upload, "data_file", cancelled_first)
+    monkeypatch.setattr(upload, "array_file", cancelled_first)
     events = trainer.train(spec())
     assert kinds(events)[-1] == "cancelled"

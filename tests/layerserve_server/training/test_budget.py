@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 from clocks import replace_time
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.errors import TooLargeError
 from layerserve_server.system_memory import available_memory, memory_of
 from layerserve_server.training import budget
 from layerserve_server.training.budget import Watch, check_room, folder_bytes
-from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, Budget, DataArray, Role, RunRequest
 
 REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (1000, 10)),))
 MEMORY = Budget(max_memory_bytes=10**6)
@@ -41,11 +42,11 @@ def test_what_does_not_fit_is_refused(tmp_path, request_, parameters, text):
 
 
 def test_evaluation_needs_less(tmp_path):
-    check_room(replace(REQUEST, budget=MEMORY, kind=Kind.EVALUATION), tmp_path, 10**5, 4000)
+    check_room(replace(REQUEST, budget=MEMORY, kind=EVALUATION), tmp_path, 10**5, 4000)
 
 
 def test_evaluation_needs_the_weights_and_no_file_of_them(tmp_path):
-    request = replace(REQUEST, kind=Kind.EVALUATION)
+    request = replace(REQUEST, kind=EVALUATION)
     check_room(replace(request, budget=Budget(max_memory_bytes=4000, max_disk_bytes=44_000)), tmp_path, 1000, 4000)
     for short in (Budget(max_memory_bytes=3999), Budget(max_disk_bytes=43_999)):
         with pytest.raises(TooLargeError):
@@ -61,7 +62,7 @@ def test_the_disk_is_that_of_the_folder_or_of_what_is_there_above_it(tmp_path, m
 
 
 def test_mapped_data_takes_no_disk():
-    array = replace(REQUEST.data[0], path="x.npy", mapped=True)
+    array = replace(REQUEST.data[0], file=DataFile("", "x.npy"), mapped=True)
     assert (REQUEST.kept_bytes, replace(REQUEST, data=(array,)).kept_bytes) == (40_000, 0)
 
 

@@ -4,7 +4,6 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import layergraph
@@ -13,7 +12,8 @@ import pytest
 from clocks import replace_time
 from layergraph.errors import ConfigError
 from layerserve.values import tensors
-from layerserve.values.table_files.table import Selection
+from layerserve.values.table_files.table import FileArray, Selection
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.errors import (
     ForbiddenPathError,
     IncompleteDataError,
@@ -27,15 +27,16 @@ from layerserve_server.errors import (
 )
 from layerserve_server.training import events
 from layerserve_server.training.checks.request_checks import checked
-from layerserve_server.training.data_files.filed_array import FiledArray
 from layerserve_server.training.events import EventLog, EventWriter, append
 from layerserve_server.training.model import compile_model, fit_arguments
 from layerserve_server.training.process import workers
 from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.run_folder.data import array_file, read_data
 from layerserve_server.training.run_folder.result import RunResult
+from layerserve_server.training.run_folder.upload import Upload
+from layerserve_server.training.run_kind import RunKind
 from layerserve_server.training.runs.run import Run
-from layerserve_server.training.upload import Upload, data_file, read_data
 
 INPUTS = [SimpleNamespace(name="x", shape=(None, 2), dtype="float32")]
 OUTPUTS = [SimpleNamespace(name="y", shape=(None, 2), dtype="float32")]
@@ -49,7 +50,7 @@ def array(role="x", name="", dtype="float32", shape=(6, 2)):
 GOOD = RunRequest("m", 1, (array("x"), array("y")))
 
 
-def no_files(root, files):
+def no_files(wanted):
     raise AssertionError("no array is in a file")
 
 
@@ -67,21 +68,24 @@ def test_empty_names_are_filled_in():
 def test_arrays_in_files_are_described_together_in_their_order():
     asked = []
 
-    def describe(root, files):
-        asked.append((root, list(files)))
-        return [FiledArray("float32", (6, 2), True, (number,)) for number, _ in enumerate(files)]
+    def describe(wanted):
+        asked.extend(wanted)
+        return [
+            (replace(file, stamp=(number,)), FileArray("float32", (6, 2), mapped=True))
+            for number, (file, _) in enumerate(wanted)
+        ]
 
-    filed = [DataArray(Role(role), "", "", (), path=f"{role}.npy") for role in ("x", "sample_weight")]
-    request = replace(GOOD, data=(filed[0], array("y"), filed[1]), data_root="/data")
-    x, y, weight = checked(request, INPUTS, OUTPUTS, 10**6, describe).data
-    wanted = [("x.npy", Selection(name="x", text=False)), ("sample_weight.npy", Selection(name="y", text=False))]
-    assert asked == [(Path("/data"), wanted)]
-    assert [one.stamp for one in (x, y, weight)] == [(0,), (), (1,)]
-    assert x.mapped
-    for wrong, error in ((replace(filed[0], path="../x.npy"), ForbiddenPathError), (filed[0], NotTrainableError)):
-        root = "/data" if error is ForbiddenPathError else ""
+    x, weight = (DataFile("/data", f"{role}.npy") for role in ("x", "sample_weight"))
+    filed = [DataArray(Role(file.path.removesuffix(".npy")), "", "", (), file) for file in (x, weight)]
+    request = replace(GOOD, data=(filed[0], array("y"), filed[1]))
+    found = checked(request, INPUTS, OUTPUTS, 10**6, describe).data
+    assert asked == [(x, Selection(name="x", text=False)), (weight, Selection(name="y", text=False))]
+    assert [one.file for one in found] == [replace(x, stamp=(0,)), None, replace(weight, stamp=(1,))]
+    assert found[0].mapped
+    for wrong, error in ((replace(x, path="../x.npy"), ForbiddenPathError), (replace(x, folder=""), NotTrainableError)):
+        data = (replace(filed[0], file=wrong), array("y"))
         with pytest.raises(error):
-            checked(replace(request, data=(wrong, array("y")), data_root=root), INPUTS, OUTPUTS, 10**6, no_files)
+            checked(replace(request, data=data), INPUTS, OUTPUTS, 10**6, no_files)
 
 
 def test_one_array_may_weigh_all_outputs():
@@ -247,8 +251,8 @@ def test_rows_that_are_missing_are_told(tmp_path):
 
 def test_a_disk_that_is_full_is_told(tmp_path):
     with Upload(tmp_path, (array(),)) as upload:
-        upload._files[0].close()
-        upload._files[0] = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+        upload._sent[0].file.close()
+        upload._sent[0].file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
         with pytest.raises(NotTrainableError, match="can't be stored: No space left on device"):
             upload.add(0, bytes(16))
 
@@ -257,7 +261,7 @@ def test_the_data_is_mapped_and_not_read(tmp_path):
     with Upload(tmp_path, (array(),)) as upload:
         upload.add(0, X.tobytes())
     assert isinstance(read_data(tmp_path, (array(),))[0], np.memmap)
-    assert data_file(tmp_path, 0).exists()
+    assert array_file(tmp_path, 0).exists()
 
 
 # Events.
@@ -519,7 +523,7 @@ def test_the_time_of_a_long_run_is_that_of_all_its_epochs(tmp_path, monkeypatch)
     replace_time(monkeypatch, events, time=lambda: float(next(clock)))
     long_log(tmp_path, 3000, width=20, broken_after=1000)
     append(tmp_path, events.Finished(1, {}, 0.0))
-    run = Run(tmp_path.name, tmp_path, GOOD, EventLog.read(tmp_path))
+    run = Run(tmp_path.name, tmp_path, GOOD, EventLog.read(tmp_path), RunKind(name="training", slots=1, off=""))
     # From each Started (2, then 2006) to the last epoch before the end, or the interruption.
     assert run.seconds == (2002 - 2) + (run.log.copy()[-2].time - 2006)
 

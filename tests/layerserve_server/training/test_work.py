@@ -18,15 +18,18 @@ from clocks import replace_time
 from layergraph import Input, Model, layers, load_model
 from layergraph.training.callbacks.callback import Callback
 from layerserve.training.options.contract import Budget
+from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.training import events, precision
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.process import reporting, warm_start, work
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter
 from layerserve_server.training.program import main as child
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints
 from layerserve_server.training.run_folder.control import ControlFile
+from layerserve_server.training.run_folder.data import array_file
 from layerserve_server.training.run_folder.layout import (
     BASE,
     BEST,
@@ -38,7 +41,6 @@ from layerserve_server.training.run_folder.layout import (
     result_file,
 )
 from layerserve_server.training.run_folder.result import INTERRUPT, NO_SPACE, RunResult
-from layerserve_server.training.upload import data_file
 from small_runs import assert_bit_for_bit
 
 X = np.random.default_rng(0).standard_normal((12, 3)).astype("float32")
@@ -77,10 +79,15 @@ def carried_out(
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "set_flush_denormal", lambda on: on)
 
-    def carry(data: dict[Role, np.ndarray] | None = None, **settings: Any) -> tuple[RunResult, EventLog]:
+    def carry(
+        data: dict[Role, np.ndarray] | None = None, file: DataFile | None = None, **settings: Any
+    ) -> tuple[RunResult, EventLog]:
         arrays = data or ROLES
         names = {role: "x" if role in (Role.X, Role.VALIDATION_X) else "y" for role in arrays}
-        told = tuple(DataArray(role, names[role], "float32", value.shape) for role, value in arrays.items())
+        told = tuple(
+            DataArray(role, names[role], "float32", value.shape, file, Selection((role.value,)), mapped=bool(file))
+            for role, value in arrays.items()
+        )
         compiled = {
             "optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.1}},
             "loss": "mse",
@@ -93,8 +100,11 @@ def carried_out(
             x = Input((3,), name="x")
             Model(x, layers.Dense(1, name="y")(x)).save(tmp_path / BASE / "model.keras")
             (tmp_path / "data").mkdir()
-        for index, value in enumerate(arrays.values()):
-            np.save(data_file(tmp_path, index), value)
+        if file is None:
+            for index, value in enumerate(arrays.values()):
+                np.save(array_file(tmp_path, index), value)
+        else:
+            np.savez(Path(file.folder, file.path), **{role.value: value for role, value in arrays.items()})
         request.write(tmp_path)
         (tmp_path / "outcome.json").unlink(missing_ok=True)
         assert child.main(tmp_path) == 0
@@ -248,7 +258,7 @@ def test_what_is_no_improvement_is_withheld(carried_out: Any) -> None:
 
 
 def test_an_evaluation_measures_and_leaves_no_model(carried_out: Any, tmp_path: Path, niceness: list[int]) -> None:
-    outcome, log = carried_out(kind=Kind.EVALUATION, nice=2)
+    outcome, log = carried_out(kind=EVALUATION, nice=2)
     assert (outcome.kind, outcome.epoch) == ("evaluated", 1)
     assert outcome.logs["loss"] == pytest.approx(loss(tmp_path / BASE / "model.keras"), rel=1e-5)
     assert of(log, events.Started) == [events.Started(1, 3, 12)]
@@ -369,6 +379,16 @@ def test_a_result_is_compared_with_a_version_that_came_meanwhile(
     outcome, _ = carried_out(VALIDATED, **options)
     assert (outcome.kind, outcome.logs) == ("trained", trained.logs)
     assert outcome.withheld.startswith("version 9 was published meanwhile, and can't be compared with the result: ")
+
+
+def test_the_comparison_reads_datasets_where_training_did(carried_out: Any, tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "d").mkdir(parents=True)
+    file = DataFile(str(tmp_path / "datasets"), "d/content.npz", "d")
+    trained, _ = carried_out(VALIDATED, file)
+    shutil.copytree(tmp_path / BASE, tmp_path / RIVAL)
+    replace(trained, compared=9, comparisons=2).write(tmp_path / RIVAL)
+    outcome, _ = carried_out(VALIDATED, file)
+    assert outcome == replace(trained, compared=9, comparisons=2)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,11 @@ from layerserve.training.options.kinds import Group, Monitored, Publication, Sha
 from layerserve.training.options.option import Option
 
 
+def _sets(option: str) -> Any:
+    """Declares a field that sets an option of the contract; None leaves the option as it is."""
+    return dataclasses.field(default=None, metadata={"option": option})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publish:
     """What a run publishes, as the `publish` of `train`. A session takes `label` and `format` only.
@@ -35,11 +40,11 @@ class Publish:
     """
 
     best: bool = False
-    if_improved: str | None = None
-    label: str | None = None
-    format: str | None = None
-    expected_base_version: int | None = None
-    on_conflict: str | None = None
+    if_improved: str | None = _sets("publish_if_improved")
+    label: str | None = _sets("publish_label")
+    format: str | None = _sets("format")
+    expected_base_version: int | None = _sets("expected_base_version")
+    on_conflict: str | None = _sets("on_conflict")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +61,11 @@ class Checkpoints:
         client.train("mnist", images, labels, epochs=20, checkpoints=Checkpoints(every_epochs=5, keep_best=3))
     """
 
-    every_epochs: int | None = None
-    every_steps: int | None = None
-    keep: int | None = None
-    keep_best: int | None = None
-    resume_seconds: float | None = None
+    every_epochs: int | None = _sets("checkpoint_every_epochs")
+    every_steps: int | None = _sets("checkpoint_every_steps")
+    keep: int | None = _sets("keep_checkpoints")
+    keep_best: int | None = _sets("keep_best_checkpoints")
+    resume_seconds: float | None = _sets("checkpoint_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +78,11 @@ class Resources:
     higher `priority` leave the queue first; default: 0.
     """
 
-    max_seconds: float | None = None
-    max_memory_bytes: int | None = None
-    max_disk_bytes: int | None = None
-    workers: int | None = None
-    priority: int | None = None
+    max_seconds: float | None = _sets("max_seconds")
+    max_memory_bytes: int | None = _sets("max_memory_bytes")
+    max_disk_bytes: int | None = _sets("max_disk_bytes")
+    workers: int | None = _sets("workers")
+    priority: int | None = _sets("priority")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,29 +98,12 @@ class Split:
         client.evaluate("mnist", images, labels, split=Split("test", shares, seed=7))
     """
 
-    use: str
-    shares: Mapping[str, float]
-    seed: int | None = None
+    use: str = dataclasses.field(metadata={"option": "split"})
+    shares: Mapping[str, float] = dataclasses.field(metadata={"option": "splits"})
+    seed: int | None = _sets("split_seed")
 
 
 _FLAT = {option.name: option for option in (*RUN, *COMPILE, *BUDGET, *VIEW)}
-#: Fields of the objects -> options of the contract.
-PUBLISH = {
-    "if_improved": "publish_if_improved",
-    "label": "publish_label",
-    "format": "format",
-    "expected_base_version": "expected_base_version",
-    "on_conflict": "on_conflict",
-}
-CHECKPOINTS = {
-    "every_epochs": "checkpoint_every_epochs",
-    "every_steps": "checkpoint_every_steps",
-    "keep": "keep_checkpoints",
-    "keep_best": "keep_best_checkpoints",
-    "resume_seconds": "checkpoint_seconds",
-}
-RESOURCES = {name: name for name in ("max_seconds", "max_memory_bytes", "max_disk_bytes", "workers", "priority")}
-SPLIT = {"use": "split", "shares": "splits", "seed": "split_seed"}
 
 
 @dataclass(frozen=True)
@@ -160,16 +148,14 @@ class Several(Option):
                 raise InvalidArgument(f"{self.name}.{line.name}: got {given!r}, expected none for a session")
 
 
-def _several(
-    name: str, holder: type[Any], parts: Mapping[str, Option], help: str, otherwise: str, *, evaluates: bool = False
-) -> Several:
+def _several(name: str, holder: type[Any], help: str, otherwise: str, *, evaluates: bool = False) -> Several:
     publishes = holder is Publish
-    expects = f"{holder.__name__}({', '.join(line.name for line in dataclasses.fields(holder))})"
-    kind = Group(f"True, False, 'best' or {expects}" if publishes else expects)
+    lines = dataclasses.fields(holder)
+    expects = f"{holder.__name__}({', '.join(line.name for line in lines)})"
     return Several(
         name=name,
         default=True if publishes else None,
-        kind=kind,
+        kind=Group(f"True, False, 'best' or {expects}" if publishes else expects),
         help=help,
         unit="",
         otherwise=otherwise,
@@ -180,23 +166,17 @@ def _several(
         type=bool | str | Publish if publishes else holder | None,
         annotation="bool | str | Publish" if publishes else f"{holder.__name__} | None",
         holder=holder,
-        parts=parts,
+        parts={line.name: _FLAT[line.metadata["option"]] for line in lines if line.metadata},
         choice=_FLAT["publish"] if publishes else None,
     )
 
 
-def _parts(fields: Mapping[str, str]) -> dict[str, Option]:
-    return {field: _FLAT[name] for field, name in fields.items()}
-
-
 PUBLISH_OPTION = _several(
-    "publish", Publish, _parts(PUBLISH), "Make the result a new version of the model, by default the last weights.", ""
+    "publish", Publish, "Make the result a new version of the model, by default the last weights.", ""
 )
-CHECKPOINTS_OPTION = _several("checkpoints", Checkpoints, _parts(CHECKPOINTS), "Which checkpoints to keep.", "none")
-RESOURCES_OPTION = _several(
-    "resources", Resources, _parts(RESOURCES), "What the run may use.", "what the server allows"
-)
-_SPLIT = _several("split", Split, _parts(SPLIT), "Rows to use.", "all rows", evaluates=True)
+CHECKPOINTS_OPTION = _several("checkpoints", Checkpoints, "Which checkpoints to keep.", "none")
+RESOURCES_OPTION = _several("resources", Resources, "What the run may use.", "what the server allows")
+_SPLIT = _several("split", Split, "Rows to use.", "all rows", evaluates=True)
 _VALIDATION = dataclasses.replace(
     _FLAT["validation_split"],
     kind=ShareOrName(),

@@ -16,21 +16,21 @@ from typing import Any
 
 from layerserve.models.formats import MODEL_FORMATS
 from layerserve.training.options.kinds import (
+    CLASS_WEIGHT,
+    LORA,
     SECONDS,
     SHARE,
+    SPLITS,
     Callbacks,
-    ClassWeight,
     Flag,
     Key,
     Log,
-    Lora,
     Metadata,
     Patterns,
     Publication,
     Setting,
     Settings,
     Size,
-    Splits,
     Text,
     Weights,
     whole,
@@ -51,7 +51,7 @@ class RunOptions:
     )
     validation_split: float = option(0.0, SHARE, "Share of the last rows to validate with instead.", continues=True)
     class_weight: Mapping[int, float] | None = option(
-        None, ClassWeight(), 'Weight of each class: {"0": 1.0, "1": 5.0}.', otherwise="1 for each", continues=True
+        None, CLASS_WEIGHT, 'Weight of each class: {"0": 1.0, "1": 5.0}.', otherwise="1 for each", continues=True
     )
     shuffle: bool = option(True, Flag(), "Put rows in a new order for each epoch.", continues=True)
     seed: int | None = option(
@@ -66,7 +66,7 @@ class RunOptions:
     )
     lora: Any = option(
         None,
-        Lora(),
+        LORA,
         'Train matrices of this rank in place of kernels: {"rank": 8, "alpha": 16, "layers": ["dense_*"]}.',
         otherwise="whole kernels",
         continues=True,
@@ -246,7 +246,7 @@ class View:
 
     splits: Mapping[str, float] | None = option(
         None,
-        Splits(),
+        SPLITS,
         'Shares of the rows by name, in order: {"train": 0.8, "test": 0.2}. No row is in two of them.',
         otherwise="one of all rows",
         evaluates=True,

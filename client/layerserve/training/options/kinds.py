@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -261,15 +261,19 @@ class Patterns(Kind):
 class Json(Kind):
     """A value encoded as JSON text. `read` returns the text."""
 
+    #: Returns the text for a value of an option of this name. Raises InvalidArgument.
+    text: Callable[[str, Any], str] = lambda name, value: json.dumps(value)
+
+    def encode(self, name: str, value: Any) -> Any:
+        return None if value is None else self.text(name, value)
+
 
 @dataclass(frozen=True)
 class Setting(Json):
     """An argument of Keras's `compile`: a name, a serialized object, one with `get_config()`, a list or a dict."""
 
     expects: str = "what Keras's compile takes"
-
-    def encode(self, name: str, value: Any) -> Any:
-        return None if value is None else json.dumps(plain(name, value))
+    text: Callable[[str, Any], str] = lambda name, value: json.dumps(plain(name, value))
 
 
 @dataclass(frozen=True)
@@ -289,44 +293,7 @@ class Callbacks(Json):
     """A callback or a list of callbacks: Keras's, names or {"class_name", "config"}."""
 
     expects: str = "Keras's callbacks, names or {'class_name', 'config'}"
-
-    def encode(self, name: str, value: Any) -> Any:
-        return callbacks_json(value)
-
-
-@dataclass(frozen=True)
-class Lora(Json):
-    """Rank of LoRA weights, or a dict of it and of alpha, layers and keep."""
-
-    expects: str = "a rank, or a dict of rank, alpha, layers and keep"
-
-    def encode(self, name: str, value: Any) -> Any:
-        return lora_json(value)
-
-
-@dataclass(frozen=True)
-class ClassWeight(Json):
-    """A dict of numbers by class index."""
-
-    expects: str = "a dict of class index to number"
-
-    def encode(self, name: str, value: Any) -> Any:
-        return class_weight_json(value)
-
-
-@dataclass(frozen=True)
-class Splits(Json):
-    """A dict of shares by the name of a split."""
-
-    expects: str = "a dict of name to share, together at most 1"
-
-    def encode(self, name: str, value: Any) -> Any:
-        if value is None:
-            return None
-        if not isinstance(value, Mapping) or (problem := splits_problem(value)):
-            got = problem if isinstance(value, Mapping) else repr(value)
-            raise InvalidArgument(f"{name}: got {got}, expected {self.expects}")
-        return json.dumps({key: float(share) for key, share in value.items()})
+    text: Callable[[str, Any], str] = lambda name, value: callbacks_json(value)
 
 
 #: Maximum number of splits, and maximum length of their names, in characters.
@@ -349,6 +316,13 @@ def splits_problem(splits: Mapping[Any, Any]) -> str:
     return f"shares of {total:g} together" if total > 1 + SHARE_ERROR else ""
 
 
+def _splits_json(name: str, splits: Any) -> str:
+    if not isinstance(splits, Mapping) or (problem := splits_problem(splits)):
+        got = problem if isinstance(splits, Mapping) else repr(splits)
+        raise InvalidArgument(f"{name}: got {got}, expected {SPLITS.expects}")
+    return json.dumps({key: float(share) for key, share in splits.items()})
+
+
 def whole(least: int, bits: int = 32) -> Whole:
     """Returns the kind of whole numbers from `least` that a signed field of this many bits can represent."""
     return Whole("a whole number" + (f" from {least}" if least >= 0 else ""), least=least, limit=2 ** (bits - 1))
@@ -362,3 +336,6 @@ def words(held: Mapping[str, Any]) -> Words:
 
 SECONDS = Number("seconds from 0")
 SHARE = Number("a share from 0 to 1 (exclusive)", limit=1)
+LORA = Json("a rank, or a dict of rank, alpha, layers and keep", text=lambda name, value: lora_json(value))
+CLASS_WEIGHT = Json("a dict of class index to number", text=lambda name, value: class_weight_json(value))
+SPLITS = Json("a dict of name to share, together at most 1", text=_splits_json)

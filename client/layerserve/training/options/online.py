@@ -6,7 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from layerserve.training.options.arguments import CHECKPOINTS_OPTION, PUBLISH, PUBLISH_OPTION, RESOURCES_OPTION
+from layerserve.training.options.arguments import CHECKPOINTS_OPTION, PUBLISH_OPTION, RESOURCES_OPTION
 from layerserve.training.options.contract import BUDGET, COMPILE, RUN
 from layerserve.training.options.kinds import SECONDS, Flag, Number, whole
 from layerserve.training.options.option import Option, option, options_of
@@ -60,7 +60,7 @@ ONLINE: tuple[Option, ...] = (
     dataclasses.replace(
         PUBLISH_OPTION,
         help="Publish what isn't published yet when the session is ended.",
-        parts={name: _SESSION[PUBLISH[name]] for name in ("label", "format")},
+        parts={name: _SESSION[PUBLISH_OPTION.parts[name].name] for name in ("label", "format")},
         choice=_SESSION["publish"],
     ),
     *(_SESSION[name] for name in ("publish_every_steps", "publish_every_seconds", "idle_seconds")),

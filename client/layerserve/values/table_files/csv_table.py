@@ -16,7 +16,7 @@ import numpy as np
 
 from layerserve.errors import InvalidArgument, InvalidTensor
 from layerserve.values.table_files.arrow_columns import elements, seconds
-from layerserve.values.table_files.table import Selection, Table, TableArray, joined, pyarrow_module, text_pieces
+from layerserve.values.table_files.table import FileArray, Selection, Table, joined, pyarrow_module, text_pieces
 from layerserve.values.tensors import NUMPY_DTYPES, Array
 
 #: Maximum size of a row, in bytes, which is read in blocks of this size.
@@ -93,7 +93,7 @@ class CsvTable(Table):
         text = super().unknown(column)
         return text + "; the first line must name the columns" if _are_data(self.names) else text
 
-    def described(self, selections: Sequence[Selection]) -> list[TableArray]:
+    def described(self, selections: Sequence[Selection]) -> list[FileArray]:
         wanted = [self.chosen(selection) for selection in selections]
         columns: dict[tuple[str, bool | None, str | None], _Column] = {}
         for names, selection in zip(wanted, selections, strict=True):
@@ -113,7 +113,7 @@ class CsvTable(Table):
         for names, selection in zip(wanted, selections, strict=True):
             dtypes = [columns[name, selection.text, selection.fill].dtype() for name in names]
             shape = (rows,) if len(names) == 1 else (rows, len(names))
-            arrays.append(TableArray(self.joined_dtype(names, dtypes), shape, names, selection.fill))
+            arrays.append(FileArray(self.joined_dtype(names, dtypes), shape, names, selection.fill))
         return arrays
 
     def _check_quotes(self, last: bytes, rows: int) -> None:
@@ -126,7 +126,7 @@ class CsvTable(Table):
         if end.endswith(raw) and (last or not end.endswith(b'""')):
             raise InvalidTensor(f"{self.label}, row {rows}: got a quotation mark that is never closed")
 
-    def pieces(self, arrays: Sequence[TableArray]) -> Iterator[tuple[int, Array]]:
+    def pieces(self, arrays: Sequence[FileArray]) -> Iterator[tuple[int, Array]]:
         rows = 0
         for batch in self._batches(sorted({name for array in arrays for name in array.columns})):
             for index, array in enumerate(arrays):

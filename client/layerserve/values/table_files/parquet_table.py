@@ -8,9 +8,9 @@ from typing import BinaryIO
 from layerserve.errors import InvalidTensor
 from layerserve.values.table_files.arrow_columns import ArrowColumn
 from layerserve.values.table_files.table import (
+    FileArray,
     Selection,
     Table,
-    TableArray,
     joined,
     pyarrow_module,
     rows_in_piece,
@@ -32,10 +32,10 @@ class ParquetTable(Table):
         self._schema = self._file.schema_arrow
         self.names = self._schema.names
 
-    def described(self, selections: Sequence[Selection]) -> list[TableArray]:
+    def described(self, selections: Sequence[Selection]) -> list[FileArray]:
         return [self._described(selection) for selection in selections]
 
-    def _described(self, selection: Selection) -> TableArray:
+    def _described(self, selection: Selection) -> FileArray:
         columns = self.chosen(selection)
         found = [self._column(column, selection.text, selection.fill) for column in columns]
         rows = self._file.metadata.num_rows
@@ -46,32 +46,28 @@ class ParquetTable(Table):
             raise InvalidTensor(f"{self.label}: got several columns, some of lists, expected one column of lists")
         dtype = self.joined_dtype(columns, [column.dtype for column in found])
         shape = (rows, *(lengths[0] if len(columns) == 1 else (len(columns),)))
-        return TableArray(dtype, shape, columns, selection.fill)
+        return FileArray(dtype, shape, columns, selection.fill)
 
     def _column(self, name: str, text: bool | None, fill: str | None) -> ArrowColumn:
         return ArrowColumn(self.label, name, self._schema.field(name).type, text, fill)
 
     def _lengths(self, column: ArrowColumn) -> tuple[int, ...]:
         """Returns the lengths of a column's lists: those of its first row."""
-        for batch in self._file.iter_batches(batch_size=1, columns=self._read([column.name])):
+        for batch in self._file.iter_batches(batch_size=1, columns=[column.name]):
             return column.lengths(batch.column(0))
         return column.lengths(None)
 
-    def _read(self, columns: Sequence[str]) -> list[str]:
-        """Returns the names by which pyarrow reads columns: those of a list have the dot of its elements."""
-        return list(columns)
-
-    def pieces(self, arrays: Sequence[TableArray]) -> Iterator[tuple[int, Array]]:
+    def pieces(self, arrays: Sequence[FileArray]) -> Iterator[tuple[int, Array]]:
         # One after another: the columns of a Parquet file lie apart.
         for index, array in enumerate(arrays):
             for piece in self._pieces(array):
                 yield index, piece
 
-    def _pieces(self, array: TableArray) -> Iterator[Array]:
+    def _pieces(self, array: FileArray) -> Iterator[Array]:
         columns = [self._column(column, array.is_text, array.fill) for column in array.columns]
         row = 0
         size = min(MAX_ROWS, rows_in_piece(array.shape))
-        for batch in self._file.iter_batches(batch_size=size, columns=self._read(array.columns)):
+        for batch in self._file.iter_batches(batch_size=size, columns=list(array.columns)):
             held = [batch.column(batch.schema.get_field_index(name)) for name in array.columns]
             if array.is_text:
                 yield from text_pieces(_row_by_row([c.texts(h, row) for c, h in zip(columns, held, strict=True)]))

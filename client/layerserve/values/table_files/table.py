@@ -36,13 +36,18 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
-class TableArray:
-    """An array of a table: its dtype, shape and columns."""
+class FileArray:
+    """An array in a file: its dtype, shape, columns, and what is read in place of a missing field.
+
+    Of a file of NumPy's arrays, the only column is the name of the array. `mapped` is whether the array can be mapped,
+    as it lies there as in memory.
+    """
 
     dtype: str
     shape: tuple[int, ...]
-    columns: tuple[str, ...]
+    columns: tuple[str, ...] = ()
     fill: str | None = None
+    mapped: bool = False
 
     @property
     def is_text(self) -> bool:
@@ -85,11 +90,11 @@ class Table(ABC):
         return unknown_name("column", column, self.names).replace("the model has", "the file has")
 
     @abstractmethod
-    def described(self, selections: Sequence[Selection]) -> list[TableArray]:
+    def described(self, selections: Sequence[Selection]) -> list[FileArray]:
         """Returns the arrays of selections, in one pass. Raises InvalidArgument, and InvalidTensor for wrong fields."""
 
     @abstractmethod
-    def pieces(self, arrays: Sequence[TableArray]) -> Iterator[tuple[int, Array]]:
+    def pieces(self, arrays: Sequence[FileArray]) -> Iterator[tuple[int, Array]]:
         """Yields the rows of described arrays, with the index of the array, in one pass.
 
         Text is in object arrays of `bytes`. Raises InvalidTensor for fields that can't be read.

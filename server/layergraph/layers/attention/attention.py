@@ -82,11 +82,9 @@ class UnprojectedAttention(Layer):
             self.build_for(self.inbound_nodes[0].args)
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
-        """Returns the query's mask."""
         return None if mask is None else mask[0]
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
         config = super().get_config()
         if not self.causal:
             del config["causal"]
@@ -106,7 +104,6 @@ class Attention(UnprojectedAttention):
     seed: Any = option(anything, default=None)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the scalar weights."""
         self.check_inputs(input_shape)
         if self.use_scale:
             self.add_weight("scale", (), Ones())
@@ -134,7 +131,6 @@ class AdditiveAttention(UnprojectedAttention):
     seed: Any = option(anything, default=None, kw_only=True)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the scale."""
         self.check_inputs(input_shape)
         if self.use_scale:
             self.add_weight("scale", (input_shape[0][-1],), GlorotUniform())

@@ -248,7 +248,6 @@ class ProjectedAttention(ShapedLayer):
         return outputs, previous_mask if want_masks and self.supports_masking else None
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
         config = super().get_config()
         policies = {f"{self.name}/{inner.name}": inner.dtype_policy for inner in self.sublayers.values()}
         parts = tuple((path, policy) for path, policy in policies.items() if policy.quantization is not None)
@@ -283,7 +282,6 @@ class MultiHeadAttention(ProjectedAttention):
     group_prefix = ""
 
     def setup(self) -> None:
-        """Sets the default of `value_dim`."""
         super().setup()
         self.value_dim = self.value_dim or self.key_dim
 

@@ -108,13 +108,7 @@ class WindowedConvolution(SpatialLayer):
     def add_bias(self, channels: int) -> None:
         """Creates the bias, if `use_bias`."""
         if self.use_bias:
-            self.add_weight(
-                "bias",
-                (channels,),
-                self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+            self.add_weight_by_options("bias", (channels,))
 
     def pads(self, lengths: tuple[int, ...]) -> Pads:
         """Returns the zeros before and after each spatial axis. Raises DataError if a window is longer than an axis."""
@@ -234,13 +228,10 @@ class _Convolution(LoraLayer, WindowedConvolution):
                 f"layer '{self.name}' ({type(self).__name__}): got {channels} channels, expected a multiple of "
                 f"groups, which is {self.groups}"
             )
-        self.add_weight(
+        self.add_weight_by_options(
             "kernel",
             (*self.kernel_size, channels // self.groups, self.filters),
-            self.kernel_initializer,
             memory_order=kernel_memory_order(self.rank, self.channels_first),
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
         )
         self.add_bias(self.filters)
         self.build_activation(input_shape)

@@ -50,15 +50,8 @@ class _DepthwiseConvolution(WindowedConvolution):
     bias_constraint: Any = option(constraint, default=None)
 
     def build(self, input_shape: Any) -> None:
-        """Creates kernel and bias."""
         channels = self.channels_of(input_shape)
-        self.add_weight(
-            "kernel",
-            (*self.kernel_size, channels, self.depth_multiplier),
-            self.depthwise_initializer,
-            regularizer=self.depthwise_regularizer,
-            constraint=self.depthwise_constraint,
-        )
+        self.add_weight_by_options("kernel", (*self.kernel_size, channels, self.depth_multiplier), options="depthwise")
         self.add_bias(channels * self.depth_multiplier)
         self.build_activation(input_shape)
 
@@ -108,22 +101,15 @@ class _SeparableConvolution(WindowedConvolution):
     bias_constraint: Any = option(constraint, default=None)
 
     def build(self, input_shape: Any) -> None:
-        """Creates both kernels and the bias."""
         channels = self.channels_of(input_shape)
-        self.add_weight(
-            "depthwise_kernel",
-            (*self.kernel_size, channels, self.depth_multiplier),
-            self.depthwise_initializer,
-            regularizer=self.depthwise_regularizer,
-            constraint=self.depthwise_constraint,
+        self.add_weight_by_options(
+            "depthwise_kernel", (*self.kernel_size, channels, self.depth_multiplier), options="depthwise"
         )
-        self.add_weight(
+        self.add_weight_by_options(
             "pointwise_kernel",
             (*[1] * self.rank, channels * self.depth_multiplier, self.filters),
-            self.pointwise_initializer,
+            options="pointwise",
             memory_order=kernel_memory_order(self.rank, self.channels_first),
-            regularizer=self.pointwise_regularizer,
-            constraint=self.pointwise_constraint,
         )
         self.add_bias(self.filters)
         self.build_activation(input_shape)

@@ -86,21 +86,9 @@ class _LocallyConnected(SpatialLayer):
                 f"layer '{self.name}' ({type(self).__name__}): got lengths {lengths}, expected at least the "
                 f"kernel size {self.kernel_size}"
             )
-        self.add_weight(
-            "kernel",
-            self._kernel_shape(lengths, windows, channels),
-            self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
+        self.add_weight_by_options("kernel", self._kernel_shape(lengths, windows, channels))
         if self.use_bias:
-            self.add_weight(
-                "bias",
-                (*windows, self.filters),
-                self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+            self.add_weight_by_options("bias", (*windows, self.filters))
         if isinstance(self.activation, Layer):
             shape = (input_shape[0], *self._ordered(windows, self.filters))
             self.activation.build_for((Tensor(shape, self.compute_dtype, History(self, 0, 0)),))

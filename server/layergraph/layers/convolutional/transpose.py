@@ -67,15 +67,11 @@ class _TransposedConvolution(WindowedConvolution):
             )
 
     def build(self, input_shape: Any) -> None:
-        """Creates kernel and bias."""
         channels = self.channels_of(input_shape)
-        self.add_weight(
+        self.add_weight_by_options(
             "kernel",
             (*self.kernel_size, self.filters, channels),
-            self.kernel_initializer,
             memory_order=kernel_memory_order(self.rank, self.channels_first),
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
         )
         self.add_bias(self.filters)
         self.build_activation(input_shape)

@@ -45,7 +45,6 @@ class Dense(LoraLayer):
     supports_masking = True
 
     def setup(self) -> None:
-        """Registers an activation layer as a sublayer."""
         adopt_activation(self, self.activation)
 
     def build(self, input_shape: Any) -> None:
@@ -64,24 +63,12 @@ class Dense(LoraLayer):
 
     def add_whole_kernel(self, features: int | None) -> None:
         """Creates the kernel."""
-        self.add_weight(
-            "kernel",
-            (features, self.units),
-            self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
+        self.add_weight_by_options("kernel", (features, self.units))
 
     def add_bias(self) -> None:
         """Creates the bias, if `use_bias`."""
         if self.use_bias:
-            self.add_weight(
-                "bias",
-                (self.units,),
-                self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+            self.add_weight_by_options("bias", (self.units,))
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes activation(x @ kernel + bias)."""
@@ -122,14 +109,7 @@ class Embedding(LoraLayer):
             self.set_weights(weights if isinstance(weights, list) and len(weights) == 1 else [weights])
 
     def build(self, input_shape: Any) -> None:
-        """Creates the embeddings."""
-        self.add_weight(
-            "embeddings",
-            (self.input_dim, self.output_dim),
-            self.embeddings_initializer,
-            regularizer=self.embeddings_regularizer,
-            constraint=self.embeddings_constraint,
-        )
+        self.add_weight_by_options("embeddings", (self.input_dim, self.output_dim))
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Looks up the vectors of the ids. Raises ElementError for an id outside of the table."""

@@ -144,12 +144,12 @@ class EinsumDense(LoraLayer, ShapedLayer):
         """Creates the kernel."""
         shape, sizes = self.kernel_shape_for(input_shape)
         axes = [i for i, letter in enumerate(self.parsed.kernel) if letter in sizes]
-        self.add_weight(
+        self.add_weight_by_options(
             "kernel",
             shape,
-            _with_axes(self.kernel_initializer, [i for i in range(len(self.parsed.kernel)) if i not in axes], axes),
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
+            initializer=_with_axes(
+                self.kernel_initializer, [i for i in range(len(self.parsed.kernel)) if i not in axes], axes
+            ),
         )
 
     def kernel_shape_for(self, input_shape: Shape) -> tuple[list[int | None], dict[str, int | None]]:
@@ -171,13 +171,7 @@ class EinsumDense(LoraLayer, ShapedLayer):
         named = self.parsed.outputs[min(self.parsed.outputs.find(letter) for letter in self.bias_axes) :]
         shape = [sizes[letter] if letter in self.bias_axes else 1 for letter in named]
         extra = len(input_shape) - len(self.parsed.inputs)
-        self.add_weight(
-            "bias",
-            shape if self.parsed.elided == "left" else [*shape, *[1] * extra],
-            self.bias_initializer,
-            regularizer=self.bias_regularizer,
-            constraint=self.bias_constraint,
-        )
+        self.add_weight_by_options("bias", shape if self.parsed.elided == "left" else [*shape, *[1] * extra])
 
     def _check_bias_axes(self) -> None:
         axes = self.bias_axes

@@ -42,7 +42,6 @@ class TokenAndPositionEmbedding(CompositeLayer):
     masks_in_calls = False
 
     def setup(self) -> None:
-        """Creates the two sublayers."""
         self.sublayers["token_embedding"] = reversible_embedding.ReversibleEmbedding(
             self.vocabulary_size,
             self.embedding_dim,
@@ -65,7 +64,6 @@ class TokenAndPositionEmbedding(CompositeLayer):
         return self.sublayers["token_embedding"]
 
     def build(self, input_shape: Any, *rest: Any) -> None:
-        """Builds the sublayers."""
         shapes = (input_shape, (*input_shape, self.embedding_dim))
         for (group, layer), shape in zip(list(self.sublayers.items()), shapes, strict=True):
             # A head that shares the tokens' vectors may be built before.

@@ -75,7 +75,6 @@ class BatchNormalization(AffineLayer):
         return isinstance(self.axis, int)
 
     def build(self, input_shape: Any) -> None:
-        """Creates gamma, beta and the moving averages."""
         kept = {axis % len(input_shape): axis_length(self, input_shape, axis) for axis in self._axes}
         # With several axes, weights have the inputs' rank.
         shape = [kept.get(axis, 1) for axis in range(len(input_shape))] if len(kept) > 1 else list(kept.values())

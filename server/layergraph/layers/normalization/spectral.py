@@ -36,11 +36,9 @@ class SpectralNormalization(Holder):
     cast_rule: str = option(one_of("keras3", "keras2"), default="keras3", kw_only=True, saved=False)
 
     def setup(self) -> None:
-        """Registers the layer as a sublayer."""
         self.hold(layer=self.layer)
 
     def build_for(self, args: tuple[Any, ...]) -> None:
-        """Builds the layer for the same inputs."""
         with scopes.building(self):
             self.layer.build_for(args)
         super().build_for(args)

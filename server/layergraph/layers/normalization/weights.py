@@ -35,20 +35,6 @@ class AffineLayer(Layer):
     def add_affine(self, shape: Sequence[int], *, gamma: bool, beta: bool) -> None:
         """Creates gamma and beta if requested; neither is cast to the layer's compute dtype."""
         if gamma:
-            self.add_weight(
-                "gamma",
-                shape,
-                self.gamma_initializer,
-                autocast=False,
-                regularizer=self.gamma_regularizer,
-                constraint=self.gamma_constraint,
-            )
+            self.add_weight_by_options("gamma", shape, autocast=False)
         if beta:
-            self.add_weight(
-                "beta",
-                shape,
-                self.beta_initializer,
-                autocast=False,
-                regularizer=self.beta_regularizer,
-                constraint=self.beta_constraint,
-            )
+            self.add_weight_by_options("beta", shape, autocast=False)

@@ -76,7 +76,6 @@ class Unseeded(RandomImageLayer):
     """A layer whose config lacks the seed, as in Keras."""
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
         config = super().get_config()
         del config["seed"]
         return config
@@ -136,7 +135,6 @@ class RandomCrop(RandomImageLayer):
     image_rule: str = option(one_of("keras3", "keras2", "shorter_side"), default="keras3", kw_only=True, saved=False)
 
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
-        """Returns the cropped images, in inference according to `image_rule`."""
         if context.training or self.image_rule == "keras3":
             return super().forward(context, w, inputs)
         x = self.converted(inputs)

@@ -263,7 +263,6 @@ class Hashing(_Categories):
             raise ConfigError(f"Hashing: option 'dtype' is '{self.compute_dtype}', expected 'int32' or 'int64'")
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> torch.Tensor:
-        """Computes the buckets, encoded."""
         if self.output_mode == "one_hot" and inputs.ndim > 1 and inputs.shape[-1] == 1:
             inputs = inputs.reshape(*inputs.shape[:-1])
         hashed, mask = as_text(inputs), self._mask(inputs)

@@ -69,7 +69,6 @@ class ImageLayer(Layer):
         return y if rank == 4 else y.squeeze(0)
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
         config = super().get_config()
         if config["bounding_box_format"] is None:
             del config["bounding_box_format"]

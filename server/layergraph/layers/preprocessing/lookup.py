@@ -304,7 +304,6 @@ class StringLookup(Lookup):
         return Strings.of(np.array([*found, None], object)[:-1].reshape(shape))
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
         config = super().get_config()
         del config["oov_method"]
         return config

@@ -33,7 +33,6 @@ class Pipeline(Layer):
             self.sublayers[f"layers/{layer.group_name}{number}"] = layer
 
     def build_for(self, args: tuple[Any, ...]) -> None:
-        """Builds each layer for the output of the one before."""
         if not self.built:
             outputs = args[0]
             with scopes.building(self):

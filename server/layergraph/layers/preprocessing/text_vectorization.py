@@ -176,7 +176,6 @@ class TextVectorization(Layer):
         return piece
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
         config = super().get_config()
         looked_up = self.lookup.get_config()
         return {**config, **{key: looked_up[key] for key in ("vocabulary", "idf_weights", "vocabulary_size")}}

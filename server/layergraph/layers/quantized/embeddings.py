@@ -23,7 +23,6 @@ class QuantizedEmbedding(QuantizedLayer, Embedding):
     storage = replace(QuantizedLayer.storage, null_regularizer=True)
 
     def build(self, input_shape: Any) -> None:
-        """Creates the embeddings and their scales."""
         packed = self.quantization.mode == "int4"
         self.add_array(
             "embeddings", (self.input_dim, (self.output_dim + 1) // 2 if packed else self.output_dim), "int8"

@@ -99,7 +99,6 @@ class QuantizedLayer(Layer):
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
         return {**super().get_config(), "dtype": self.dtype_policy.serialized()}
 
 

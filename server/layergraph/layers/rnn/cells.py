@@ -84,28 +84,12 @@ class Cell(Layer):
         return zero_states(x, self.state_sizes, self.compute_dtype)
 
     def build(self, input_shape: Any, *others: Any) -> None:
-        """Creates kernels and bias."""
         width = self.gates * self.units
-        for name, rows, init, penalty, limit in (
-            ("kernel", input_shape[-1], self.kernel_initializer, self.kernel_regularizer, self.kernel_constraint),
-            (
-                "recurrent_kernel",
-                self.units,
-                self.recurrent_initializer,
-                self.recurrent_regularizer,
-                self.recurrent_constraint,
-            ),
-        ):
-            # torch's loops take the transposed kernel.
-            self.add_weight(name, (rows, width), init, memory_order=(1, 0), regularizer=penalty, constraint=limit)
+        # torch's loops take the transposed kernels.
+        self.add_weight_by_options("kernel", (input_shape[-1], width), memory_order=(1, 0))
+        self.add_weight_by_options("recurrent_kernel", (self.units, width), options="recurrent", memory_order=(1, 0))
         if self.use_bias:
-            self.add_weight(
-                "bias",
-                self.bias_shape(),
-                self.first_bias(),
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
+            self.add_weight_by_options("bias", self.bias_shape(), initializer=self.first_bias())
         for chosen in (self.activation, getattr(self, "recurrent_activation", None)):
             if isinstance(chosen, Layer):
                 self._check_activation(chosen)

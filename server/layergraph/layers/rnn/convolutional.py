@@ -74,28 +74,16 @@ class _ConvLstm(WindowedConvolution, Recurrent):
         self.refuse_strided_dilation()
 
     def build(self, input_shape: Any, *others: Any) -> None:
-        """Creates kernels and bias."""
         step_shape = (input_shape[0], *input_shape[2:])
         channels = self.channels_of(step_shape)
         width = _GATES * self.filters
-        for name, inputs, init, penalty, limit in (
-            ("kernel", channels, self.kernel_initializer, self.kernel_regularizer, self.kernel_constraint),
-            (
-                "recurrent_kernel",
-                self.filters,
-                self.recurrent_initializer,
-                self.recurrent_regularizer,
-                self.recurrent_constraint,
-            ),
-        ):
-            self.add_weight(name, (*self.kernel_size, inputs, width), init, regularizer=penalty, constraint=limit)
+        self.add_weight_by_options("kernel", (*self.kernel_size, channels, width))
+        self.add_weight_by_options("recurrent_kernel", (*self.kernel_size, self.filters, width), options="recurrent")
         if self.use_bias:
-            self.add_weight(
+            self.add_weight_by_options(
                 "bias",
                 (width,),
-                ForgetBias(self.bias_initializer) if self.unit_forget_bias else self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
+                initializer=ForgetBias(self.bias_initializer) if self.unit_forget_bias else self.bias_initializer,
             )
 
     def forward(

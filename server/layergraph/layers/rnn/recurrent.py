@@ -164,7 +164,6 @@ class Recurrent(Layer):
         return [known] if self.return_state else known
 
     def get_config(self) -> dict[str, Any]:
-        """Keras 3's config."""
         config = super().get_config()
         # Keras 3 lacks the option, so it rejects a model that it would compute wrongly.
         return config if self.time_major else {key: value for key, value in config.items() if key != "time_major"}
@@ -286,7 +285,6 @@ class StackedRNNCells(Layer):
         self.widths: list[int] = []
 
     def build(self, input_shape: Any, *others: Any) -> None:
-        """Builds each cell for the output of the one before."""
         self.widths.clear()
         for cell in self.cells:
             self.widths.append(build_cell(cell, input_shape))
@@ -323,12 +321,10 @@ class RNN(Recurrent):
     storage = StorageLayout()
 
     def setup(self) -> None:
-        """Registers the cell as a sublayer."""
         self.sublayers["cell"] = self.cell
         self._width = 0
 
     def build(self, input_shape: Any, *others: Any) -> None:
-        """Builds the cell."""
         step_shape = (input_shape[0], *input_shape[2:])
         if not isinstance(self.cell, StackedRNNCells):
             self._width = build_cell(self.cell, step_shape)

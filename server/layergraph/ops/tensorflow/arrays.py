@@ -111,14 +111,13 @@ def _scatter_nd(indices: Any, updates: Any, shape: Any) -> torch.Tensor:
 
 
 class BooleanMask(Operation):
-    """tf.boolean_mask. The number of elements depends on the data."""
+    """The elements where the mask is true, along one axis (tf.boolean_mask). Their number depends on the data."""
 
     keras_module = "layergraph.ops"
 
     def forward(  # type: ignore[override]
         self, context: CallContext, w: Weights, tensor: torch.Tensor, mask: Any, axis: int | None = None
     ) -> torch.Tensor:
-        """The elements where the mask is true, along one axis."""
         holds = torch.as_tensor(mask, device=tensor.device).to(torch.bool)
         first = axis or 0
         rest = tensor.shape[first + holds.ndim :]
@@ -129,24 +128,22 @@ class BooleanMask(Operation):
 
 
 class Where(Operation):
-    """tf.where of a condition alone."""
+    """The indices where the condition is true: (count, axes) (tf.where of a condition alone)."""
 
     keras_module = "layergraph.ops"
 
     def forward(self, context: CallContext, w: Weights, condition: torch.Tensor) -> torch.Tensor:
-        """The indices where the condition is true: (count, axes)."""
         if condition.is_meta:
             return condition.new_empty((unknown_length(context), condition.ndim), dtype=torch.int64)
         return torch.nonzero(condition)
 
 
 class Unique(Operation):
-    """tf.unique."""
+    """The distinct elements in order of first occurrence, and each element's index among them (tf.unique)."""
 
     keras_module = "layergraph.ops"
 
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> list[torch.Tensor]:
-        """The distinct elements in order of first occurrence, and each element's index among them."""
         if x.is_meta:
             return [x.new_empty(unknown_length(context)), x.new_empty(x.shape[0], dtype=torch.int32)]
         values, inverse = torch.unique(x, return_inverse=True)
@@ -254,7 +251,7 @@ def _filled(value: float) -> Callable[..., torch.Tensor]:
 
 
 class Eye(Operation):
-    """tf.eye."""
+    """Ones on the diagonal (tf.eye). Raises GraphError for a matrix that is too large."""
 
     keras_module = "layergraph.ops"
     reads_values = True
@@ -270,7 +267,6 @@ class Eye(Operation):
         batch_shape: Any = None,
         dtype: str = "float32",
     ) -> torch.Tensor:
-        """Ones on the diagonal. Raises GraphError for a matrix that is too large."""
         rows = _integers(num_rows)[0]
         columns = rows if num_columns is None else _integers(num_columns)[0]
         is_large = rows * columns > _MOST

@@ -13,12 +13,12 @@ import numpy as np
 from layergraph.config.names import snake_case
 from layergraph.config.options import Configurable, serialized
 from layergraph.saving.keras2.options import (
+    ABSENT_LOSSES,
+    ABSENT_METRICS,
+    ABSENT_OPTIMIZERS,
     LATER_LOSS_OPTIONS,
     LATER_METRIC_OPTIONS,
     LATER_OPTIMIZER_OPTIONS,
-    LOSSES,
-    METRICS,
-    OPTIMIZERS,
     REDUCTIONS,
 )
 from layergraph.saving.keras2.releases import (
@@ -42,6 +42,7 @@ from layergraph.training.losses import Loss
 from layergraph.training.metrics import table as metrics
 from layergraph.training.metrics.metric import Metric
 from layergraph.training.optimizers.base_optimizer import BaseOptimizer
+from layergraph.training.optimizers.formulas import FORMULAS
 from layergraph.training.optimizers.legacy import NOT_LEGACY
 from layergraph.training.optimizers.loss_scale import LossScaleOptimizer
 from layergraph.training.optimizers.optimizer import Optimizer
@@ -49,6 +50,10 @@ from layergraph.training.optimizers.schedules import Decayed, InverseTimeDecay, 
 from layergraph.training.optimizers.state import Variable
 from layergraph.training.trainer import Trainer
 
+#: What tf.keras 2.15 has.
+_LOSSES = losses.LOSSES.keys() - ABSENT_LOSSES
+_OPTIMIZERS = FORMULAS.keys() - ABSENT_OPTIMIZERS
+_METRICS = metrics.METRICS.keys() - ABSENT_METRICS
 #: A minor version after all releases, for names that none has.
 _NEVER = 99
 _CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -166,7 +171,7 @@ class Keras2Compile:
 
     def _plain(self, optimizer: BaseOptimizer) -> dict[str, Any]:
         kind = kind_of(optimizer)
-        known = kind in OPTIMIZERS and self._release.has(OPTIMIZERS_SINCE.get(kind, 0))
+        known = kind in _OPTIMIZERS and self._release.has(OPTIMIZERS_SINCE.get(kind, 0))
         if not known or not isinstance(optimizer, Optimizer):
             self._add_unsupported(f"optimizer {kind}")
             return {"class_name": kind, "config": {}}
@@ -264,12 +269,12 @@ class Keras2Compile:
             return given
         resolved = losses.loss(given)
         kind = type(resolved).__name__
-        if kind not in LOSSES or not self._release.has(LOSSES_SINCE.get(kind, 0)):
+        if kind not in _LOSSES or not self._release.has(LOSSES_SINCE.get(kind, 0)):
             self._add_unsupported(f"loss {kind}")
             return None
         if isinstance(given, str):
             # TensorFlow 1 doesn't resolve names of classes.
-            known = given in LOSSES and self._release.has(3)
+            known = given in _LOSSES and self._release.has(3)
             if known or self._release.has(LOSS_NAMES_SINCE.get(given, _NEVER)):
                 return given
             name = LOSS_NAMES.get(kind, snake_case(kind))
@@ -315,7 +320,7 @@ class Keras2Compile:
 
     def _metric_object(self, metric: Metric, name: str) -> dict[str, Any]:
         kind = type(metric).__name__
-        if kind not in METRICS or not self._release.has(METRICS_SINCE.get(kind, 0)):
+        if kind not in _METRICS or not self._release.has(METRICS_SINCE.get(kind, 0)):
             # Includes means of functions: 2.15 writes those of losses that are no metrics, but can't load them.
             self._add_unsupported(f"metric '{metric.name}' ({kind})")
         config = metric.get_config()
@@ -334,7 +339,7 @@ class Keras2Compile:
         described = self._metric_object(metric, metric.name)
         if not isinstance(given, str):
             return described
-        since = METRICS_SINCE.get(given, 0) if given in METRICS else METRIC_NAMES_SINCE.get(given, _NEVER)
+        since = METRICS_SINCE.get(given, 0) if given in _METRICS else METRIC_NAMES_SINCE.get(given, _NEVER)
         return given if self._release.has(since) else described
 
 

@@ -71,95 +71,15 @@ ACTIVATIONS: Mapping[str, str] = {
     "silu": "swish",
 }
 
-LOSSES = frozenset(
-    {
-        "BinaryCrossentropy",
-        "BinaryFocalCrossentropy",
-        "CategoricalCrossentropy",
-        "CategoricalFocalCrossentropy",
-        "CategoricalHinge",
-        "CosineSimilarity",
-        "Hinge",
-        "Huber",
-        "KLDivergence",
-        "LogCosh",
-        "MeanAbsoluteError",
-        "MeanAbsolutePercentageError",
-        "MeanSquaredError",
-        "MeanSquaredLogarithmicError",
-        "Poisson",
-        "SparseCategoricalCrossentropy",
-        "SquaredHinge",
-    }
-)
+#: Losses, optimizers and metrics that it lacks.
+ABSENT_LOSSES = frozenset({"CTC", "CategoricalGeneralizedCrossEntropy", "Circle", "Dice", "Tversky"})
+ABSENT_OPTIMIZERS = frozenset({"Lamb", "Muon", "ScheduleFreeAdamW"})
+ABSENT_METRICS = frozenset({"ConcordanceCorrelation", "PearsonCorrelation"})
 REDUCTIONS = frozenset({"sum_over_batch_size", "sum", "none"})
 
-OPTIMIZERS = frozenset(
-    {
-        "Adadelta",
-        "Adafactor",
-        "Adagrad",
-        "Adam",
-        "Adamax",
-        "AdamW",
-        "Ftrl",
-        "Lion",
-        "Nadam",
-        "RMSprop",
-        "SGD",
-    }
-)
 #: Options of optimizers that it lacks.
 LATER_OPTIMIZER_OPTIONS = ("loss_scale_factor", "gradient_accumulation_steps")
 #: Options of losses that it lacks.
 LATER_LOSS_OPTIONS: Mapping[str, tuple[str, ...]] = {"SparseCategoricalCrossentropy": ("axis",)}
-
-METRICS = frozenset(
-    {
-        "AUC",
-        "Accuracy",
-        "BinaryAccuracy",
-        "BinaryCrossentropy",
-        "BinaryIoU",
-        "CategoricalAccuracy",
-        "CategoricalCrossentropy",
-        "CategoricalHinge",
-        "CosineSimilarity",
-        "F1Score",
-        "FBetaScore",
-        "FalseNegatives",
-        "FalsePositives",
-        "Hinge",
-        "IoU",
-        "KLDivergence",
-        "LogCoshError",
-        "Mean",
-        "MeanAbsoluteError",
-        "MeanAbsolutePercentageError",
-        "MeanIoU",
-        "MeanRelativeError",
-        "MeanSquaredError",
-        "MeanSquaredLogarithmicError",
-        "OneHotIoU",
-        "OneHotMeanIoU",
-        "Poisson",
-        "Precision",
-        "PrecisionAtRecall",
-        "R2Score",
-        "Recall",
-        "RecallAtPrecision",
-        "RootMeanSquaredError",
-        "SensitivityAtSpecificity",
-        "SparseCategoricalAccuracy",
-        "SparseCategoricalCrossentropy",
-        "SparseTopKCategoricalAccuracy",
-        "SpecificityAtSensitivity",
-        "SquaredHinge",
-        "Sum",
-        "TopKCategoricalAccuracy",
-        "TrueNegatives",
-        "TruePositives",
-    }
-)
 #: Options of metrics that it lacks.
 LATER_METRIC_OPTIONS: Mapping[str, tuple[str, ...]] = {"SparseTopKCategoricalAccuracy": ("from_sorted_ids",)}

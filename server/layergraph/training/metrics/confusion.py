@@ -421,3 +421,19 @@ def _interpolated_pr(tp: Tensor, fp: Tensor, fn: Tensor) -> Tensor:
     ratio = torch.where(both, _share(found[:-1], found[1:].clamp_min(0.0)), 1.0)
     steps = _share(slope * (more + intercept * ratio.log()), (tp[1:] + fn[1:]).clamp_min(0.0))
     return steps.sum(0)
+
+
+#: The metrics of this module.
+METRICS = (
+    TruePositives,
+    FalsePositives,
+    TrueNegatives,
+    FalseNegatives,
+    Precision,
+    Recall,
+    SensitivityAtSpecificity,
+    SpecificityAtSensitivity,
+    PrecisionAtRecall,
+    RecallAtPrecision,
+    AUC,
+)

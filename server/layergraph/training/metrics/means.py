@@ -255,3 +255,33 @@ class Sum(Metric):
 
     def result(self) -> float:
         return 0.0 if self._total is None else float(self._total)
+
+
+#: The metrics of this module.
+METRICS = (
+    Accuracy,
+    BinaryAccuracy,
+    CategoricalAccuracy,
+    SparseCategoricalAccuracy,
+    TopKCategoricalAccuracy,
+    SparseTopKCategoricalAccuracy,
+    BinaryCrossentropy,
+    CategoricalCrossentropy,
+    SparseCategoricalCrossentropy,
+    KLDivergence,
+    Poisson,
+    MeanSquaredError,
+    MeanAbsoluteError,
+    MeanAbsolutePercentageError,
+    MeanSquaredLogarithmicError,
+    CosineSimilarity,
+    LogCoshError,
+    Hinge,
+    SquaredHinge,
+    CategoricalHinge,
+    RootMeanSquaredError,
+    MeanRelativeError,
+    PearsonCorrelation,
+    ConcordanceCorrelation,
+    Sum,
+)

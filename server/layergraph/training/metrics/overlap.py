@@ -164,3 +164,13 @@ class OneHotMeanIoU(_Overlap):
     def setup(self) -> None:
         self.sparse_y_true = False
         super().setup()
+
+
+#: The metrics of this module.
+METRICS = (
+    IoU,
+    BinaryIoU,
+    MeanIoU,
+    OneHotIoU,
+    OneHotMeanIoU,
+)

@@ -163,3 +163,11 @@ class R2Score(Metric):
         if self.num_regressors == 0 or left <= 0:
             return score
         return 1 - (1 - score) * (self._samples - 1) / left
+
+
+#: The metrics of this module.
+METRICS = (
+    FBetaScore,
+    F1Score,
+    R2Score,
+)

@@ -8,105 +8,26 @@ from typing import Any
 import torch
 
 from layergraph.config.names import snake_case
-from layergraph.config.options import resolve, serialized, short_repr
+from layergraph.config.options import resolve, short_repr
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError, unknown_name
 from layergraph.training import losses
-from layergraph.training.metrics.confusion import (
-    AUC,
-    FalseNegatives,
-    FalsePositives,
-    Precision,
-    PrecisionAtRecall,
-    Recall,
-    RecallAtPrecision,
-    SensitivityAtSpecificity,
-    SpecificityAtSensitivity,
-    TrueNegatives,
-    TruePositives,
-)
+from layergraph.training.metrics import confusion, means, overlap, scores
 from layergraph.training.metrics.means import (
-    Accuracy,
     BinaryAccuracy,
     BinaryCrossentropy,
     CategoricalAccuracy,
     CategoricalCrossentropy,
-    CategoricalHinge,
-    ConcordanceCorrelation,
-    CosineSimilarity,
-    Hinge,
-    KLDivergence,
-    LogCoshError,
-    MeanAbsoluteError,
-    MeanAbsolutePercentageError,
-    MeanRelativeError,
-    MeanSquaredError,
-    MeanSquaredLogarithmicError,
-    PearsonCorrelation,
-    Poisson,
-    RootMeanSquaredError,
     SparseCategoricalAccuracy,
     SparseCategoricalCrossentropy,
-    SparseTopKCategoricalAccuracy,
-    SquaredHinge,
-    Sum,
-    TopKCategoricalAccuracy,
 )
 from layergraph.training.metrics.metric import Mean, MeanOfValues, Metric
-from layergraph.training.metrics.overlap import BinaryIoU, IoU, MeanIoU, OneHotIoU, OneHotMeanIoU
-from layergraph.training.metrics.scores import F1Score, FBetaScore, R2Score
 
 Tensor = torch.Tensor
 
+#: Keras class name -> class.
 METRICS: Mapping[str, type[Metric]] = {
-    known.__name__: known
-    for known in (
-        Mean,
-        Accuracy,
-        BinaryAccuracy,
-        CategoricalAccuracy,
-        SparseCategoricalAccuracy,
-        TopKCategoricalAccuracy,
-        SparseTopKCategoricalAccuracy,
-        BinaryCrossentropy,
-        CategoricalCrossentropy,
-        SparseCategoricalCrossentropy,
-        KLDivergence,
-        Poisson,
-        MeanSquaredError,
-        RootMeanSquaredError,
-        MeanAbsoluteError,
-        MeanAbsolutePercentageError,
-        MeanSquaredLogarithmicError,
-        MeanRelativeError,
-        CosineSimilarity,
-        LogCoshError,
-        Hinge,
-        SquaredHinge,
-        CategoricalHinge,
-        PearsonCorrelation,
-        ConcordanceCorrelation,
-        Sum,
-        TruePositives,
-        TrueNegatives,
-        FalsePositives,
-        FalseNegatives,
-        Precision,
-        Recall,
-        SensitivityAtSpecificity,
-        SpecificityAtSensitivity,
-        PrecisionAtRecall,
-        RecallAtPrecision,
-        AUC,
-        IoU,
-        BinaryIoU,
-        MeanIoU,
-        OneHotIoU,
-        OneHotMeanIoU,
-        FBetaScore,
-        F1Score,
-        R2Score,
-    )
+    known.__name__: known for known in (Mean, *means.METRICS, *confusion.METRICS, *overlap.METRICS, *scores.METRICS)
 }
 
 #: Function names and short names -> class names.
@@ -258,8 +179,3 @@ def metric_for_loss(name: str, loss: losses.Loss | None, predictions: tuple[int 
         return metric_for_shapes(name, (1,), (1,))
     classes = isinstance(loss, losses.SparseCategoricalCrossentropy)
     return metric_for_shapes(name, predictions[:-1] if classes else predictions, predictions)
-
-
-def keras_form(value: Metric) -> dict[str, Any]:
-    """Keras 3's serialised form of a metric."""
-    return {"module": "keras.metrics", **serialized(value), "registered_name": None}

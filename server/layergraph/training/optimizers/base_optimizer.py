@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layergraph.config.names import snake_case
-from layergraph.config.options import Configurable, option, optional, serialized
+from layergraph.config.options import Configurable, option, optional
 from layergraph.config.training_rules import TrainingRules
 from layergraph.training.optimizers.schedules import Schedule
 from layergraph.training.optimizers.state import Tensor, Trainable, Variable
@@ -102,8 +102,3 @@ class BaseOptimizer(Configurable):
     def inner_states(self) -> dict[str, list[Variable]]:
         """States of the inner optimizers, by their paths in Keras files."""
         return {}
-
-
-def keras_form(value: BaseOptimizer) -> dict[str, Any]:
-    """Keras 3's serialised form of an optimizer."""
-    return {"module": "keras.optimizers", **serialized(value), "registered_name": None}

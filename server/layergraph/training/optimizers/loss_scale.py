@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from typing_extensions import Self
 
-from layergraph.config.options import Expected, option, positive_int, serialized
+from layergraph.config.options import Expected, keras_object, option, positive_int
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError
 from layergraph.training.optimizers.base_optimizer import BaseOptimizer
@@ -154,11 +154,7 @@ class LossScaleOptimizer(BaseOptimizer):
     def get_config(self) -> dict[str, Any]:
         return {
             "name": self.name,
-            "inner_optimizer": {
-                "module": "keras.optimizers",
-                **serialized(self.inner_optimizer),
-                "registered_name": None,
-            },
+            "inner_optimizer": keras_object("keras.optimizers", self.inner_optimizer),
             "initial_scale": self.initial_scale,
             "dynamic_growth_steps": self.dynamic_growth_steps,
         }

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from layergraph.config.names import snake_case
-from layergraph.config.options import Configurable, Expected, option, optional, serialized
+from layergraph.config.options import Configurable, Expected, keras_object, option, optional
 from layergraph.config.training_rules import TrainingRules
 from layergraph.errors import ConfigError, DataError
-from layergraph.training.optimizers.base_optimizer import BaseOptimizer, keras_form
+from layergraph.training.optimizers.base_optimizer import BaseOptimizer
 from layergraph.training.optimizers.formulas import formula
 from layergraph.training.optimizers.optimizer import Optimizer
 from layergraph.training.optimizers.state import Tensor, Trainable, Variable
@@ -66,8 +66,10 @@ class OptimizerMap(Configurable):
 
     def get_config(self) -> dict[str, Any]:
         return {
-            "default_optimizer": keras_form(self.default_optimizer),
-            "optimizer_map": {pattern: keras_form(item) for pattern, item in self.optimizer_map.items()},
+            "default_optimizer": keras_object("keras.optimizers", self.default_optimizer),
+            "optimizer_map": {
+                pattern: keras_object("keras.optimizers", item) for pattern, item in self.optimizer_map.items()
+            },
         }
 
 
@@ -187,11 +189,7 @@ class MultiOptimizer(BaseOptimizer):
 
     def get_config(self) -> dict[str, Any]:
         return {
-            "optimizer_map": {
-                "module": "keras.optimizers",
-                **serialized(self.optimizer_map),
-                "registered_name": None,
-            },
+            "optimizer_map": keras_object("keras.optimizers", self.optimizer_map),
             "loss_scale_factor": self.loss_scale_factor,
             "name": self.name,
         }

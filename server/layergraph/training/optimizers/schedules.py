@@ -15,10 +15,10 @@ from layergraph.config.options import (
     Expected,
     Validator,
     boolean,
+    keras_object,
     option,
     optional,
     resolve,
-    serialized,
     short_repr,
 )
 from layergraph.errors import ConfigError
@@ -210,4 +210,4 @@ def keras_form(value: Schedule) -> dict[str, Any]:
     """Keras 3's serialised form of a schedule."""
     if isinstance(value, Decayed):
         value = value.schedule
-    return {"module": "keras.optimizers.schedules", **serialized(value), "registered_name": None}
+    return keras_object("keras.optimizers.schedules", value)

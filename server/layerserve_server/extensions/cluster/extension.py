@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from layerserve_server.extensions.cluster.settings import ClusterSettings
 from layerserve_server.extensions.extension import Extension
-from layerserve_server.settings import Settings
+from layerserve_server.settings.settings import Settings
 from layerserve_server.training.process.run_process import MakeProcess
 
 

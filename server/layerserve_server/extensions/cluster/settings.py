@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from layerserve_server.settings import Settings
+from layerserve_server.settings.settings import Settings
 
 
 class ClusterSettings(Settings):

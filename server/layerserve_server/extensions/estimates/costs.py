@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from layerserve_server.extensions.estimates.random_rows import trial_request
 from layerserve_server.extensions.estimates.steps import Steps, rows_of
 from layerserve_server.training.process.trial_times import Lap
-from layerserve_server.training.request import Kind, Role, RunRequest
+from layerserve_server.training.request import Role, RunRequest
 
 #: Factor and addition, in bytes, for memory that a trial doesn't show: fragments, and the history of many epochs.
 MEMORY_FACTOR, MEMORY_BYTES = 1.1, 48 << 20
@@ -69,7 +69,7 @@ class Seconds:
 
 def seconds(request: RunRequest, steps: Steps, trial: Trial) -> Seconds:
     """Returns the time of a run."""
-    epochs = request.epochs if request.kind is Kind.TRAINING else 1
+    epochs = request.epochs if request.trains else 1
     first = next(lap.seconds for lap in trial.laps if "step" in lap.what)
     short = _typical(lap for lap in trial.laps[1:] if lap.what == "short step")
     begun, later = _epochs(trial.laps[1:])
@@ -120,7 +120,7 @@ def _saving(laps: Sequence[Lap], typical: dict[str, float]) -> float:
 
 def _checkpoints(request: RunRequest, steps: Steps, seconds: float) -> int:
     """Returns how many checkpoints are written in this time of training, in seconds."""
-    if request.kind is not Kind.TRAINING:
+    if not request.trains:
         return 0
     if not request.checkpoint_seconds:
         return steps.total
@@ -135,7 +135,7 @@ def memory(request: RunRequest, steps: Steps, trial: Trial) -> int:
 
 def disk(request: RunRequest, steps: Steps, trial: Trial, base: int, time: float) -> int:
     """Returns the maximum size of a run's folder, in bytes. `base` is that of the model's files, `time` in seconds."""
-    epochs = request.epochs if request.kind is Kind.TRAINING else 1
+    epochs = request.epochs if request.trains else 1
     data = request.kept_bytes + HEADER_BYTES * len(request.data)
     if request.sample_losses:
         # One array for all outputs together, and one for each of several; twice while they are joined into one file.

@@ -14,7 +14,7 @@ from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training.checks.problems import Notes
-from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.registry import Runs
 
 
@@ -84,7 +84,7 @@ class Estimator:
                 measured = trial, _costs(filled, steps, trial, base)
         request = filled or request
         publication = None
-        if measured is not None and request.publish and request.kind is Kind.TRAINING:
+        if measured is not None and request.publish and request.trains:
             publication = Publication(self._repository.publisher.highest(request.model) + 1, measured[0].result)
         ahead, wait = self._runs.line(request)
         found = None if measured is None else measured[1]

@@ -42,9 +42,9 @@ from layerserve_server.training.process.workers import end_with_parent
 from layerserve_server.training.program import main as run
 from layerserve_server.training.request import REQUEST, RunRequest
 from layerserve_server.training.run_folder.computing import computing
+from layerserve_server.training.run_folder.data import DATA
 from layerserve_server.training.run_folder.layout import BASE, BEST, CACHE, CHECKPOINTS, RESULT
 from layerserve_server.training.run_folder.result import RunResult, ended_by_signal
-from layerserve_server.training.upload import DATA
 
 #: Maximum number of concurrent trials: another one would disturb the times.
 MAX_TRIALS = 1

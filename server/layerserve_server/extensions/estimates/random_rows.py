@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from layerserve.training.options.contract import View
+from layerserve.values.table_files.table import Selection
 
+from layerserve_server.datasets.writer import TextWriter
 from layerserve_server.extensions.estimates.steps import rows_of
 from layerserve_server.training.model import PLACEHOLDER_TEXT
 from layerserve_server.training.request import DataArray, Role, RunRequest
-from layerserve_server.training.text_files import TextWriter
-from layerserve_server.training.upload import data_file
+from layerserve_server.training.run_folder.data import array_file
 
 if TYPE_CHECKING:
     from layergraph.models.model import Model
@@ -67,7 +69,7 @@ def _fewer(rows: int, size: int, batches: int) -> int:
 
 def _with_rows(array: DataArray, rows: int) -> DataArray:
     shape = (rows, *array.shape[1:])
-    return replace(array, shape=shape, path="", key="", mapped=False, stamp=(), columns=(), fill=None, dataset="")
+    return replace(array, shape=shape, file=None, selection=Selection(), mapped=False)
 
 
 def write_rows(folder: Path, request: RunRequest, bounds: Mapping[int, int]) -> None:
@@ -77,10 +79,10 @@ def write_rows(folder: Path, request: RunRequest, bounds: Mapping[int, int]) -> 
     """
     draw = np.random.default_rng(0)
     for index, array in enumerate(request.data):
-        path = data_file(folder, index)
+        path = array_file(folder, index)
         path.parent.mkdir(exist_ok=True)
         if array.is_text:
-            with TextWriter(path, array, 1 << 40) as writer:
+            with closing(TextWriter(path, array.shape, array.label(), 1 << 40)) as writer:
                 for _ in range(array.rows):
                     writer.write([PLACEHOLDER_TEXT] * math.prod(array.shape[1:]))
             continue

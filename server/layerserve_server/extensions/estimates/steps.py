@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from layerserve.training.options.contract import View
 
 from layerserve_server.training.data_split import bounds
-from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.request import RunRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def steps_of(request: RunRequest) -> Steps:
     rows, validation_rows = rows_of(request)
     size = request.batch_size
     batches = -(-rows // size)
-    epochs = request.epochs if request.kind is Kind.TRAINING else 1
+    epochs = request.epochs if request.trains else 1
     per_epoch = min(request.steps_per_epoch or batches, batches)
     # An epoch ends with its steps or with the data; the next one goes on behind it, or from the beginning.
     epochs_of_data = -(-batches // per_epoch)
@@ -55,7 +55,7 @@ def rows_of(request: RunRequest) -> tuple[int, int]:
     rows = next(array.rows for array in request.data if not array.role.validation)
     view = request.view
     if view.split or view.validate_on:
-        if request.kind is Kind.EVALUATION:
+        if not request.trains:
             return _rows_in(view, rows, view.validate_on or view.split), 0
         return _rows_in(view, rows, view.split), _rows_in(view, rows, view.validate_on) if view.validate_on else 0
     if request.validation_split:

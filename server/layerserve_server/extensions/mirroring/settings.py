@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 from pydantic import Field, field_validator
 
-from layerserve_server.setting_fields import GIB, MIB
-from layerserve_server.settings import Settings, comma_separated
+from layerserve_server.settings.fields import GIB, MIB
+from layerserve_server.settings.settings import Settings, comma_separated
 
 
 class MirroringSettings(Settings):

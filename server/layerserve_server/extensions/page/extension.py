@@ -19,7 +19,8 @@ def _main(core: Core) -> Part:
         from layerserve_server.extensions.page.served import Served
         from layerserve_server.extensions.page.serving import Page
 
-        page = Page(Served(core, web.grpc_port), web.hosts, web.reader)
+        sweeps = "layerserve.v1.SweepService" in web.services
+        page = Page(Served(core, web.grpc_port), web.hosts, web.reader, sweeps=sweeps)
         return Paths(routes=page.routes(), plain=page.plain())
 
     return Part(http=http, start=lambda: logger.info("the page for browsers is at /ui on the port for HTTP"))

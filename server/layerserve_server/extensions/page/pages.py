@@ -47,7 +47,8 @@ UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 class Pages:
     """The templates."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sweeps: bool = True) -> None:
+        """`sweeps` is whether there are links to sweeps."""
         loader = FileSystemLoader(FOLDER / "templates")
         self._environment = Environment(
             loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -64,7 +65,7 @@ class Pages:
             "percent": percent,
         }
         self._environment.filters.update(filters)
-        self._environment.globals["link"] = link
+        self._environment.globals |= {"link": link, "has_sweeps": sweeps}
 
     def html(self, template: str, **values: Any) -> HttpReply:
         """Returns a reply with a template's HTML."""

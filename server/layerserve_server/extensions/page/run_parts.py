@@ -73,9 +73,16 @@ class RunParts:
 
         def show(reply: training_pb2.GetRunResponse) -> HttpReply:
             kind = run_kind(reply.run)
-            # Online training has no epochs.
-            steps, ended = by_step or kind == "online", reply.run.state in ENDED
-            return self._pages.html("run.html", run=reply.run, kind=kind, by_step=steps, ended=ended)
+            # Runs of other kinds are an extension's, and go on step by step.
+            has_epochs = kind in ("training", "evaluation", "")
+            return self._pages.html(
+                "run.html",
+                run=reply.run,
+                kind=kind,
+                by_step=by_step or not has_epochs,
+                has_epochs=has_epochs,
+                ended=reply.run.state in ENDED,
+            )
 
         return training_pb2.GetRunRequest(run_id=run), show
 
@@ -154,7 +161,7 @@ def run_state(run: training_pb2.Run) -> str:
 
 
 def run_kind(run: training_pb2.Run) -> str:
-    """Returns what a run does: "training", "evaluation" or "online"; empty for one of which the caller sees no more."""
+    """Returns what a run does: "training"; empty for one of which the caller sees no more."""
     return training_pb2.RunKind.Name(run.kind).removeprefix("RUN_KIND_").lower().replace("unspecified", "")
 
 

@@ -33,9 +33,12 @@ FILES = {
 class Page:
     """The page of a server."""
 
-    def __init__(self, served: Served, hosts: Hosts, reader: BodyReader) -> None:
-        """`hosts` has the names under which browsers reach the server; `reader` reads long bodies."""
-        self._pages = Pages()
+    def __init__(self, served: Served, hosts: Hosts, reader: BodyReader, *, sweeps: bool = True) -> None:
+        """`hosts` has the names under which browsers reach the server; `reader` reads long bodies.
+
+        `sweeps` is whether the server has sweeps.
+        """
+        self._pages = Pages(sweeps=sweeps)
         self._guard = Guard(hosts)
         self._reader = reader
         self._served = served

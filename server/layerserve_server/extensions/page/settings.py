@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import Field, model_validator
 
-from layerserve_server.settings import Settings, spellings
+from layerserve_server.settings.settings import Settings, spellings
 
 
 class PageSettings(Settings):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from layerserve_server.extensions.extension import Extension, Source
 from layerserve_server.extensions.stores.settings import StoreSettings
-from layerserve_server.settings import Settings
+from layerserve_server.settings.settings import Settings
 
 if TYPE_CHECKING:
     from layerserve_server.observability.families import Families

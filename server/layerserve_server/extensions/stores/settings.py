@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from layerserve_server.extensions.stores.addresses import expected, folder_name, is_address, packages
-from layerserve_server.settings import Settings
+from layerserve_server.settings.settings import Settings
 
 
 class StoreSettings(Settings):

@@ -152,7 +152,7 @@ class Sweeps:
         check_installed()
         grid = method is Method.GRID
         for array in request.data:
-            if not array.path:
+            if array.file is None:
                 raise InvalidRequestError(f"{array.label()}: got an array to send, expected one on the server")
         if request.idempotency_key:
             raise InvalidRequestError("idempotency_key: got one for a sweep, expected none")

@@ -11,7 +11,7 @@ from prometheus_client.core import Metric
 
 from layerserve_server.observability.aliases import MICROSECONDS, Extended
 from layerserve_server.observability.totals import Totals, counted
-from layerserve_server.probes import MetricPage
+from layerserve_server.transport.probes import MetricPage
 
 #: Prefix of TensorFlow Serving's names.
 SERVING = ":tensorflow:serving:"

@@ -6,10 +6,10 @@ from layerserve.v1 import server_pb2
 from prometheus_client import generate_latest
 
 from layerserve_server.extensions.extension import Paths
-from layerserve_server.probes import MetricPage, Readable
 from layerserve_server.services.server import SERVICE
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Translated
 from layerserve_server.transport.http.statuses import error_reply
+from layerserve_server.transport.probes import MetricPage, Readable
 
 #: Prometheus's text format.
 PLAIN = ("content-type", "text/plain; version=0.0.4; charset=utf-8")

@@ -12,7 +12,6 @@ import numpy as np
 import orjson
 from layerserve.values import tensors
 
-from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import InvalidRequestError, UnknownInputError, safe_text
 from layerserve_server.extensions.tensorflow_serving import rest_body
 from layerserve_server.extensions.tensorflow_serving.contract import VALUE
@@ -34,6 +33,7 @@ from layerserve_server.services.prediction.predict_protocol import Span
 from layerserve_server.services.prediction.wire_format import without
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.json_text import array_pieces, written
+from layerserve_server.transport.chunking import CHUNK_ELEMENTS
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, Translated, WouldBlockError
 
 #: Ending of the names of outputs whose strings are always base64, as in TensorFlow Serving.

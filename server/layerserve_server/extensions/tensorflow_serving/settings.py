@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from layerserve_server.settings import Settings
+from layerserve_server.settings.settings import Settings
 
 
 class TensorFlowServingSettings(Settings):

@@ -16,7 +16,6 @@ import numpy as np
 from layerserve import errors as codec_errors
 from layerserve.values import tensors
 
-from layerserve_server.chunking import CHUNK_ELEMENTS, as_array
 from layerserve_server.errors import InvalidTensorError, safe_text
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import (
     DataType,
@@ -24,6 +23,7 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor
     TensorShapeProto,
 )
 from layerserve_server.inference.runner import Array
+from layerserve_server.transport.chunking import CHUNK_ELEMENTS, as_array
 
 #: Maximum size of an array whose message has fewer elements than the array, in bytes: its sender pays for few.
 MAX_REPEATED_BYTES = 1 << 20

@@ -11,7 +11,7 @@ def _main(core: Core) -> Part:
 
     settings = TrackerSettings.of(core.settings)
     processes = SinkProcesses(settings.trackers, core.runs.folder, settings.state_folder / "sinks")
-    return Part(start=processes.start, stop=processes.stop)
+    return Part(start=processes.start, close=processes.stop)
 
 
 TRACKERS = Extension(name="trackers", settings=TrackerSettings, main=_main)

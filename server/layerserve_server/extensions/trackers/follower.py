@@ -17,7 +17,7 @@ from layerserve_server.records import DAMAGED, checked, log_damaged, read_object
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, EventLog
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs.run import RUN_ID, Run, RunState
+from layerserve_server.training.runs.run import RUN_ID, RunState
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +103,11 @@ class Follower:
         if not new:
             return -1
         try:
-            run = Run(name, folder, RunRequest.read(folder), log)
+            request = RunRequest.read(folder)
         except DAMAGED:
             return -1  # it is being created
         if not place.id or place.ended:
-            place.id = self._sink.begin(name, run.request, place.id)
+            place.id = self._sink.begin(name, request, place.id)
             place.ended = False
             self._places[name] = place
         points = [point for event in new if (point := _point(event, place)) is not None]

@@ -55,6 +55,7 @@ def main(runs: Path, notes: Path, spec: str) -> None:
                 return
         follower: Follower | None = None
         failures = 0
+        closed = False
         while True:
             wait = SECONDS
             try:
@@ -69,8 +70,10 @@ def main(runs: Path, notes: Path, spec: str) -> None:
                 failures += 1
                 reason = f"{type(error).__name__}: {safe_text(str(error), 200)}"
                 logger.warning("run sink %s: %s; trying again in %g s", name, reason, wait)
-            if _closed(wait):
+            # What runs have written until the server closed the input is copied, too, unless the sink fails.
+            if closed and wait:
                 return
+            closed = closed or _closed(wait)
 
 
 def _locked(file: int) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import Field, field_validator
 
-from layerserve_server.settings import Settings, comma_separated
+from layerserve_server.settings.settings import Settings, comma_separated
 
 #: Package of each kind of tracker, whose module has the kind's name.
 PACKAGES = {"mlflow": "mlflow-skinny", "wandb": "wandb"}

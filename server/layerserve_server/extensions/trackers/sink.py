@@ -43,7 +43,7 @@ MakeSink = Callable[[str, Any], Sink]
 
 def parameters(request: RunRequest) -> dict[str, str]:
     """Returns the parameters of a run: its options, and each setting of `compile`, as texts."""
-    skipped = ("model", "version", "data", "budget", "metadata", "description", "caller", "data_root", "trial_seconds")
+    skipped = ("model", "version", "data", "budget", "metadata", "description", "caller", "trial_seconds")
     values = {name: value for name, value in json.loads(request.to_json()).items() if name not in skipped}
     values |= values.pop("compile")
     return {name: _text(value) for name, value in values.items() if value not in (None, "", [], {})}
@@ -55,7 +55,7 @@ def tags(run_id: str, request: RunRequest) -> dict[str, str]:
         "layerserve.run": run_id,
         "layerserve.model": request.model,
         "layerserve.base_version": str(request.version),
-        "layerserve.kind": request.kind.value,
+        "layerserve.kind": request.kind,
         "layerserve.caller": request.caller,
         "layerserve.description": request.description,
         **dict(request.metadata or {}),

@@ -33,7 +33,7 @@ class WandbSink:
                 id=run_id,
                 name=run_id,
                 group=request.model,
-                job_type=request.kind.value,
+                job_type=request.kind,
                 config={**parameters(request), **tags(run_id, request)},
                 resume="allow",
                 reinit="create_new",

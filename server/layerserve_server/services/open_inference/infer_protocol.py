@@ -11,7 +11,6 @@ from layerserve import errors as codec_errors
 from layerserve.values import tensors
 from layerserve.values.wire import tag, varint
 
-from layerserve_server.chunking import as_array
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
 from layerserve_server.inference.runner import Array
 from layerserve_server.protocols.inference.inference_pb2 import (
@@ -33,6 +32,7 @@ from layerserve_server.services.prediction.predict_protocol import (
     Span,
 )
 from layerserve_server.services.prediction.wire_format import UNREAD, fields
+from layerserve_server.transport.chunking import as_array
 from layerserve_server.transport.status import Failure
 
 #: Priority here of Triton's priority 1, its highest: it counts upwards, and 0 is the default.

@@ -10,10 +10,10 @@ import numpy as np
 from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve.values.wire import WIRE_TYPES, TensorWriter
 
-from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
 from layerserve_server.services.prediction import predict_protocol
+from layerserve_server.transport.chunking import CHUNK_BYTES
 
 
 class Encoder:

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import InvalidRequestError, safe_text
+from layerserve_server.transport.chunking import CHUNK_ELEMENTS
 
 #: Words that JSON doesn't have, but Python's parser and those of other servers do.
 WORDS = (b"NaN", b"Infinity")

@@ -35,7 +35,7 @@ from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training import model as models
 from layerserve_server.training.checks.problems import RAISING, REFUSALS, Notes, NotesContext
 from layerserve_server.training.model import PLACEHOLDER_ROWS, TrainableModel
-from layerserve_server.training.request import DataArray, Kind, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, RunRequest
 
 if TYPE_CHECKING:
     import layergraph
@@ -149,10 +149,10 @@ def _train(path: Path, request: RunRequest) -> None:
             from layergraph.training.shareable import check_shareable
 
             check_shareable(cast("layergraph.Model", model))
-        if request.kind is Kind.EVALUATION:
+        if request.kind == EVALUATION:
             by_row = {"row_losses": lambda losses: None} if request.sample_losses else {}
             model.evaluate(**models.evaluate_arguments(replace(request, view=View()), few), **by_row)
-        elif request.kind is Kind.TRAINING:
+        elif request.has_data:
             _train_few(model, request, few)
     except (NonFiniteLossError, ElementError):
         pass  # The elements stand only for the shapes and dtypes of the data.

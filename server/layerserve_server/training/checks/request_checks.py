@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from layergraph.errors import unknown_name
 from layerserve.training.options.contract import BUDGET, RUN, VIEW, View
 from layerserve.training.options.kinds import SHARE, Key, Metadata, Number, Whole, Words
-from layerserve.training.options.online import SESSION
 from layerserve.training.options.option import Option
-from layerserve.values.table_files.table import Selection
+from layerserve.values.table_files.table import FileArray, Selection
 
+from layerserve_server.datasets.data_file import DataFile
+from layerserve_server.datasets.npy_files import MAX_AXES
 from layerserve_server.errors import (
     InvalidRequestError,
     InvalidTensorError,
@@ -29,12 +29,10 @@ from layerserve_server.errors import (
 from layerserve_server.inference.admission import fit_dtype, fit_shape, names
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.layout import LABEL
-from layerserve_server.training import data_root, data_split
+from layerserve_server.training import data_split
 from layerserve_server.training.checkpoint_policy import check_policy
 from layerserve_server.training.checks.problems import RAISING, NotesContext, results
-from layerserve_server.training.data_files.arrays import MAX_AXES
-from layerserve_server.training.data_files.filed_array import FiledArray
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 
 #: Maximum number of arrays per run: each is an open file during the upload.
 MAX_ARRAYS = 512
@@ -54,8 +52,8 @@ MAX_CLASSES = 100_000
 MAX_WEIGHT = float(np.finfo(np.float32).max)
 
 
-#: Describes arrays in files below a folder, given by path and selection. Raises as `data_root.describe` does.
-Describe: TypeAlias = Callable[[Path, Sequence[tuple[str, Selection]]], Sequence[FiledArray]]
+#: Describes arrays in files. Raises as `reader.describe` does.
+Describe: TypeAlias = Callable[[Sequence[tuple[DataFile, Selection]]], Sequence[tuple[DataFile, FileArray]]]
 
 
 def checked(
@@ -69,14 +67,14 @@ def checked(
     """Returns a request with the names of its arrays, and the dtypes and shapes of data files, filled in.
 
     Raises InvalidRequestError or a subclass if it doesn't match the model's inputs and outputs, TooLargeError if the
-    data has more than `max_bytes`, and the errors of `data_root.describe`. `notes` may collect them instead: returns
+    data has more than `max_bytes`, and the errors of `reader.describe`. `notes` may collect them instead: returns
     None if there is a problem with the data.
     """
     _check_lengths(request)
     for check in _settings_checks(request):
         with notes:
             check()
-    if request.kind is Kind.ONLINE:
+    if not request.has_data:
         return request
     filled = _with_data(request, inputs, outputs, describe, notes)
     if filled is not None:
@@ -99,7 +97,7 @@ def _with_data(
     """Returns a request with its arrays filled in; None if there is a problem with one of them."""
     named = results([partial(_named, array, inputs, outputs) for array in request.data], notes)
     texts = {spec.name for spec in inputs if spec.dtype == "string"}
-    if named is None or (filed := results([lambda: _filed(request, named, texts, describe)], notes)) is None:
+    if named is None or (filed := results([lambda: _filed(named, texts, describe)], notes)) is None:
         return None
     (arrays,) = filed
     single: list[Callable[[], None]] = [partial(_check_kind, request, arrays), partial(_check_repeats, arrays)]
@@ -114,7 +112,7 @@ def _check_data(request: RunRequest, inputs: Sequence[TensorSpec], outputs: Sequ
     """Checks the arrays of a request together."""
     training = [array for array in request.data if not array.role.validation]
     validation = [array for array in request.data if array.role.validation]
-    _check_group(f"{request.kind.value} data", training, inputs, outputs)
+    _check_group(f"{request.kind} data", training, inputs, outputs)
     if validation:
         _check_group("validation data", validation, inputs, outputs)
         if request.validation_split:
@@ -184,17 +182,21 @@ def _check_lengths(request: RunRequest) -> None:
         ("freeze", request.freeze),
         ("lora.layers", (request.lora or {}).get("layers", ())),
         *(
-            (f"data {index}", (array.name, array.path, array.key, array.fill or "", *array.columns))
+            (f"data {index}", (array.name, array.file.path if array.file is not None else "", *_texts(array.selection)))
             for index, array in enumerate(request.data)
         ),
     ):
         if (length := max(map(len, texts), default=0)) > MAX_TEXT:
             raise InvalidRequestError(f"{name}: got a text of {length} characters, expected at most {MAX_TEXT}")
-    if (columns := sum(len(array.columns) for array in request.data)) > MAX_COLUMNS:
+    if (columns := sum(len(array.selection.columns) for array in request.data)) > MAX_COLUMNS:
         raise InvalidRequestError(f"data: got {columns} columns, expected at most {MAX_COLUMNS}")
     for index, array in enumerate(request.data):
         if len(array.shape) > MAX_AXES:
             raise InvalidTensorError(f"data {index}: got {len(array.shape)} axes, expected at most {MAX_AXES}")
+
+
+def _texts(selection: Selection) -> tuple[str, ...]:
+    return (selection.key, selection.fill or "", *selection.columns)
 
 
 def _settings_checks(request: RunRequest) -> Iterator[Callable[[], None]]:
@@ -203,10 +205,9 @@ def _settings_checks(request: RunRequest) -> Iterator[Callable[[], None]]:
     yield partial(_check_class_weight, request)
     yield partial(_check_label, request)
     yield partial(_check_conflicts, request)
-    sessions = ((SESSION, request.online),) if request.online is not None else ()
-    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view), *sessions):
+    for options, holder in ((RUN, request), (BUDGET, request.budget), (VIEW, request.view)):
         for option in options:
-            yield partial(_check_range, option, getattr(holder, option.name))
+            yield partial(check_range, option, getattr(holder, option.name))
 
 
 def _check_epochs(request: RunRequest) -> None:
@@ -230,7 +231,8 @@ def _check_label(request: RunRequest) -> None:
         )
 
 
-def _check_range(option: Option, value: Any) -> None:
+def check_range(option: Option, value: Any) -> None:
+    """Raises InvalidRequestError if an option doesn't have this value."""
     if isinstance(option.kind, (Key, Metadata)):
         return  # checked above, without repeating a long value
     if not _is_valid(option, value):
@@ -300,26 +302,23 @@ def _check_publication(request: RunRequest) -> None:
             raise InvalidRequestError(f"monitor: '{request.monitor}' requires validation data or a validation_split")
 
 
-def _filed(
-    request: RunRequest, arrays: Sequence[DataArray], texts: Set[str], describe: Describe
-) -> tuple[DataArray, ...]:
-    """Returns the arrays with the dtype and shape of their files, if any. Raises as `data_root.describe` does.
+def _filed(arrays: Sequence[DataArray], texts: Set[str], describe: Describe) -> tuple[DataArray, ...]:
+    """Returns the arrays with the dtype and shape of their files, if any. Raises as `reader.describe` does.
 
     `texts` are the inputs that take text.
     """
-    files: dict[Path, list[tuple[str, Selection]]] = {}
+    wanted: list[tuple[DataFile, Selection]] = []
     for array in arrays:
-        if not array.path:
-            if array.columns or array.fill is not None:
+        if array.file is None:
+            if array.selection.columns or array.selection.fill is not None:
                 raise InvalidRequestError(f"{array.label()}: got columns or fill, expected them for a file only")
             continue
         if array.shape or array.dtype:
             raise InvalidRequestError(f"{array.label()}: got dtype or shape with a file, expected them from the file")
-        # Datasets have a folder, whether or not there is a data root.
-        data_root.check_path(request.datasets if array.dataset else request.data_root, array.path)
-        files.setdefault(request.root(array), []).append((array.path, _wanted(array, texts)))
-    found = {root: iter(describe(root, wanted)) for root, wanted in files.items()}
-    return tuple(_with_file(array, next(found[request.root(array)])) if array.path else array for array in arrays)
+        array.file.check()
+        wanted.append((array.file, _wanted(array, texts)))
+    found = iter(describe(wanted) if wanted else ())
+    return tuple(array if array.file is None else _with_file(array, *next(found)) for array in arrays)
 
 
 def _wanted(array: DataArray, texts: Set[str]) -> Selection:
@@ -328,15 +327,9 @@ def _wanted(array: DataArray, texts: Set[str]) -> Selection:
     return replace(array.selection, name=array.name, text=text)
 
 
-def _with_file(array: DataArray, found: FiledArray) -> DataArray:
-    return replace(
-        array,
-        dtype=found.dtype,
-        shape=found.shape,
-        mapped=found.mapped,
-        stamp=found.stamp,
-        columns=found.columns or array.columns,
-    )
+def _with_file(array: DataArray, file: DataFile, found: FileArray) -> DataArray:
+    selection = Selection(found.columns, fill=found.fill)
+    return replace(array, dtype=found.dtype, shape=found.shape, file=file, selection=selection, mapped=found.mapped)
 
 
 def _named(array: DataArray, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> DataArray:
@@ -361,7 +354,7 @@ def _named(array: DataArray, inputs: Sequence[TensorSpec], outputs: Sequence[Ten
 
 
 def _check_kind(request: RunRequest, arrays: Sequence[DataArray]) -> None:
-    if request.kind is Kind.EVALUATION:
+    if request.kind == EVALUATION:
         for array in arrays:
             if array.role.validation:
                 raise InvalidRequestError(f"{array.label()}: evaluation takes x, y and sample_weight")

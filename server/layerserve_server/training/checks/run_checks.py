@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from layerserve_server.datasets.description import described_arrays
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.jobs.channel import never
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
-from layerserve_server.training import budget, data_root
+from layerserve_server.training import budget
 from layerserve_server.training.base_version import BaseVersion
 from layerserve_server.training.checks import model_checks, request_checks
 from layerserve_server.training.checks.problems import RAISING, NotesContext
@@ -53,7 +54,7 @@ class RunChecks:
                 base.model.input_specs,
                 base.model.output_specs,
                 self._limits.max_bytes,
-                partial(data_root.describe_in_child, self._jobs, gone=gone),
+                partial(described_arrays, self._jobs, gone=gone),
                 notes,
             )
         if filled is not None:

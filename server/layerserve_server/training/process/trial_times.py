@@ -15,7 +15,7 @@ from layergraph.training.checkpoint import Checkpoints
 from layerserve_server.disk import json_object, replace_file
 from layerserve_server.records import DAMAGED, checked
 from layerserve_server.training.budget import files_in
-from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.layout import FILES
 from layerserve_server.training.run_folder.result import StopRequest
 
@@ -73,7 +73,7 @@ class TrialTimer(Callback):
     def __init__(self, folder: Path, request: RunRequest, checkpoints: Checkpoints | None = None) -> None:
         super().__init__()
         self._folder = folder
-        self._trains = request.kind is Kind.TRAINING
+        self._trains = request.trains
         self._size = request.batch_size
         self._seconds = request.trial_seconds
         self._files = folder / FILES if request.callbacks else None

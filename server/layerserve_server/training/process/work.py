@@ -41,17 +41,33 @@ from layerserve_server.training.process.reporting import EvaluationReporter, Pos
 from layerserve_server.training.process.run_commands import RunCommands
 from layerserve_server.training.process.sample_losses import SampleLosses
 from layerserve_server.training.process.trial_times import trial_timer
+from layerserve_server.training.process.workers import join, under_torchrun
 from layerserve_server.training.publish_policy import compared_log, no_improvement, why_withheld
-from layerserve_server.training.request import RunRequest
+from layerserve_server.training.request import EVALUATION, RunRequest
 from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints, best_of
 from layerserve_server.training.run_folder.control import ControlFile
+from layerserve_server.training.run_folder.data import read_data
 from layerserve_server.training.run_folder.layout import BASE, BEST, CACHE, CHECKPOINTS, FILES, RIVAL, result_file
 from layerserve_server.training.run_folder.result import INTERRUPT, RunResult
-from layerserve_server.training.upload import read_data
 
 if TYPE_CHECKING:
     from layergraph.models.model import Model
     from layergraph.training.workers import Workers
+
+
+def execute(folder: Path, request: RunRequest, position: Position) -> RunResult | None:
+    """Trains or evaluates. Returns the result; None for all workers but the first."""
+    if (folder / RIVAL).is_dir():
+        return compare(folder, request)
+    if request.kind == EVALUATION:
+        return evaluate(folder, request, position)
+    if not under_torchrun():
+        return train(folder, request, position, None)
+    joined = join()
+    if joined.first:
+        return train(folder, request, position, joined)
+    help_training(folder, request, joined)
+    return None
 
 
 def train(folder: Path, request: RunRequest, position: Position, workers: Workers | None) -> RunResult:
@@ -118,7 +134,7 @@ def compare(folder: Path, request: RunRequest) -> RunResult:
     if trained is None:
         raise NotTrainableError("the result of the training process can't be read")
     _set_up_torch(request)
-    data = read_data(folder, request.data, Path(request.data_root), text_room(request, folder))
+    data = read_data(folder, request.data, text_room(request, folder))
     lower_priority(request.nice)
     rival, log = find_model(folder / RIVAL), compared_log(request)
     try:
@@ -191,9 +207,7 @@ def prepared(folder: Path, request: RunRequest) -> tuple[Path, Model, list[Any]]
     prepare_model(model, request)
     if request.device != "cpu":
         model.to(gpu(request.device))
-    room = text_room(request, folder)
-    data = read_data(folder, request.data, Path(request.data_root), room, Path(request.datasets))
-    return base, model, data
+    return base, model, read_data(folder, request.data, text_room(request, folder))
 
 
 def _set_up_torch(request: RunRequest) -> None:

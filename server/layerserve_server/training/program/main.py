@@ -15,6 +15,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 from layerserve_server.disk import open_lock
 from layerserve_server.training.process import workers
 from layerserve_server.training.process.cpu_usage import SERVER
-from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.computing import computing
 from layerserve_server.training.run_folder.layout import CHILD_LOCK, RIVAL
 from layerserve_server.training.run_folder.result import NO_SPACE, Interruption, RunResult, StopRequest, out_of_space
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Name of a run's process; Linux allows 15 characters.
 NAME = "layerserve-run"
+#: Variable with the module that executes the run (see `RunKind.program`), unless that is `training.process.work`.
+PROGRAM = "LAYERSERVE_RUN_PROGRAM"
 
 
 def main(folder: Path) -> int:
@@ -41,7 +44,7 @@ def main(folder: Path) -> int:
     # The lock is held by the process that launched the workers, or else by the first worker.
     if workers.started_here() or (workers.under_torchrun() and os.environ["RANK"] != "0"):
         return _work(folder, request)
-    with _locked(folder), _marked(request, folder):
+    with _locked(folder), _marked(folder):
         if (folder / RIVAL).is_dir() or request.workers == 1 or workers.under_torchrun():
             return _work(folder, request)
         workers.launch(folder, request)
@@ -79,25 +82,14 @@ def _work(folder: Path, request: RunRequest) -> int:
 
 
 def _execute(folder: Path, request: RunRequest, position: Position) -> RunResult | None:
-    """Trains or evaluates. Returns the result; None for all workers but the first."""
+    """Does what runs of this kind do. Returns the result; None for all workers but the first."""
     # Imported late, since it imports torch: errors in the request are found before.
+    if program := os.environ.get(PROGRAM):
+        result: RunResult = import_module(program).execute(folder, request, position)
+        return result
     from layerserve_server.training.process import work
 
-    if request.kind is Kind.ONLINE:
-        from layerserve_server.training.online import session_main
-
-        return session_main.serve(folder, request, position)
-    if (folder / RIVAL).is_dir():
-        return work.compare(folder, request)
-    if request.kind is Kind.EVALUATION:
-        return work.evaluate(folder, request, position)
-    if not workers.under_torchrun():
-        return work.train(folder, request, position, None)
-    joined = workers.join()
-    if joined.first:
-        return work.train(folder, request, position, joined)
-    work.help_training(folder, request, joined)
-    return None
+    return work.execute(folder, request, position)
 
 
 def _failure(error: Exception, position: Position) -> RunResult:
@@ -139,12 +131,12 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _marked(request: RunRequest, folder: Path) -> contextlib.AbstractContextManager[None]:
+def _marked(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Marks the time in which a run of a server on this machine computes, for the tuning of engines to wait.
 
-    A session of online training computes now and then only.
+    The program of an extension may compute now and then only.
     """
-    if request.kind is Kind.ONLINE or SERVER not in os.environ:
+    if PROGRAM in os.environ or SERVER not in os.environ:
         return contextlib.nullcontext()
     return computing(folder.parent)
 

@@ -14,7 +14,6 @@ import layergraph.training.callbacks.table  # noqa: F401
 import numpy as np
 from layergraph import Input, Model, layers
 
-import layerserve_server.training.online.session_main
 import layerserve_server.training.process.work  # noqa: F401
 from layerserve_server.inference import runner
 from layerserve_server.training.program import main

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,8 +29,9 @@ def data_identity(folder: Path, request: RunRequest) -> Identity:
     found: list[Mapping[str, Any] | None] = []
     for index, array in enumerate(request.data):
         digest = digests.get(str(index))
-        known = digest is not None or bool(array.stamp)
-        found.append({**asdict(array), "sha256": digest} if known else None)
+        file = None if array.file is None else replace(array.file, folder="")
+        known = digest is not None or (file is not None and bool(file.stamp))
+        found.append({**asdict(replace(array, file=file)), "sha256": digest} if known else None)
     return found
 
 

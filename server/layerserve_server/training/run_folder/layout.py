@@ -6,10 +6,8 @@ from pathlib import Path
 BASE = "base"
 #: Folder with the latest checkpoint.
 CHECKPOINTS = "checkpoints"
-#: Folder of a session's steps since that checkpoint.
-STEPS = "steps"
-#: Folder of the models that a session has the server publish.
-PUBLISH = "publish"
+#: Folder of what a kind of an extension needs only while the run can be resumed.
+OF_KIND = "kind"
 #: Folder with the checkpoint of the best epoch so far, for a run that publishes that.
 BEST = "best"
 #: Folder with the checkpoints that the run keeps.

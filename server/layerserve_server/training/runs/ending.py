@@ -12,36 +12,34 @@ from layerserve_server.errors import ModelGoneError, NotTrainableError, ServerEr
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import events
 from layerserve_server.training.events import Cancelled, Failed, What
-from layerserve_server.training.request import Kind
 from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints
+from layerserve_server.training.run_folder.data import DATA
 from layerserve_server.training.run_folder.layout import (
     BASE,
     BEST,
     CACHE,
     CHECKPOINTS,
     KEPT,
+    OF_KIND,
     OUTCOME,
-    PUBLISH,
     RESULT,
     RIVAL,
     START,
-    STEPS,
     result_file,
 )
 from layerserve_server.training.run_folder.result import RunResult
-from layerserve_server.training.runs import sessions, trace
+from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.training.runs.table import RunTable, copy_version
 from layerserve_server.training.runs.trace import RunTracer
-from layerserve_server.training.upload import DATA
 
 logger = logging.getLogger(__name__)
 
 SERVER_STOPPED = "the server was stopped"
 #: Folders that a run needs only while it can be resumed; removed at its end.
-RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START, RIVAL, CACHE, STEPS, PUBLISH)
+RESUME_FOLDERS = (DATA, CHECKPOINTS, BEST, START, RIVAL, CACHE, OF_KIND)
 #: Maximum number of versions that a result is compared with, one after another, before it is withheld.
 MAX_COMPARISONS = 5
 #: Maximum time until this server has read a version that another server has published, in seconds.
@@ -79,18 +77,19 @@ class RunEndings:
         Returns True if the process is to be started again at once, to compare the result with a newer version.
         """
         result = RunResult.read(run.folder)
-        trains = run.request.kind is Kind.TRAINING
+        # An interactive run is resumed by its client.
+        pauses = run.request.trains and not run.kind.interactive
         if run.cancelled_at is not None:
             self.end(run, Cancelled(run.position[0]))
         elif run.overspent:
             self.end(run, Failed(f"the run was ended: {run.overspent}", *run.position))
-        elif result is None and run.process.out_of_space and trains:
+        elif result is None and run.process.out_of_space and pauses:
             self.pause(run, FULL)
         elif result is None and run.process.out_of_space:
             self.end(run, Failed(FULL, *run.position, resumable=True))
         elif result is None or result.stopped:
             self._conclude_interrupted(run, result)
-        elif result.kind == "failed" and result.out_of_space and trains:
+        elif result.kind == "failed" and result.out_of_space and pauses:
             self.pause(run, FULL)
         elif result.kind == "failed":
             self.end(run, Failed(safe_text(result.reason), result.epoch, result.step, result.resumable))
@@ -113,7 +112,7 @@ class RunEndings:
             with self._table.changed:
                 self._queue.add_again(run)
             self._table.report()
-        elif killed and self._auto_resume and run.request.kind is not Kind.ONLINE and not run.control.killed:
+        elif killed and self._auto_resume and not run.kind.interactive and not run.control.killed:
             self._resume_once(run, reason)
         else:
             again = ", for the second time" if killed and run.control.killed else ""
@@ -121,10 +120,7 @@ class RunEndings:
             self.end(run, Failed(safe_text(reason + again), *run.position, resumable=resumable))
 
     def _resume_once(self, run: Run, reason: str) -> None:
-        """Queues a run again whose process was killed. If that happens again, it may take too much memory, and fails.
-
-        A session is resumed by the next request of its client.
-        """
+        """Queues a run again whose process was killed. If that happens again, it fails: it may take too much memory."""
         try:
             # First, so that a run which has the server killed, too, isn't resumed for ever.
             run.set(killed=True)
@@ -175,19 +171,20 @@ class RunEndings:
             run.phase = Phase.ENDED
         run.disown()
 
-    def publish_versions(self, run: Run) -> None:
-        """Publishes what a session has written to be published."""
-        sessions.publish_versions(self._repository, run)
+    def publish_meanwhile(self, run: Run) -> None:
+        """Publishes what a run under way has written to be published, if its kind publishes then."""
+        if run.publisher is not None:
+            run.publisher.publish(self._repository)
 
     def _finish(self, run: Run, result: RunResult) -> bool:
         """Publishes a result, if the run is to. Returns whether it is to be compared with a newer version first."""
         request = run.request
-        if request.kind is Kind.ONLINE:
-            self.end(run, sessions.last_event(run, result))
+        if run.publisher is not None:
+            self.end(run, run.publisher.last_event(result, run.seconds))
             return False
         version, withheld = 0, result.withheld
         # A sweep publishes the result of its best trial.
-        if request.publish and not withheld and request.kind is Kind.TRAINING and not request.sweep:
+        if request.publish and not withheld and request.trains and not request.sweep:
             # The version that it was compared with last is one that it may replace.
             expected = max(request.expected_base_version, result.compared) if request.expected_base_version else 0
             try:

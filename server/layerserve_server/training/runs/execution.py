@@ -13,7 +13,7 @@ from layerserve_server.errors import ServerError
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training import budget, events
 from layerserve_server.training.events import Failed
-from layerserve_server.training.request import Kind
+from layerserve_server.training.program import main
 from layerserve_server.training.run_folder.result import INTERRUPT
 from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs import trace
@@ -25,7 +25,7 @@ from layerserve_server.training.runs.table import RunTable
 logger = logging.getLogger(__name__)
 
 #: Command of a run's process; the run's folder is appended.
-TRAINER = (sys.executable, "-m", "layerserve_server.training.program.main")
+TRAINER = (sys.executable, "-m", main.__name__)
 
 
 class RunExecution:
@@ -72,7 +72,10 @@ class RunExecution:
         # Not forked with workers, which torchrun starts, nor on a GPU: CUDA can't be initialized again after a fork.
         forkable = run.request.workers == 1 and run.request.device == "cpu"
         jobs = self._jobs if forkable else None
-        run.process.start(self._command, run.request.threads, jobs, trace.variables(run.folder))
+        variables = trace.variables(run.folder)
+        if run.kind.program:
+            variables[main.PROGRAM] = run.kind.program
+        run.process.start(self._command, run.request.threads, jobs, variables)
         with self._table.changed:
             if run.cancelled_at is not None:
                 run.process.signal(signal.SIGTERM)
@@ -90,8 +93,7 @@ class RunExecution:
         while True:
             alive = run.process.wait()
             self._follow(run)
-            if run.request.kind is Kind.ONLINE:
-                self._endings.publish_versions(run)
+            self._endings.publish_meanwhile(run)
             if not alive:
                 return True
             if self._table.stopping and run.process.survives_stop:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from layerserve_server.errors import STOPPING, BusyError, UnavailableError
+from layerserve_server.errors import STOPPING, BusyError, NotTrainableError, UnavailableError
 from layerserve_server.training import events
-from layerserve_server.training.request import Kind, RunRequest
 from layerserve_server.training.run_folder.layout import OUTCOME
+from layerserve_server.training.run_kind import RunKind
 from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs.remaining import remaining_seconds
 from layerserve_server.training.runs.run import Phase, Run
@@ -17,47 +17,48 @@ from layerserve_server.training.runs.table import RunTable
 
 
 class RunQueue:
-    """The waiting runs, by priority and then in order of arrival. Evaluations have a slot of their own.
+    """The waiting runs, by priority and then in order of arrival. Each kind has slots of its own.
 
-    So they don't wait for hours of training. Everything happens under the lock of the table.
+    Everything happens under the lock of the table.
     """
 
     def __init__(self, table: RunTable, limits: RunLimits) -> None:
         self._table = table
         self._limits = limits
         self._waiting: list[Run] = []
-        #: Number of runs that are being begun, by whether they are sessions.
-        self._beginning = Counter[bool]()
+        #: Number of runs that are being begun, by kind.
+        self._beginning = Counter[RunKind]()
 
     @contextmanager
-    def admitted(self, kind: Kind) -> Iterator[None]:
+    def admitted(self, kind: RunKind) -> Iterator[None]:
         """Keeps a place for the run that is begun within the block. Raises as `check_room` does."""
-        online = kind is Kind.ONLINE
         with self._table.changed:
             self.check_room(kind)
-            self._beginning[online] += 1
+            self._beginning[kind] += 1
         try:
             yield
         finally:
             with self._table.changed:
-                self._beginning[online] -= 1
+                self._beginning[kind] -= 1
 
-    def check_room(self, kind: Kind) -> None:
-        """Raises BusyError if the queue is full, UnavailableError if the server is stopping. Called with the lock held.
+    def check_room(self, kind: RunKind) -> None:
+        """Raises BusyError if there is no room for another run of a kind, and NotTrainableError if such runs are off.
 
-        Runs that are still receiving data don't count, so a client that sends nothing doesn't block others.
+        Raises UnavailableError if the server is stopping. Called with the lock held. Runs that are still receiving data
+        don't count, so a client that sends nothing doesn't block others.
         """
         if self._table.stopping:
             raise UnavailableError(STOPPING)
-        online = kind is Kind.ONLINE
-        kinds = [run.request.kind is Kind.ONLINE for run in self._table.in_phase(Phase.WAITING, Phase.TRAINING)]
-        active = self._beginning[online] + kinds.count(online)
-        if online:
-            # Its caller waits for it, so it isn't queued.
-            if active >= self._limits.sessions:
-                raise BusyError(f"{active} sessions of online training are open, the maximum", retry_after=10.0)
-        elif active >= self._limits.slots + self._limits.max_queued:
-            raise BusyError(f"{active} training runs are queued or running, the maximum", retry_after=10.0)
+        if not kind.slots:
+            raise NotTrainableError(kind.off)
+        kinds = [run.kind for run in self._table.in_phase(Phase.WAITING, Phase.TRAINING)]
+        kinds += self._beginning.elements()
+        # Kinds that aren't interactive share the queue.
+        active = sum(one == kind or not (one.interactive or kind.interactive) for one in kinds)
+        if kind.interactive and active >= kind.slots:
+            raise BusyError(f"{active} {kind.plural} are open, the maximum", retry_after=10.0)
+        if not kind.interactive and active >= self._limits.slots + self._limits.max_queued:
+            raise BusyError(f"{active} {kind.plural} are queued or running, the maximum", retry_after=10.0)
 
     def check_room_to_pause(self) -> None:
         """Raises BusyError if as many runs are paused, or about to be, as may wait. Called with the lock held.
@@ -72,7 +73,7 @@ class RunQueue:
 
     def add(self, run: Run) -> None:
         """Inserts a run after the queued runs of the same or a higher priority. Called with the lock held."""
-        events.append(run.folder, events.Queued(self.line(run.request, run.priority)[0]))
+        events.append(run.folder, events.Queued(self.line(run.kind, run.priority)[0]))
         run.log.refresh()
         run.phase = Phase.WAITING
         later = (index for index, one in enumerate(self._waiting) if _later(one, run.priority))
@@ -81,17 +82,15 @@ class RunQueue:
         # All threads, since only those of its kind can take it.
         self._table.changed.notify_all()
 
-    def line(self, request: RunRequest, priority: int) -> tuple[int, float | None]:
-        """Returns how many runs would be before a run that is added now, and the seconds until it leaves the queue.
+    def line(self, kind: RunKind, priority: int) -> tuple[int, float | None]:
+        """Returns how many runs would be before one of a kind that is added now, and the seconds until it is executed.
 
         None if the time isn't known: other runs wait, too, or one under way has made no step yet. Called with the lock
         held.
         """
-        kind = request.kind
-        training = [run for run in self._table.in_phase(Phase.TRAINING) if run.request.kind is kind]
-        waiting = [run for run in self._waiting if run.request.kind is kind and not _later(run, priority)]
-        slots = {Kind.TRAINING: self._limits.slots, Kind.ONLINE: self._limits.sessions}.get(kind, 1)
-        ahead = max(0, len(training) + len(waiting) - slots + 1)
+        training = [run for run in self._table.in_phase(Phase.TRAINING) if run.kind == kind]
+        waiting = [run for run in self._waiting if run.kind == kind and not _later(run, priority)]
+        ahead = max(0, len(training) + len(waiting) - kind.slots + 1)
         if not ahead:
             return 0, 0.0
         known = [seconds for run in training if (seconds := remaining_seconds(run)) is not None]
@@ -113,11 +112,11 @@ class RunQueue:
         """Removes all runs. Called with the lock held."""
         self._waiting.clear()
 
-    def take(self, kind: Kind) -> Run | None:
+    def take(self, kind: RunKind) -> Run | None:
         """Waits for a run of a kind and takes it from the queue. Returns None once the server is stopping."""
         with self._table.changed:
             while not self._table.stopping:
-                run = next((run for run in self._waiting if run.request.kind is kind), None)
+                run = next((run for run in self._waiting if run.kind == kind), None)
                 if run is not None:
                     self._waiting.remove(run)
                     run.phase = Phase.TRAINING

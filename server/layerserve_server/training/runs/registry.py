@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from layerserve_server.errors import NotTrainableError
@@ -18,8 +19,9 @@ from layerserve_server.training.events import Failed
 from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
-from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.result import INTERRUPT, RunResult
+from layerserve_server.training.run_kind import RunKind, RunKinds, core_kinds
 from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs.ending import SERVER_STOPPED, RunEndings
 from layerserve_server.training.runs.execution import TRAINER, RunExecution
@@ -37,10 +39,9 @@ MAX_FUTILE = 3
 
 
 class Runs:
-    """The runs in a folder. Each training slot is a thread that executes one run after another in a process.
+    """The runs in a folder. Each slot of a kind is a thread that executes one run after another in a process.
 
-    Evaluations have a separate slot, so that they don't wait for hours of training. Several servers may share the
-    folder; each run is owned by the server that holds its lock. Thread-safe.
+    Several servers may share the folder; each run is owned by the server that holds its lock. Thread-safe.
     """
 
     def __init__(
@@ -53,15 +54,18 @@ class Runs:
         command: Sequence[str],
         tracer: RunTracer | None = None,
         make_process: MakeProcess = TrainingProcess,
+        kinds: Iterable[RunKind] = (),
     ) -> None:
         """`command` executes the run whose folder is appended. That of `execution.TRAINER` is forked instead.
 
-        `tracer` exports the spans of runs. `make_process` returns the handle of a run's process.
+        `tracer` exports the spans of runs. `make_process` returns the handle of a run's process. `kinds` are those of
+        extensions.
         """
         self._repository = repository
         self._checks = RunChecks(jobs, repository, limits, folder)
         self._limits = limits
-        self._table = RunTable(folder, limits.max_kept, observer, make_process)
+        self._kinds = RunKinds((*core_kinds(limits), *kinds))
+        self._table = RunTable(folder, limits.max_kept, observer, self._kinds, make_process)
         self._queue = RunQueue(self._table, limits)
         self._endings = RunEndings(
             self._table, self._queue, repository, observer, tracer, auto_resume=limits.auto_resume
@@ -78,12 +82,9 @@ class Runs:
     def start(self) -> None:
         """Reads the runs in the folder, resumes interrupted ones, and starts the slots."""
         self._table.scan_first(self._adopt)
-        for slot in range(self._limits.slots):
-            self._spawn(f"training {slot}", lambda: self._work(Kind.TRAINING))
-        if self._limits.slots:
-            self._spawn("evaluation", lambda: self._work(Kind.EVALUATION))
-        for slot in range(self._limits.sessions):
-            self._spawn(f"session {slot}", lambda: self._work(Kind.ONLINE))
+        for kind in self._kinds.values():
+            for slot in range(kind.slots):
+                self._spawn(f"{kind.name} {slot}", partial(self._work, kind))
 
     def stop(self) -> None:
         """Interrupts all runs. Running ones have `cancel_grace_seconds` to write a checkpoint.
@@ -130,7 +131,7 @@ class Runs:
     def line(self, request: RunRequest) -> tuple[int, float | None]:
         """Returns how many runs a run would wait for, and for how many seconds, as `RunQueue.line` does."""
         with self._table.changed:
-            return self._queue.line(request, request.priority)
+            return self._queue.line(self._kinds[request.kind], request.priority)
 
     def begin(
         self,
@@ -148,10 +149,11 @@ class Runs:
         ForbiddenPathError for a path outside of the data root, UnavailableError while starting or stopping,
         UnknownCheckpointError if `start` is gone, and CallCancelledError once `gone` returns True.
         """
-        self.check_ready(request.kind)
-        with self._queue.admitted(request.kind):
+        kind = self._kinds[request.kind]
+        self.check_ready(kind.name)
+        with self._queue.admitted(kind):
             request = self._checked(request, base, gone, start)
-            publishes = request.publish and request.kind is Kind.TRAINING and not request.sweep
+            publishes = request.publish and kind.publisher is None and not request.sweep
             kept_back = self._repository.catalogue.kept_back(request.model) if publishes else ""
             run = self._table.create(request, base.found, start, kept_back)
         self._table.report()
@@ -179,12 +181,14 @@ class Runs:
         assert checked is not None, "problems are raised"
         return checked
 
-    def check_ready(self, kind: Kind) -> None:
-        """Raises NotTrainableError if such runs are off, UnavailableError until the runs have been read at startup."""
-        if kind is Kind.ONLINE and not self._limits.sessions:
-            raise NotTrainableError("online training is off on this server: max_online_sessions is 0")
-        if kind is not Kind.ONLINE and not self._limits.slots:
-            raise NotTrainableError("training is off on this server: it has no training slots")
+    def check_ready(self, name: str) -> None:
+        """Raises NotTrainableError if runs of the kind of this name are off.
+
+        Raises UnavailableError until the runs have been read at startup.
+        """
+        kind = self._kinds[name]
+        if not kind.slots:
+            raise NotTrainableError(kind.off)
         self._table.check_scanned()
 
     def enqueue(self, run: Run) -> None:
@@ -248,7 +252,9 @@ class Runs:
     def _adopt(self, run: Run) -> None:
         """Continues a run of an earlier server, whose process may be alive or have ended."""
         result = RunResult.read(run.folder)
-        if run.state is RunState.PAUSED:
+        if run.request.kind not in self._kinds:
+            self._table.set_aside(run, Failed(run.kind.off, *run.position, resumable=True))
+        elif run.state is RunState.PAUSED:
             run.phase = Phase.PAUSED
         elif run.process.lives or (result is not None and not result.stopped):
             run.phase = Phase.TRAINING
@@ -258,7 +264,7 @@ class Runs:
             self._endings.end(run, Failed(f"{SERVER_STOPPED} before all data was received"))
         elif run.control.pause:
             self._endings.pause(run)
-        elif not self._limits.auto_resume or not self._slots(run):
+        elif not self._limits.auto_resume or not run.kind.slots:
             self._endings.end(run, Failed(SERVER_STOPPED, *run.position, resumable=True))
         elif run.futile >= MAX_FUTILE:
             reason = f"{SERVER_STOPPED}, {run.futile} times without progress of this run"
@@ -268,15 +274,12 @@ class Runs:
             with self._table.changed:
                 self._queue.add_again(run)
 
-    def _slots(self, run: Run) -> int:
-        return self._limits.sessions if run.request.kind is Kind.ONLINE else self._limits.slots
-
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _work(self, kind: Kind) -> None:
+    def _work(self, kind: RunKind) -> None:
         """Executes runs of a kind, one after another, until the server stops."""
         while (run := self._queue.take(kind)) is not None:
             self._table.report()

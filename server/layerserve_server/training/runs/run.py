@@ -15,12 +15,12 @@ from layerserve_server.training import events
 from layerserve_server.training.events import LAST, EventLog, Logs
 from layerserve_server.training.process.run_process import MakeProcess, RunProcess
 from layerserve_server.training.process.training_process import TrainingProcess
-from layerserve_server.training.request import Kind, RunRequest
+from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.control import ControlFile, RunControl
 from layerserve_server.training.run_folder.layout import BASE, CHECKPOINTS, RESULT, result_file
 from layerserve_server.training.run_folder.owner import FolderOwner
-from layerserve_server.training.run_folder.publications import Publications
 from layerserve_server.training.run_folder.result import RunResult
+from layerserve_server.training.run_kind import RunKind, RunKinds, RunPublisher
 
 RUN_ID = re.compile(r"[0-9]{8}-[0-9]{4}-[0-9a-f]{8}")
 
@@ -62,6 +62,7 @@ class Run:
     folder: Path
     request: RunRequest
     log: EventLog
+    kind: RunKind
     phase: Phase = Phase.RECEIVING
     #: Time of the request to cancel it, on the clock of `time.monotonic`; None if there was none.
     cancelled_at: float | None = None
@@ -71,23 +72,24 @@ class Run:
     overspent: str = ""
     make_process: InitVar[MakeProcess] = TrainingProcess
     process: RunProcess = field(init=False)
-    #: Versions that a session publishes.
-    publications: Publications = field(init=False)
+    #: Publishes versions while the run goes on; None if its kind doesn't.
+    publisher: RunPublisher | None = field(init=False)
     _ownership: FolderOwner = field(init=False)
     _control: ControlFile = field(init=False)
 
     def __post_init__(self, make_process: MakeProcess) -> None:
-        # A session's process is connected with the server.
-        local = self.request.kind is Kind.ONLINE
-        self.process = TrainingProcess(self.folder) if local else make_process(self.folder)
-        self.publications = Publications(self.folder)
+        # An interactive run's process is connected with this server.
+        self.process = TrainingProcess(self.folder) if self.kind.interactive else make_process(self.folder)
+        make_publisher = self.kind.publisher
+        self.publisher = None if make_publisher is None else make_publisher(self.folder, self.request)
         self._ownership = FolderOwner(self.folder)
         self._control = ControlFile(self.folder)
 
     @classmethod
-    def read(cls, folder: Path, make_process: MakeProcess = TrainingProcess) -> Run:
+    def read(cls, folder: Path, kinds: RunKinds, make_process: MakeProcess = TrainingProcess) -> Run:
         """Reads a run from its folder. Raises OSError, ValueError, KeyError or TypeError if a file is invalid."""
-        run = cls(folder.name, folder, RunRequest.read(folder), EventLog(folder), make_process=make_process)
+        request = RunRequest.read(folder)
+        run = cls(folder.name, folder, request, EventLog(folder), kinds[request.kind], make_process=make_process)
         run.log.refresh()
         if run.log.ended:
             run.phase = Phase.ENDED
@@ -156,7 +158,7 @@ class Run:
         """Whether the run has ended with a trained model that is kept and wasn't published."""
         last = self.log.last
         if isinstance(last, events.Finished):
-            may = not last.version and self.request.kind is Kind.TRAINING
+            may = not last.version and self.request.trains
         else:
             may = isinstance(last, events.Failed) and not last.resumable
         if not may or not result_file(self.folder).is_file():
@@ -270,12 +272,11 @@ class Run:
 
     @property
     def published_version(self) -> int:
-        """The version that the run published, a session last; 0 if none."""
+        """The version that the run published last; 0 if none."""
         finished = self.log.newest(events.Finished)
         if finished is not None and finished.version:
             return finished.version
-        last = self.publications.last if self.request.kind is Kind.ONLINE else None
-        return last.version if last is not None else 0
+        return self.publisher.version if self.publisher is not None else 0
 
     @property
     def logs(self) -> Logs:

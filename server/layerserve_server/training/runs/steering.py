@@ -11,7 +11,6 @@ from typing import Any
 from layerserve_server.errors import STOPPING, NotTrainableError, UnavailableError
 from layerserve_server.training.checks import request_checks
 from layerserve_server.training.events import Cancelled
-from layerserve_server.training.request import Kind
 from layerserve_server.training.runs.ending import RunEndings
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run
@@ -74,7 +73,7 @@ class RunSteering:
         run = self._get(run_id)
         with self._table.changed:
             if run.phase is Phase.PAUSED:
-                self._queue.check_room(run.request.kind)
+                self._queue.check_room(run.kind)
                 self._set(run, pause=False)
                 self._requeue(run)
             elif run.phase is not Phase.ENDED:
@@ -88,7 +87,7 @@ class RunSteering:
                     raise NotTrainableError(
                         f"run '{run.id}' can't be resumed: it wasn't interrupted, its state is {run.state.value}"
                     )
-                self._queue.check_room(run.request.kind)
+                self._queue.check_room(run.kind)
                 self._table.own(run)
                 try:
                     self._requeue(run)
@@ -112,7 +111,7 @@ class RunSteering:
             if run.phase is Phase.TRAINING or (run.phase is not Phase.RECEIVING and run.has_checkpoint):
                 paused = run.phase is Phase.PAUSED
                 if paused:
-                    self._queue.check_room(run.request.kind)
+                    self._queue.check_room(run.kind)
                 self._set(run, stop=True, pause=False)
                 if paused:
                     self._requeue(run)
@@ -167,7 +166,7 @@ class RunSteering:
         return run
 
     def _check_training(self, run: Run, what: str) -> None:
-        if run.request.kind is Kind.EVALUATION:
+        if not run.request.trains:
             raise NotTrainableError(f"run '{run.id}' is an evaluation, which can't be {what}")
 
     def _check_under_way(self, run: Run, what: str) -> None:

@@ -30,6 +30,7 @@ from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.layout import BASE
+from layerserve_server.training.run_kind import RunKinds
 from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.run import RUN_ID, Phase, Run, new_id
 
@@ -43,10 +44,16 @@ class RunTable:
     """
 
     def __init__(
-        self, folder: Path, max_kept: int, observer: RunObserver, make_process: MakeProcess = TrainingProcess
+        self,
+        folder: Path,
+        max_kept: int,
+        observer: RunObserver,
+        kinds: RunKinds,
+        make_process: MakeProcess = TrainingProcess,
     ) -> None:
         """`max_kept` is the number of ended runs that are kept; `make_process` returns a handle of a run's process."""
         self.folder = folder
+        self._kinds = kinds
         self._make_process = make_process
         #: Held while the phase of a run, the queue or `stopping` change; notified after changes.
         self.changed = threading.Condition()
@@ -155,7 +162,8 @@ class RunTable:
         Raises NotTrainableError if its files can't be written, UnknownCheckpointError if the checkpoint is gone.
         """
         folder = self.folder / new_id()
-        run = Run(folder.name, folder, request, EventLog(folder), make_process=self._make_process)
+        kind = self._kinds[request.kind]
+        run = Run(folder.name, folder, request, EventLog(folder), kind, make_process=self._make_process)
         with self.changed:
             self._creating.add(run.id)
         try:
@@ -220,7 +228,8 @@ class RunTable:
         with self.changed:
             ended = [run for run in _newest_first(self._runs.values()) if run.log.ended]
         for run in ended[self._max_kept :]:
-            if run.awaited:
+            # One of an extension that isn't there hasn't ended on disk.
+            if run.awaited or run.kind.name not in self._kinds:
                 continue
             with contextlib.suppress(RunElsewhereError, UnknownRunError, BusyError):
                 self.own(run)
@@ -280,7 +289,7 @@ class RunTable:
         `known` is the run if another server owned it at the last scan.
         """
         try:
-            run = known or Run.read(self.folder / name, self._make_process)
+            run = known or Run.read(self.folder / name, self._kinds, self._make_process)
             owned = run.log.ended or run.own()
             # It may have ended since it was read.
             run.log.refresh()
@@ -303,11 +312,16 @@ class RunTable:
             adopt(run)
         except DAMAGED as error:
             # Others must not be lost with it.
-            logger.warning("can't go on with a run: %s", safe_text(str(error)), extra={"run": name})
-            run.phase = Phase.ENDED
-            run.log.put(Failed(f"the files of the run are damaged: {safe_text(str(error))}"))
-            run.disown()
+            self.set_aside(run, Failed(f"the files of the run are damaged: {safe_text(str(error))}"))
         return None
+
+    @staticmethod
+    def set_aside(run: Run, what: Failed) -> None:
+        """Leaves a run on disk as it is. For this server it has ended with this event."""
+        logger.warning("can't go on with a run: %s", what.reason, extra={"run": run.id})
+        run.phase = Phase.ENDED
+        run.log.put(what)
+        run.disown()
 
 
 def copy_version(version: FoundVersion, folder: Path) -> None:

@@ -90,4 +90,4 @@ def export(tracer: RunTracer, run: Run) -> None:
         attributes["layerserve.published_version"] = str(last.version)
     failure = last.reason if isinstance(last, events.Failed) else ""
     times = run.created_time, time.time()
-    tracer.run_ended(headers, run.request.kind.value, times, attributes, happened[-MAX_EPOCHS:], failure)
+    tracer.run_ended(headers, run.request.kind, times, attributes, happened[-MAX_EPOCHS:], failure)

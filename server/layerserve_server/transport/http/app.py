@@ -17,7 +17,6 @@ from starlette.types import Receive, Scope, Send
 
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.gate import Pairs
-from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.errors import (
     CallCancelledError,
     ForbiddenError,
@@ -26,6 +25,7 @@ from layerserve_server.errors import (
     safe_text,
 )
 from layerserve_server.transport.call import Routes
+from layerserve_server.transport.chunking import CHUNK_BYTES
 from layerserve_server.transport.event_batch import EventBatches, deadline_in
 from layerserve_server.transport.http.call import TIMEOUT, HttpCall, timeout_of
 from layerserve_server.transport.http.connection import KEY, HttpConnection

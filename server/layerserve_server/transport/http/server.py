@@ -14,7 +14,6 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from layerserve_server.access.gate import Gate
-from layerserve_server.ports import address
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates, RenewedContext
 from layerserve_server.transport.event_batch import EventBatches
@@ -26,6 +25,7 @@ from layerserve_server.transport.http.handshake import Handshake, limit_buffers
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.transport.perimeter.limits import Limits
 from layerserve_server.transport.perimeter.memory import MemoryBudget
+from layerserve_server.transport.ports import address
 from layerserve_server.transport.shutdown import Shutdown, wait_for
 
 #: Listen backlog.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import zlib
 
-from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.errors import InvalidRequestError, MessageTooLargeError
+from layerserve_server.transport.chunking import CHUNK_BYTES
 from layerserve_server.transport.perimeter.limits import PROMPT_BYTES
 from layerserve_server.transport.perimeter.memory import MemoryBudget
 

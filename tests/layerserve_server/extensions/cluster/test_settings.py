@@ -1,8 +1,8 @@
 """Settings of runs in a cluster."""
 
 import pytest
-from layerserve_server.settings import missing_paths
-from layerserve_server.settings_reader import SettingsError, read_settings
+from layerserve_server.commands.settings_reader import SettingsError, read_settings
+from layerserve_server.settings.settings import missing_paths
 from missing_packages import check_named
 
 KUBERNETES, JOB = ["--training-backend", "kubernetes"], ["--training-job", "job.yaml"]

@@ -9,7 +9,7 @@ from layerserve_server.extensions.estimates import costs
 from layerserve_server.extensions.estimates.costs import Trial
 from layerserve_server.extensions.estimates.steps import Steps
 from layerserve_server.training.process.trial_times import Lap
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 
 DATA = (DataArray(Role.X, "x", "float32", (100, 10)), DataArray(Role.Y, "y", "float32", (100, 1)))
 REQUEST = RunRequest("m", 1, DATA, epochs=10, batch_size=8, checkpoint_seconds=60.0, validation_split=0.2)
@@ -131,7 +131,7 @@ def test_checkpoints_that_are_kept_take_space_with_one_that_is_about_to_go(optio
 
 
 def test_an_evaluation_writes_no_checkpoints():
-    evaluation = replace(REQUEST, kind=Kind.EVALUATION, checkpoint_seconds=0.0)
+    evaluation = replace(REQUEST, kind=EVALUATION, checkpoint_seconds=0.0)
     laps = [Lap("step", 1.0), Lap("step", 0.1), Lap("around tests", 0.0)]
     seconds = costs.seconds(evaluation, Steps(80, 0, 10, 0, 10, 0), replace(TRIAL, laps=laps))
     assert seconds.checkpoints == seconds.validation == 0

@@ -15,7 +15,7 @@ from layerserve_server.extensions.estimates.measured_run import MeasuredRuns
 from layerserve_server.jobs import limits
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training.proc_files import descendants_of
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.computing import LOCK
 
 #: Ids of words, and classes: random numbers of any size would be refused.
@@ -81,7 +81,7 @@ def test_a_trial_shows_what_a_run_takes(tried, monkeypatch):
 
 def test_an_evaluation_is_tried_and_ends_early(tried, monkeypatch):
     monkeypatch.setattr(measured_run, "TRIAL_SECONDS", 1e-6)
-    trial = tried(replace(REQUEST, kind=Kind.EVALUATION, publish=False, callbacks=None, validation_split=0.0))
+    trial = tried(replace(REQUEST, kind=EVALUATION, publish=False, callbacks=None, validation_split=0.0))
     assert [lap.what for lap in trial.laps] == ["step"]
     assert trial.checkpoint == 0
 

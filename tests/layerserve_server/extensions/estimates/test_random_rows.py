@@ -7,12 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from layerserve.training.options.contract import View
+from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.extensions.estimates import random_rows
 from layerserve_server.extensions.estimates.random_rows import trial_request, write_rows
 from layerserve_server.training.request import Budget, DataArray, Role, RunRequest
-from layerserve_server.training.upload import data_file
+from layerserve_server.training.run_folder.data import array_file
 
-X = DataArray(Role.X, "x", "float32", (1003, 5), path="f.npz", key="x", mapped=True, stamp=(1, 2))
+FILE = DataFile("d", "f.npz", stamp=(1, 2))
+X = DataArray(Role.X, "x", "float32", (1003, 5), FILE, Selection(("x",)), mapped=True)
 Y = DataArray(Role.Y, "y", "int64", (1003, 1))
 REQUEST = RunRequest("m", 1, (X, Y), epochs=9, batch_size=10, budget=Budget(max_seconds=5.0, max_disk_bytes=9))
 
@@ -70,7 +73,7 @@ def test_rows_are_of_their_types(tmp_path) -> None:
     weights = DataArray(Role.SAMPLE_WEIGHT, "", "float32", (1003,))
     trial = trial_request(replace(REQUEST, data=(X, Y, weights), steps_per_epoch=1))
     write_rows(tmp_path, trial, {1: 7})
-    x, y, weight = (np.load(data_file(tmp_path, index)) for index in range(3))
+    x, y, weight = (np.load(array_file(tmp_path, index)) for index in range(3))
     assert (x.shape, x.dtype.name) == ((13, 5), "float32")
     assert ((x >= 0) & (x < 1)).all()
     assert len(np.unique(x)) > 50

@@ -9,7 +9,7 @@ from layergraph.training.callbacks.callback import Callback
 from layerserve_server.extensions.estimates.random_rows import trial_request
 from layerserve_server.extensions.estimates.steps import steps_of
 from layerserve_server.training.model import fit_arguments
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 
 
 def request(rows: int, **settings: object) -> RunRequest:
@@ -63,7 +63,7 @@ def test_steps_are_those_of_fit(settings):
 
 
 def test_an_evaluation_is_one_epoch():
-    steps = steps_of(request(10, batch_size=4, kind=Kind.EVALUATION, epochs=7))
+    steps = steps_of(request(10, batch_size=4, kind=EVALUATION, epochs=7))
     assert (steps.per_epoch, steps.total, steps.short, steps.validation) == (3, 3, 1, 0)
 
 

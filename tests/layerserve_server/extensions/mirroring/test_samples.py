@@ -12,10 +12,11 @@ import pytest
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
 from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets import reader
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.extensions.mirroring import sample_files
 from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles, keyed
 from layerserve_server.extensions.mirroring.samples import RequestSamples
-from layerserve_server.training import data_root
 
 
 def request(x, model="double", outputs=(), id=""):
@@ -83,10 +84,14 @@ def test_rows_and_answers_are_in_files_that_training_reads(put, start, connect, 
     (path,) = folder.glob("double/1/*.npz")
     name = str(path.relative_to(folder))
     for key, dtype, shape in (("x", "float32", (11, 2)), ("y", "float32", (11, 2)), ("request_id", "string", (11,))):
-        described = data_root.describe(folder, name, [Selection(key=key)])[0]
+        file, (described,) = reader.describe(DataFile(str(folder), name), [Selection(key=key)])
         assert (described.dtype, described.shape) == (dtype, shape)
-    mapped = data_root.mapped(folder, name, Selection(key="y"), described.stamp)
-    np.testing.assert_array_equal(mapped, expected * 2)
+        if key == "y":
+            np.testing.assert_array_equal(reader.mapped(file, described), expected * 2)
+
+
+def described(folder, path, key):
+    return reader.describe(DataFile(str(folder), str(path.relative_to(folder))), [Selection(key=key)])[1][0]
 
 
 def test_by_default_nothing_is_kept(put, start, connect, folder):
@@ -166,14 +171,14 @@ def test_rows_of_other_lengths_and_texts_are_in_other_files(files, tmp_path):
     assert sorted(np.load(path)["ids"].shape for path in tmp_path.glob("m/1/*.npz")) == [(1, 5), (5, 3)]
     (path,) = tmp_path.glob("named/1/*.npz")
     for key in ("file", "a/b", "allow_pickle"):
-        assert data_root.describe(tmp_path, str(path.relative_to(tmp_path)), [Selection(key=key)])[0].mapped
+        assert described(tmp_path, path, key).mapped
     (path,) = tmp_path.glob("t/1/*.npz")
     found = np.load(path)
     assert found["text"].tolist() == texts.tolist()
     assert found["output:text"].tolist() == ["é".encode(), b""]
     # An output of the model keeps its name.
     assert found["request_id"].tolist() == [0, 0]
-    assert data_root.describe(tmp_path, str(path.relative_to(tmp_path)), [Selection(key="text")])[0].dtype == "string"
+    assert described(tmp_path, path, "text").dtype == "string"
 
 
 def test_the_oldest_files_make_room(files, tmp_path, monkeypatch):

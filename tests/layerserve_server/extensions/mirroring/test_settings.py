@@ -1,10 +1,10 @@
 """Settings of the extension: of the server, and of a model."""
 
 import pytest
+from layerserve_server.commands.settings_reader import SettingsError, read_settings
 from layerserve_server.extensions.installed import model_settings
 from layerserve_server.extensions.mirroring.model_settings import MirroringModelSettings
 from layerserve_server.repository.model_settings import ModelSettings, ModelSettingsError, parse_settings
-from layerserve_server.settings_reader import SettingsError, read_settings
 
 
 def test_the_first_pattern_that_fits_gives_the_share_of_requests_that_are_kept():

@@ -9,10 +9,10 @@ import pytest
 from http_calls import Http
 from layerserve_server import extras
 from layerserve_server.access.rights import ALTERNATIVES, RIGHTS, with_alternatives
+from layerserve_server.commands.settings_reader import SettingsError, read_settings
 from layerserve_server.extensions.page.part import PARTS
 from layerserve_server.extensions.page.serving import FILES, Page
 from layerserve_server.extras import missing_extras
-from layerserve_server.settings_reader import SettingsError, read_settings
 from layerserve_server.transport.http.hosts import Hosts
 from layerserve_server.wiring import RIGHTS as NEEDED
 from page_facts import Stub

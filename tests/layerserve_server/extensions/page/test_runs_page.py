@@ -195,9 +195,20 @@ def test_an_evaluation_has_results_instead_of_epochs_curves_and_checkpoints() ->
     assert re.findall('data-post="([A-Za-z]+)"', text) == ["CancelRun"]
 
 
-def test_curves_of_online_training_are_by_step() -> None:
+def test_curves_of_runs_of_an_extension_are_by_step() -> None:
     _, text = call("run", training_pb2.GetRunResponse(run={"id": "o", "kind": 3}), id="o")
     assert ("by=step" in text, "By epoch" in text) == (True, False)
+
+
+@pytest.mark.parametrize("sweeps", [True, False])
+def test_sweeps_are_linked_where_there_are_any(sweeps: bool) -> None:
+    page = Page(Stub(), Hosts(), SimpleNamespace(), sweeps=sweeps)
+    routes = {route.path: route for route in page.routes()}
+    assert ('href="#sweeps"' in page.plain()["/ui"]("").body.decode()) == sweeps
+    _, text = call("runs", training_pb2.ListRunsResponse(), routes, name="m")
+    assert ("#sweeps?name=m" in text, "#graph?name=m" in text) == (sweeps, True)
+    _, text = call("run", training_pb2.GetRunResponse(run={"id": "o", "sweep_id": "s"}), routes, id="o")
+    assert ("#sweep?id=s" in text) == sweeps
 
 
 def test_a_long_name_is_cut() -> None:

@@ -1,6 +1,6 @@
 """Settings of the page."""
 
-from layerserve_server.settings_reader import read_settings
+from layerserve_server.commands.settings_reader import read_settings
 from missing_packages import check_named
 
 LINE = r"--ui \(.*\): requires Jinja2 and Pillow: pip install Jinja2 Pillow"

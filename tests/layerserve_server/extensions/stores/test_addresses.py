@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from layerserve_server import extras
 from layerserve_server.app import App
+from layerserve_server.commands.settings_reader import SettingsError, read_settings
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.settings import missing_paths
-from layerserve_server.settings_reader import SettingsError, read_settings
+from layerserve_server.settings.settings import missing_paths
 from missing_packages import check_named
 
 GOOD = [

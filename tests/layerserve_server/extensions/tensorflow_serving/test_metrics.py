@@ -10,8 +10,8 @@ import pytest
 from counted_calls import StreamedRequests, counted_calls, values
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
+from layerserve_server.commands.settings_reader import read_settings
 from layerserve_server.extensions.tensorflow_serving.metrics import page, tensorflow_serving
-from layerserve_server.settings_reader import read_settings
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 from prometheus_client.parser import text_string_to_metric_families

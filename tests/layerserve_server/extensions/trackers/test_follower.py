@@ -12,7 +12,7 @@ from layerserve_server.extensions.trackers.follower import Follower
 from layerserve_server.extensions.trackers.sink import MAX_VALUE, parameters, tags
 from layerserve_server.training import events
 from layerserve_server.training.events import EventWriter
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 from layerserve_server.training.runs.run import RunState
 
 RUN, OTHER = "20260101-0000-00000001", "20260101-0000-00000002"
@@ -195,7 +195,7 @@ def test_what_is_no_run_is_left_out(tmp_path, sink, follow, write):
 
 
 def test_an_evaluation_has_its_logs(sink, follow, write):
-    write(ACCEPTED, events.Started(1, 0, 8), END, request=RunRequest("m", 3, DATA, kind=Kind.EVALUATION))
+    write(ACCEPTED, events.Started(1, 0, 8), END, request=RunRequest("m", 3, DATA, kind=EVALUATION))
     follow().turn()
     assert sink.points == [(COPY, "epoch", 1, {"loss": 0.5})]
 

@@ -31,7 +31,7 @@ def lock_file(notes):
 
 
 def test_errors_are_logged_without_the_setting_and_waits_grow(tmp_path, monkeypatch, closing, caplog):
-    turns = iter([ConnectionError("no route"), ConnectionError("no route"), False, OSError("full"), True])
+    turns = iter([ConnectionError("no route"), ConnectionError("no route"), False, OSError("full"), True, True, False])
 
     def turn():
         one = next(turns)
@@ -45,6 +45,7 @@ def test_errors_are_logged_without_the_setting_and_waits_grow(tmp_path, monkeypa
     module.main(tmp_path, tmp_path / "notes", SPEC)
     first, second = module.RETRY_SECONDS[:2]
     assert waits == [first, second, module.SECONDS, first, 0.0]
+    assert not list(turns), "what is left is copied when the server has closed the input"
     name = lock_file(tmp_path).stem
     assert [record.getMessage() for record in caplog.records] == [
         f"run sink {name}: ConnectionError: no route; trying again in {first:g} s",

@@ -1,7 +1,7 @@
 """Settings of the trackers."""
 
 import pytest
-from layerserve_server.settings_reader import SettingsError, read_settings
+from layerserve_server.commands.settings_reader import SettingsError, read_settings
 from missing_packages import check_named
 
 BOTH = ["--run-sinks", "wandb:p,mlflow:http://m"]

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from layerserve_server.chunking import CHUNK_ELEMENTS
 from layerserve_server.errors import TooLargeError
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.jobs.channel import Channel
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.services.rest import body_reader
 from layerserve_server.services.rest.json_text import array_pieces, dumps_array, loads
+from layerserve_server.transport.chunking import CHUNK_ELEMENTS
 from layerserve_server.wiring import limits
 
 INFER = "/v2/models/double/infer"

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets import reader
+from layerserve_server.datasets.data_file import DataFile
+from layerserve_server.datasets.description import described_arrays
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,
@@ -27,7 +30,6 @@ from layerserve_server.jobs import failures, table
 from layerserve_server.jobs import jobs as jobs_module
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
-from layerserve_server.training import data_root
 from layerserve_server.training.checks.model_checks import check, larger_is_better
 from layerserve_server.training.request import DataArray, Role, RunRequest
 
@@ -185,11 +187,9 @@ def test_files_are_looked_at_in_a_child(jobs, tmp_path):
     values = np.arange(12, dtype=np.float32).reshape(6, 2)
     np.save(tmp_path / "x.npy", values)
     np.savez_compressed(tmp_path / "packed.npz", y=values)
-    plain, packed = data_root.describe_in_child(
-        jobs, tmp_path, [("x.npy", Selection()), ("packed.npz", Selection(key="y"))]
-    )
-    assert plain == data_root.describe(tmp_path, "x.npy", [Selection()])[0]
-    assert packed == data_root.describe(tmp_path, "packed.npz", [Selection(key="y")])[0]
+    plain, packed = DataFile(str(tmp_path), "x.npy"), DataFile(str(tmp_path), "packed.npz")
+    wanted = [(plain, Selection()), (packed, Selection(key="y"))]
+    assert described_arrays(jobs, wanted) == reader.describe_all(wanted)
     (tmp_path / "short.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-1])
     (tmp_path / "link.npy").symlink_to(tmp_path / "x.npy")
     for name, error, text in (
@@ -198,7 +198,7 @@ def test_files_are_looked_at_in_a_child(jobs, tmp_path):
         ("none.npy", InvalidRequestError, "No such file"),
     ):
         with pytest.raises(error, match=text):
-            data_root.describe_in_child(jobs, tmp_path, [("x.npy", Selection()), (name, Selection())])
+            described_arrays(jobs, [(plain, Selection()), (replace(plain, path=name), Selection())])
 
 
 def test_a_file_of_many_members_costs_the_child_only(jobs, tmp_path):
@@ -206,4 +206,4 @@ def test_a_file_of_many_members_costs_the_child_only(jobs, tmp_path):
         for number in range(20_000):
             archive.writestr(f"{number}.npy", b"")
     with pytest.raises(TooLargeError, match="reading the data files takes more than 8388608 bytes of memory"):
-        data_root.describe_in_child(jobs.with_limits(20.0, 1 << 23), tmp_path, [("many.npz", Selection(key="1"))])
+        described_arrays(jobs.with_limits(20.0, 1 << 23), [(DataFile(str(tmp_path), "many.npz"), Selection(key="1"))])

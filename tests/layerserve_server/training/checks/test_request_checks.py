@@ -8,6 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from layerserve.values.table_files.table import Selection
+from layerserve_server.datasets import reader
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.errors import (
     InvalidRequestError,
     InvalidTensorError,
@@ -16,9 +19,8 @@ from layerserve_server.errors import (
     UnknownInputError,
     UnknownOutputError,
 )
-from layerserve_server.training import data_root
 from layerserve_server.training.checks.request_checks import check_workers, checked
-from layerserve_server.training.request import Budget, DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, Budget, DataArray, Role, RunRequest
 
 
 def spec(name, *shape, dtype="float32"):
@@ -35,12 +37,8 @@ VALIDATION = (array("validation_x", 4, 2), array("validation_y", 4, 2))
 GOOD = RunRequest("m", 1, DATA)
 
 
-def describe(root, files):
-    return data_root.describe_all(root, files)
-
-
 def check(inputs=INPUTS, outputs=OUTPUTS, max_bytes=10**6, **changes):
-    return checked(replace(GOOD, **changes), inputs, outputs, max_bytes, describe)
+    return checked(replace(GOOD, **changes), inputs, outputs, max_bytes, reader.describe_all)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +57,7 @@ def check(inputs=INPUTS, outputs=OUTPUTS, max_bytes=10**6, **changes):
         {"validation_split": 0.5, "publish": "best", "monitor": "val_loss"},
         {"publish": "best", "monitor": "loss"},
         {"publish": False, "monitor": "val_loss"},
-        {"kind": Kind.EVALUATION, "publish": False},
+        {"kind": EVALUATION, "publish": False},
         {"epochs": 1, "batch_size": 1},
     ],
     ids=str,
@@ -94,14 +92,14 @@ def test_what_means_something_is_taken(changes):
         ({"publish": False, "publish_if_improved": "loss"}, "publish_if_improved: given for a run that"),
         ({"publish_if_improved": "loss"}, "publish_if_improved: requires validation data"),
         ({"publish": "best", "monitor": "val_loss"}, "monitor: 'val_loss' requires validation data"),
-        ({"data": (*DATA, *VALIDATION), "kind": Kind.EVALUATION}, "validation_x 'x': evaluation takes x, y and"),
+        ({"data": (*DATA, *VALIDATION), "kind": EVALUATION}, "validation_x 'x': evaluation takes x, y and"),
         ({"data": (*DATA, *VALIDATION), "validation_split": 0.5}, "exclude each other: got both"),
         ({"data": (*DATA, VALIDATION[0])}, "validation data: no y; expected targets for 'y'"),
-        ({"data": (DATA[0],), "kind": Kind.EVALUATION}, "evaluation data: no y; expected targets for 'y'"),
+        ({"data": (DATA[0],), "kind": EVALUATION}, "evaluation data: no y; expected targets for 'y'"),
         ({"data": (*DATA, DATA[1])}, "y 'y': given twice"),
         ({"data": (*DATA, *(array("sample_weight", 6),) * 511)}, "data: got 513 arrays, expected at most 512"),
         (
-            {"data": (DATA[0], DataArray(Role.Y, "y", "float32", (), path="y.npy"))},
+            {"data": (DATA[0], DataArray(Role.Y, "y", "float32", (), DataFile("", "y.npy")))},
             "y 'y': got dtype or shape with a file, expected them from the file",
         ),
     ],
@@ -173,10 +171,10 @@ def test_rows_of_a_model_of_fixed_batches_are_those_of_the_data():
 
 def test_a_file_says_what_it_holds(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((6, 2), np.float32))
-    data = (DataArray(Role.X, "", "", (), path="x.npy"), DATA[1])
-    found = check(data=data, data_root=str(tmp_path)).data[0]
+    data = (DataArray(Role.X, "", "", (), DataFile(str(tmp_path), "x.npy")), DATA[1])
+    found = check(data=data).data[0]
     assert (found.name, found.dtype, found.shape, found.mapped) == ("x", "float32", (6, 2), True)
-    assert found.stamp[0] == (tmp_path / "x.npy").stat().st_size
+    assert found.file.stamp[0] == (tmp_path / "x.npy").stat().st_size
 
 
 @pytest.mark.parametrize(
@@ -202,33 +200,35 @@ def test_workers_are_as_many_as_the_server_allows_and_a_batch_has_rows(workers, 
 
 
 @pytest.mark.parametrize(
-    ("changes", "text"),
+    ("path", "selection", "text"),
     [
-        ({"columns": ("a",)}, "x 'x': got columns or fill, expected them for a file only"),
-        ({"fill": "0"}, "x 'x': got columns or fill, expected them for a file only"),
-        ({"path": "x.npz", "columns": ("a",) * 10_001}, "data: got 10001 columns, expected at most 10000"),
-        ({"path": "x.npz", "columns": ("a" * 1001,)}, "data 0: got a text of 1001 characters"),
-        ({"path": "x.csv", "fill": "0" * 1001}, "data 0: got a text of 1001 characters"),
-        ({"path": "x.npy", "columns": ("a", "b")}, "'x.npy': got several columns, expected none for a .npy file"),
-        ({"path": "x.npy", "fill": "0"}, "'x.npy': got fill, expected none for a .npy file"),
+        ("", {"columns": ("a",)}, "x 'x': got columns or fill, expected them for a file only"),
+        ("", {"fill": "0"}, "x 'x': got columns or fill, expected them for a file only"),
+        ("x.npz", {"columns": ("a",) * 10_001}, "data: got 10001 columns, expected at most 10000"),
+        ("x.npz", {"columns": ("a" * 1001,)}, "data 0: got a text of 1001 characters"),
+        ("x.csv", {"fill": "0" * 1001}, "data 0: got a text of 1001 characters"),
+        ("x.npy", {"columns": ("a", "b")}, "'x.npy': got several columns, expected none for a .npy file"),
+        ("x.npy", {"fill": "0"}, "'x.npy': got fill, expected none for a .npy file"),
     ],
     ids=["array", "fill of an array", "many", "long", "long fill", "npy", "fill of npy"],
 )
-def test_columns_that_can_not_be_read(tmp_path, changes, text):
+def test_columns_that_can_not_be_read(tmp_path, path, selection, text):
     np.save(tmp_path / "x.npy", np.zeros((6, 2)))
-    given = {"dtype": "", "shape": (), **changes} if "path" in changes else changes
+    given = {"dtype": "", "shape": (), "file": DataFile(str(tmp_path), path)} if path else {}
     with pytest.raises(InvalidRequestError) as caught:
-        check(data=(replace(DATA[0], **given), DATA[1]), data_root=str(tmp_path))
+        check(data=(replace(DATA[0], selection=Selection(**selection), **given), DATA[1]))
     assert text in str(caught.value)
 
 
 def test_what_a_file_is_read_as_follows_from_its_use(tmp_path):
     (tmp_path / "t.csv").write_text("text,y,w\n7,1,0.5\n8,2,1\n")
+    file = DataFile(str(tmp_path), "t.csv")
     data = [
-        DataArray(Role(role), "", "", (), "t.csv", key) for role, key in (("x", ""), ("y", ""), ("sample_weight", "w"))
+        DataArray(Role(role), "", "", (), file, Selection(key=key))
+        for role, key in (("x", ""), ("y", ""), ("sample_weight", "w"))
     ]
-    found = check([spec("text", 1, dtype="string")], data=tuple(data), data_root=str(tmp_path)).data
-    assert [(one.dtype, one.shape, one.columns) for one in found] == [
+    found = check([spec("text", 1, dtype="string")], data=tuple(data)).data
+    assert [(one.dtype, one.shape, one.selection.columns) for one in found] == [
         ("string", (2,), ("text",)),
         ("int64", (2,), ("y",)),
         ("float64", (2,), ("w",)),

@@ -13,7 +13,7 @@ from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
 from layerserve_server.training.model import evaluate_arguments, fit_arguments, prepare_model
 from layerserve_server.training.program import warm
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.layout import CHILD_OUTPUT
 
 RNG = np.random.default_rng(0)
@@ -122,5 +122,5 @@ def test_a_format_that_can_not_hold_the_result_is_refused_before_it_is_trained()
     roles, settings = (Role.X, Role.Y), {"format": "keras2_h5", "compile": {"optimizer": "muon", "loss": "mse"}}
     with pytest.raises(ConfigError, match="optimizer Muon isn't supported"):
         prepare_model(model(), request(*roles, **settings)[0])
-    prepare_model(model(), request(*roles, **settings, kind=Kind.EVALUATION)[0])
+    prepare_model(model(), request(*roles, **settings, kind=EVALUATION)[0])
     prepare_model(model(), request(*roles, **{**settings, "format": "keras3_h5"})[0])

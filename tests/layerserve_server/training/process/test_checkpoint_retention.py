@@ -16,7 +16,7 @@ from layerserve_server.training import checkpoint_policy, events
 from layerserve_server.training.checkpoint_policy import Policy, check_policy
 from layerserve_server.training.process.checkpoint_retention import CheckpointRetention
 from layerserve_server.training.process.checkpoints import RunCheckpoints
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints
 from layerserve_server.training.run_folder.layout import BEST, CHECKPOINTS, KEPT
 
@@ -200,7 +200,7 @@ def test_what_will_be_kept_is_known_before(options: dict[str, Any], kept: int, w
     one = request(**options)
     assert (Policy.of(one).kept(one), Policy.of(one).written(one)) == (kept, written)
     assert checkpoint_policy.kept_files(one) == kept
-    assert checkpoint_policy.kept_files(request(**options, kind=Kind.EVALUATION)) == 0
+    assert checkpoint_policy.kept_files(request(**options, kind=EVALUATION)) == 0
 
 
 @pytest.mark.parametrize(

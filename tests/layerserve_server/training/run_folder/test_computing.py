@@ -19,19 +19,19 @@ def test_several_runs_compute_at_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "server", "marked"),
-    [("training", True, True), ("evaluation", True, True), ("online", True, False), ("training", False, False)],
+    ("variables", "marked"),
+    [({SERVER: "7"}, True), ({SERVER: "7", main.PROGRAM: "of_an_extension"}, False), ({}, False)],
 )
-def test_a_run_of_a_server_of_this_machine_is_marked(tmp_path, monkeypatch, kind, server, marked):
-    """Runs that Kubernetes starts elsewhere have no server's process id."""
+def test_a_run_of_a_server_of_this_machine_is_marked(tmp_path, monkeypatch, variables, marked):
+    """Runs that Kubernetes starts elsewhere have no server's process id. A session may compute now and then only."""
     seen = []
     monkeypatch.setattr(main, "_work", lambda folder, request: seen.append(is_computing(tmp_path)) or 0)
     monkeypatch.delenv(SERVER, raising=False)
-    if server:
-        monkeypatch.setenv(SERVER, "7")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     folder = tmp_path / "run"
     folder.mkdir()
-    RunRequest(model="m", version=1, data=(), kind=main.Kind(kind)).write(folder)
+    RunRequest(model="m", version=1, data=()).write(folder)
     assert main.main(folder) == 0
     assert seen == [marked]
     assert not is_computing(tmp_path)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from clocks import replace_time
 from layerserve_server.training import events
 from layerserve_server.training.events import Event, EventLog
 from layerserve_server.training.process.training_process import TrainingProcess
-from layerserve_server.training.request import DataArray, Kind, Role, RunRequest
+from layerserve_server.training.request import TRAINING, DataArray, Role, RunRequest
+from layerserve_server.training.run_kind import RunKind, RunKinds
 from layerserve_server.training.runs import execution
 from layerserve_server.training.runs import run as run_module
 from layerserve_server.training.runs.execution import TrainingTime
 from layerserve_server.training.runs.run import RUN_ID, Phase, Run, RunState, new_id
 
 ACCEPTED, QUEUED, STARTED = events.Accepted("m", 1, 10), events.Queued(0), events.Started(3, 4, 30)
+KIND = RunKind(name=TRAINING, slots=1, off="")
 REQUEST = RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (30, 2)),), epochs=3)
 KILLED = events.Failed("killed", 2, 3, resumable=True)
 
@@ -34,9 +37,7 @@ def run_of(folder, *happened):
     with (folder / "events.jsonl").open("ab") as file:
         for second, what in enumerate(happened):
             file.write(Event(second, 1000.0 + second, what).to_line())
-    run = Run(
-        "r", folder, RunRequest("m", 1, (DataArray(Role.X, "x", "float32", (30, 2)),), epochs=3), EventLog(folder)
-    )
+    run = Run("r", folder, REQUEST, EventLog(folder), KIND)
     run.log.refresh()
     return run
 
@@ -136,7 +137,7 @@ def test_a_budget_of_time_does_not_depend_on_the_systems_clock(tmp_path, monkeyp
 
 def test_a_run_that_never_trained_has_no_seconds(tmp_path):
     assert run_of(tmp_path, ACCEPTED, QUEUED).seconds == 0
-    assert Run("r", tmp_path / "none", RunRequest("m", 1, ()), EventLog(tmp_path / "none")).created_time == 0
+    assert Run("r", tmp_path / "none", REQUEST, EventLog(tmp_path / "none"), KIND).created_time == 0
 
 
 def test_only_an_interrupted_run_with_its_means_is_resumable(tmp_path):
@@ -152,11 +153,11 @@ def test_only_an_interrupted_run_with_its_means_is_resumable(tmp_path):
     assert not run.resumable
 
 
-@pytest.mark.parametrize(("kind", "published"), [(Kind.ONLINE, 4), (Kind.TRAINING, 0)])
-def test_a_session_has_published_what_its_note_says(tmp_path, kind, published):
-    (tmp_path / "published.json").write_text('{"step": 7, "version": 4}')
-    run = Run("r", tmp_path, replace(REQUEST, kind=kind), EventLog(tmp_path))
-    assert run.published_version == published
+def test_a_run_may_have_published_before_its_end(tmp_path):
+    kind = replace(KIND, publisher=lambda folder, request: SimpleNamespace(version=4, of=(folder, request)))
+    run = Run("r", tmp_path, REQUEST, EventLog(tmp_path), kind)
+    assert (run.published_version, run.publisher.of) == (4, (tmp_path, REQUEST))
+    assert run_of(tmp_path).published_version == 0
 
 
 def test_a_run_has_one_owner(tmp_path):
@@ -175,18 +176,19 @@ def test_a_run_has_one_owner(tmp_path):
 def test_a_run_comes_back_from_its_folder(tmp_path):
     REQUEST.write(tmp_path)
     run_of(tmp_path, ACCEPTED, QUEUED)
-    run = Run.read(tmp_path)
-    assert (run.id, run.request, run.phase, run.created_time) == (tmp_path.name, REQUEST, Phase.RECEIVING, 1000.0)
+    run = Run.read(tmp_path, RunKinds([KIND]))
+    assert (run.id, run.request, run.kind, run.created_time) == (tmp_path.name, REQUEST, KIND, 1000.0)
+    assert run.phase is Phase.RECEIVING
     events.append(tmp_path, events.Cancelled(0))
-    assert Run.read(tmp_path).phase is Phase.ENDED
+    assert Run.read(tmp_path, RunKinds([KIND])).phase is Phase.ENDED
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_only_a_session_has_its_process_on_the_servers_machine_in_any_case(tmp_path, kind):
+@pytest.mark.parametrize("local", [True, False])
+def test_only_an_interactive_run_has_its_process_on_the_servers_machine_in_any_case(tmp_path, local):
     """The server is connected with it; that of another run may be in a cluster."""
     made = []
-    run = Run("r", tmp_path, RunRequest("m", 1, (), kind=kind), EventLog(tmp_path), make_process=made.append)
-    local = kind is Kind.ONLINE
+    kind = replace(KIND, interactive=local)
+    run = Run("r", tmp_path, REQUEST, EventLog(tmp_path), kind, make_process=made.append)
     assert (isinstance(run.process, TrainingProcess), made) == (local, [] if local else [tmp_path])
 
 

@@ -11,6 +11,7 @@ from layerserve_server.errors import InvalidRequestError
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.request import DataArray, Role, RunRequest
+from layerserve_server.training.run_kind import RunKind
 from layerserve_server.training.runs import run, series
 from layerserve_server.training.runs.remaining import remaining_seconds
 from layerserve_server.training.runs.run import Run
@@ -118,7 +119,8 @@ def test_too_many_values_are_refused(write, monkeypatch):
 
 def run_of(tmp_path, **settings):
     data = (DataArray(Role.X, "x", "float32", (16, 1)),)
-    run = Run("20260101-0000-00000000", tmp_path, RunRequest("m", 1, data, **settings), EventLog(tmp_path))
+    request, kind = RunRequest("m", 1, data, **settings), RunKind(name="training", slots=1, off="")
+    run = Run("20260101-0000-00000000", tmp_path, request, EventLog(tmp_path), kind)
     run.log.refresh()
     return run
 

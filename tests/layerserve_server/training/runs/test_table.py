@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from layerserve_server.errors import BusyError, UnavailableError, UnknownRunError
+from layerserve_server.training.run_kind import RunKinds
 from layerserve_server.training.runs.table import RunTable
 
 OBSERVER = SimpleNamespace(runs_changed=lambda queued, running, paused: None)
@@ -18,7 +19,7 @@ def get(table):
 
 def test_runs_of_a_folder_that_can_not_be_read_are_not_denied(tmp_path, caplog):
     (tmp_path / "runs").write_text("no folder")
-    table = RunTable(tmp_path / "runs", 10, OBSERVER)
+    table = RunTable(tmp_path / "runs", 10, OBSERVER, RunKinds(()))
     table.scan_first(None)
     for _ in range(2):
         for ask in (table.list, lambda: get(table), lambda: table.find("", "key", lambda request: True)):
@@ -37,7 +38,7 @@ def test_runs_of_a_folder_that_can_not_be_read_are_not_denied(tmp_path, caplog):
 def test_a_folder_that_is_not_there_has_no_runs_which_metrics_say(tmp_path):
     seen = []
     observer = SimpleNamespace(runs_changed=lambda queued, running, paused: seen.append((queued, running, paused)))
-    table = RunTable(tmp_path / "runs", 10, observer)
+    table = RunTable(tmp_path / "runs", 10, observer, RunKinds(()))
     table.scan_first(None)
     assert table.list() == []
     assert seen == [(0, 0, 0)]
@@ -45,7 +46,7 @@ def test_a_folder_that_is_not_there_has_no_runs_which_metrics_say(tmp_path):
 
 @pytest.mark.parametrize(("known", "error"), [(True, BusyError), (False, UnknownRunError)])
 def test_a_run_that_another_call_changes_or_has_removed(tmp_path, known, error):
-    table = RunTable(tmp_path / "runs", 10, OBSERVER)
+    table = RunTable(tmp_path / "runs", 10, OBSERVER, RunKinds(()))
     run = SimpleNamespace(id=ID, owned=True)
     table._runs = {ID: run} if known else {}
     with pytest.raises(error, match=f"run '{ID}' (is being changed by another call|was removed)") as caught:

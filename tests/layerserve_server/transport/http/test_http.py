@@ -14,7 +14,7 @@ import grpc
 import pytest
 from http_calls import Http, exchange
 from http_paths import http_routes
-from layerserve_server.chunking import CHUNK_BYTES
+from layerserve_server.transport.chunking import CHUNK_BYTES
 from layerserve_server.transport.http import connection as http_connection
 from layerserve_server.transport.http.connection import JoinedWrites
 from layerserve_server.transport.http.server import listening

@@ -11,9 +11,9 @@ import pytest
 from echo_servers import ECHO
 from google.protobuf.descriptor import FieldDescriptor
 from layerserve.v1 import models_pb2, prediction_pb2, training_pb2
-from layerserve_server.chunking import CHUNK_BYTES
 from layerserve_server.errors import BusyError, InvalidRequestError, TooLargeError
 from layerserve_server.transport import event_batch
+from layerserve_server.transport.chunking import CHUNK_BYTES
 from layerserve_server.transport.perimeter import compression
 from layerserve_server.transport.perimeter.compression import PROMPT_BYTES, decompressed, decompressed_if_short
 from layerserve_server.transport.perimeter.memory import MemoryBudget

@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from torch.onnx.utils import register_custom_op_symbolic, unregister_custom_op_symbolic
 
-from layergraph.execution.engines.onnx.chunks import constant_chunk
-from layergraph.execution.engines.onnx.means import mean
-from layergraph.execution.engines.onnx.pads import pad
+from layergraph.execution.engines.onnx.operations import OPERATIONS
 
 #: ONNX operator sets. LayerNormalization and Gelu need 17 and 20, and torch's exporter supports up to 20.
 LOWEST_OPSET, HIGHEST_OPSET = 17, 20
@@ -52,13 +50,12 @@ def to_onnx(
 @contextmanager
 def _own_writing(opset: int) -> Iterator[None]:
     """Registers our exports of some operations with torch's exporter."""
-    own = {"aten::mean": mean, "aten::pad": pad, "prim::ConstantChunk": constant_chunk}
-    for name, write in own.items():
+    for name, write in OPERATIONS.items():
         register_custom_op_symbolic(name, write, opset)
     try:
         yield
     finally:
-        for name in own:
+        for name in OPERATIONS:
             unregister_custom_op_symbolic(name, opset)
 
 

@@ -1,0 +1,94 @@
+"""Room for datasets: what the server and each caller may keep, and what the disk has free."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from layerserve_server.datasets.dataset import Dataset, Declaration
+from layerserve_server.datasets.partial_upload import PART_NAME, Part, read_note, unwritable
+from layerserve_server.errors import QuotaError, TooLargeError
+
+#: Maximum number of datasets and uploads: each is a folder that is read to list them.
+MAX_DATASETS = 10_000
+#: Time after which a caller may try again when its datasets fill its quota, in seconds.
+RETRY_SECONDS = 60.0
+
+
+class Kept(Protocol):
+    """What is kept; a `DatasetStore`."""
+
+    folder: Path
+
+    @property
+    def max_bytes(self) -> int: ...
+    @property
+    def open_parts(self) -> Mapping[str, Part]: ...
+    def datasets(self) -> list[Dataset]: ...
+
+
+def check(kept: Kept, declared: Declaration, owner: str, name: str, most: int | None) -> None:
+    """Raises an error if there is no room for a declared file, of which the folder `name` may have a part already.
+
+    TooLargeError if the server or the disk has none, and QuotaError if its owner has more than `most` bytes then.
+    """
+    total, own, count = _used(kept, owner, name)
+    if total + declared.bytes > kept.max_bytes:
+        raise TooLargeError(
+            f"the dataset has {declared.bytes} bytes, expected at most {max(0, kept.max_bytes - total)}: the server's "
+            f"setting max_dataset_bytes is {kept.max_bytes}, of which {total} are used"
+        )
+    if count >= MAX_DATASETS:
+        raise TooLargeError(f"there are {count} datasets and uploads, the maximum; delete some first")
+    if most is not None and own + declared.bytes > most:
+        raise QuotaError(
+            f"caller '{owner}': its datasets have {own} bytes, {own + declared.bytes} with this one; expected at most "
+            f"{most}",
+            retry_after=RETRY_SECONDS,
+        )
+    free, has = _free(kept.folder), _size(kept.folder / name)
+    if declared.bytes - has > free:
+        raise TooLargeError(f"the dataset has {declared.bytes - has} bytes to come, but the disk has {free} free")
+
+
+def left(kept: Kept, owner: str, most: int | None) -> int:
+    """Returns the number of bytes for which there is room."""
+    total, own, _ = _used(kept, owner, "")
+    return max(0, min(kept.max_bytes - total, (sys.maxsize if most is None else most) - own, _free(kept.folder)))
+
+
+def _used(kept: Kept, owner: str, except_for: str) -> tuple[int, int, int]:
+    """Returns the bytes of all datasets and uploads, of those of one owner, and their number."""
+    total = own = count = 0
+    for dataset in kept.datasets():
+        count += 1
+        total += dataset.bytes
+        own += dataset.bytes if owner in dataset.owners else 0
+    for entry in os.scandir(kept.folder):
+        if not PART_NAME.fullmatch(entry.name) or entry.name == except_for:
+            continue
+        count += 1
+        # One that is being received will have all of its bytes.
+        part = kept.open_parts.get(entry.name)
+        size = part.declared.bytes if part is not None else _size(Path(entry.path))
+        total += size
+        own += size if read_note(Path(entry.path)).owner == owner else 0
+    return total, own, count
+
+
+def _size(folder: Path) -> int:
+    try:
+        return sum(entry.stat().st_size for entry in os.scandir(folder))
+    except OSError:
+        return 0
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise unwritable(error) from error

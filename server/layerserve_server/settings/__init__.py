@@ -1,0 +1,1 @@
+"""The settings of a server: one object, of which flags and variables are spellings."""

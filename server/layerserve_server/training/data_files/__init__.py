@@ -1,1 +1,0 @@
-"""Readers of open data files, arrays and tables, wherever they lie."""

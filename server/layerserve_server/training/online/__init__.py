@@ -1,8 +1,0 @@
-"""Sessions of training step by step: the frames, the log of steps, the program of a session's process, publications.
-
-A session is a run whose process has a socket (`door`). The service compares shapes, types and sizes of a batch as
-numbers, and passes its bytes on. The process writes each step to a log (`step_log`) before it applies the step. A
-checkpoint cuts the log; after a kill it is restored, and the logged steps are applied again. A step that fails is
-dropped from the log, and the session goes back in the same way. What is to be published the process writes as a file,
-which the server publishes once, by the number of the step (`publications`).
-"""
