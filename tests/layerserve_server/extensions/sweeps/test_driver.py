@@ -133,17 +133,6 @@ def epochs(*losses: float) -> list[events.What]:
     return [events.Epoch(number, len(losses), {"loss": loss}, 0.1) for number, loss in enumerate(losses, 1)]
 
 
-def test_runs_that_a_killed_server_has_started_are_found_by_their_sweep(folder: Path) -> None:
-    case = Case(folder)
-    requests = {"a": ("sweep", 0), "b": ("sweep", 2), "c": ("another", 1), "d": ("", 0)}
-    runs = [
-        SimpleNamespace(id=id, request=SimpleNamespace(sweep=sweep, trial=trial))
-        for id, (sweep, trial) in requests.items()
-    ]
-    case.runs.list = lambda model: runs if model == "m" else []  # type: ignore[attr-defined]
-    assert case.driver._started() == {0: "a", 2: "b"}
-
-
 @pytest.mark.parametrize(("publish", "value"), [("last", 3.0), ("best", 1.0)])
 def test_the_value_is_that_of_the_epoch_that_is_published(folder: Path, publish: str, value: float) -> None:
     case = Case(folder, publish=publish)

@@ -16,14 +16,11 @@ import numpy as np
 import pytest
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
-from layerserve_server.errors import UnknownDatasetError
-from layerserve_server.extensions.sweeps import driver, service, study_process
+from layerserve_server.extensions.sweeps import driver, study_process
 from layerserve_server.extensions.sweeps.plan import Method, Plan
 from layerserve_server.extensions.sweeps.registry import MAX_CREATING, Sweeps
-from layerserve_server.extensions.sweeps.service import SweepService
 from layerserve_server.extensions.sweeps.study_process import StudyProcess
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
-from layerserve_server.services import training
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.run import new_id
 from tokens import bearer, write_tokens
@@ -170,30 +167,6 @@ def test_a_cancelled_sweep_publishes_nothing_and_can_be_deleted(sweeper, wait_un
     assert not list((sweeper.state / "sweeps").iterdir())
 
 
-def test_a_cancellation_outlives_the_server(sweeper, wait_until):
-    sweeper.hold()
-    sweep_id = sweeper.create(spec([5, 3, 9], parallel=1))
-    wait_until(lambda: any(trial.history for trial in sweeper.get(sweep_id).trials))
-    sweeper.app.stop()
-    # As if the server had been killed right after the call.
-    sweeps_of(sweeper.app).cancel(sweep_id)
-    sweeper.release()
-    sweeper.restart()
-    sweep = sweeper.ended(sweep_id)
-    assert (sweep.state, len(sweep.trials)) == (pb.SWEEP_STATE_CANCELLED, 1)
-    assert sweeper.offset()[0] == 1
-
-
-def test_a_sweep_may_publish_nothing(sweeper):
-    sweep = sweeper.ended(sweeper.create(spec([5, 3], publish=False)))
-    assert (sweep.state, sweep.HasField("published"), seeds_of(sweep)[sweep.best]) == (
-        pb.SWEEP_STATE_FINISHED,
-        False,
-        3,
-    )
-    assert sweeper.offset()[0] == 1
-
-
 def test_a_sweep_whose_trials_all_fail_has_failed(sweeper, tmp_path):
     shutil.copy(tmp_path / "x.npy", tmp_path / "gone.npy")
     files = [training_pb2.DataArray(role=array.role, path="gone.npy") for array in FILES]
@@ -242,24 +215,6 @@ def test_data_has_to_be_on_the_server(sweeper):
     ]
     with pytest.raises(grpc.RpcError, match="got an array to send, expected one on the server"):
         sweeper.create(spec([1], data=sent))
-
-
-def test_what_begins_as_its_dataset_is_deleted_ends(sweeper, monkeypatch, wait_until):
-    def deleted(*_):
-        raise UnknownDatasetError("dataset '0' has been deleted")
-
-    for module in (service, training):
-        monkeypatch.setattr(module, "use_datasets", deleted)
-    sweeper.hold()
-    with pytest.raises(grpc.RpcError, match="dataset '0' has been deleted"):
-        sweeper.create(spec([5]))
-    (left,) = sweeper.stub.ListSweeps(pb.ListSweepsRequest(), timeout=30).sweeps
-    with pytest.raises(grpc.RpcError, match="dataset '0' has been deleted"):
-        list(sweeper.runs.Train(iter([training_pb2.TrainRequest(spec=spec([5]).train)]), timeout=30))
-    sweeper.release()
-    assert sweeper.ended(left.id).state == pb.SWEEP_STATE_CANCELLED
-    (run,) = [run for run in sweeper.app.runs.list() if not run.request.sweep]
-    assert run.log.last.reason == "dataset '0' has been deleted"
 
 
 def test_sweeps_are_refused_while_others_are_tried_without_optuna_and_at_the_end(sweeper, monkeypatch):
@@ -333,9 +288,3 @@ def test_sweeps_are_not_listed_before_it_is_known_who_may_see_them(put, make_ser
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE, refused.value.details()
         finish()
         assert not stub.ListSweeps(pb.ListSweepsRequest(), metadata=me, timeout=30).sweeps
-
-
-def test_methods_that_read_many_trials_are_declared_as_lists():
-    """Of these one call runs at a time."""
-    routes = SweepService(*[None] * 5).routes()
-    assert {name.rpartition("/")[2] for name in routes.lists} == {"GetSweep", "ListSweeps"}
