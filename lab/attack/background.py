@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from attacks import memory, neighbours, streams, watches
+from attacks import floods, memory, watches
 from attacks.messages import DOWNLOAD, PREDICT, PREDICT_STREAM, REFLECTION, TRAIN, download, padded, predict_wide
+
+from attack import neighbours, streams
 
 MIB = 1 << 20
 #: How long each attack lasts, in seconds.
@@ -36,7 +38,7 @@ ATTACKS_BY_NAME: dict[str, tuple[Callable[..., Counter[str]], tuple[object, ...]
     "slow starts": (neighbours.slow_starts, (b"PRI", 50, SECONDS)),
     "idle connections": (neighbours.idle_connections, (500, SECONDS)),
     "garbage": (neighbours.garbage, (1.0,)),
-    **{f"flood of {kind}": (neighbours.flood, (kind, 1.0)) for kind in neighbours.FLOODS},
+    **{f"flood of {kind}": (floods.flood, (kind, 1.0)) for kind in floods.FLOODS},
 }
 
 

@@ -1,14 +1,26 @@
 """All checks, in the order of the promises."""
 
-from attacks import memory, neighbours, statuses, streams, watches
+from attacks import floods, memory, statuses, watches
 
-from attack import draining, http_requests, lists, model_files, restart, services, tokens, trainings
+from attack import (
+    draining,
+    http_requests,
+    lists,
+    model_files,
+    neighbours,
+    restart,
+    services,
+    streams,
+    tokens,
+    trainings,
+)
 
 CHECKS = [
     *watches.CHECKS,
     *draining.CHECKS,
     *streams.CHECKS,
     *memory.CHECKS,
+    *floods.CHECKS,
     *neighbours.CHECKS,
     *lists.CHECKS,
     *tokens.CHECKS,

@@ -11,10 +11,11 @@ import grpc
 from attacks.check import Check, Scene
 from attacks.honest import OWN
 from attacks.messages import LIST_MODELS, MODEL
-from attacks.neighbours import ask_again, call_again
 from attacks.server import Server
 from layerserve.calls import methods
 from layerserve.v1.models_pb2 import VERSION_STATE_READY, ListModelsResponse
+
+from attack.neighbours import ask_again, call_again
 
 #: Number of models that are added for the time of the check.
 MODELS = 300

@@ -30,6 +30,8 @@ CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
 REFLECTION = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 REFLECTION_ALPHA = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+#: ServerReflectionRequest(list_services="").
+LIST_SERVICES = b"\x3a\x00"
 
 #: What the honest caller predicts with.
 MODEL = "dense"

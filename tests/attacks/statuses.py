@@ -13,8 +13,17 @@ from grpc_health.v1 import health_pb2
 
 from attacks.check import Check, Scene
 from attacks.frames import DATA, END_HEADERS, HEADERS, Answer, Ended, Wire, call_headers, frame, header_block, message
-from attacks.messages import CHECK, LIST_MODELS, PREDICT, PREDICT_STREAM, REFLECTION, REFLECTION_ALPHA, TRAIN, predict
-from attacks.streams import LIST_SERVICES
+from attacks.messages import (
+    CHECK,
+    LIST_MODELS,
+    LIST_SERVICES,
+    PREDICT,
+    PREDICT_STREAM,
+    REFLECTION,
+    REFLECTION_ALPHA,
+    TRAIN,
+    predict,
+)
 
 OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, RESOURCE_EXHAUSTED = "0", "3", "4", "5", "8"
 UNIMPLEMENTED, INTERNAL, UNAVAILABLE = "12", "13", "14"

@@ -11,10 +11,10 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
-from attacks import memory, neighbours, statuses, streams, watches
+from attacks import floods, memory, statuses, watches
 from attacks.check import Check
+from attacks.floods import IMPATIENT
 from attacks.memory import GROWTH
-from attacks.neighbours import IMPATIENT
 from attacks.runner import Place, attackers
 
 TRANSPORTS = [
@@ -37,7 +37,7 @@ NAMES = [
     "calls that are wrong in every way",
 ]
 #: All checks of `attacks`.
-CHECKS = [check for module in (watches, streams, memory, neighbours, statuses) for check in module.CHECKS]
+CHECKS = [check for module in (watches, memory, floods, statuses) for check in module.CHECKS]
 #: How long a flood lasts.
 SECONDS = 0.5
 

@@ -27,6 +27,8 @@ from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.jobs import failures, jobs
 from layerserve_server.jobs.channel import never
+from layerserve_server.jobs.fork_server import ForkServer
+from layerserve_server.jobs.forked_process import ForkedProcess
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
 from layerserve_server.jobs.table import Job
@@ -148,7 +150,22 @@ READERS = [reader for one in ALL for reader in one.body_readers]
 
 
 class JobsHere(Jobs):
-    """Tries requests in this process, where fake models are known."""
+    """Tries requests in this process, where fake models are known, and forks fake training processes.
+
+    What reads files and bodies is shared with other servers, and stays when one of them is closed.
+    """
+
+    def __init__(self, trainers: ForkServer, readers: ForkServer) -> None:
+        super().__init__()
+        self._trainers, self._cold = trainers, readers
+
+    def fork(self, function: str, arguments: Mapping[str, Any]) -> ForkedProcess | None:
+        with self._trainers.connection(None) as channel:
+            channel.send({"function": "__main__:carry_out", "arguments": arguments})
+            return ForkedProcess(channel)
+
+    def close(self) -> None:
+        self._warm.close()
 
     def run(
         self,
@@ -195,15 +212,34 @@ def local_settings(path: Path, **changes: Any) -> Settings:
     return Settings(path=path, **{**defaults, **changes})
 
 
+@pytest.fixture(scope="session")
+def trainers() -> Iterator[ForkServer]:
+    """Forks the processes of `fake_trainer`: imports would take most of their time."""
+    server = ForkServer("")
+    server._command = [sys.executable, str(Path(__file__).with_name("fake_trainer.py"))]
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def readers() -> Iterator[ForkServer]:
+    """Forks what reads files and long bodies."""
+    server = ForkServer(jobs.PROGRAM, ["cold", "inf", *READERS])
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def make_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., App]]:
+def make_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainers: ForkServer, readers: ForkServer
+) -> Iterator[Callable[..., App]]:
     """Servers of the repository that have yet to be started, with the fake loader unless told otherwise."""
     apps = []
 
     def make_app(path: Path | None = None, load: Any = read_fake, **changes: Any) -> App:
-        trainer = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
         monkeypatch.setattr("layerserve_server.training.model.load_trainable", load)
-        app = App(local_settings(path or tmp_path / "models", **changes), load, JobsHere(readers=READERS), trainer)
+        monkeypatch.setattr("layerserve_server.training.process.training_process.CHECK_SECONDS", 0.005)
+        app = App(local_settings(path or tmp_path / "models", **changes), load, JobsHere(trainers, readers))
         apps.append(app)
         return app
 

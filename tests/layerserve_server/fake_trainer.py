@@ -1,12 +1,12 @@
-"""A training process that needs no engine. What it does is the first word of the run's description.
+"""Training processes that need no engine, forked from one program. A run does what its description begins with.
 
 It goes from one step to the next when a file `go` appears in the run's folder, so that tests decide when.
 """
 
 import os
 import signal
-import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +17,12 @@ if __name__ == "__main__":
     # Without the client, whose import takes longer than a run here.
     import_bare("layerserve")
 
+from layerserve_server.jobs import program
 from layerserve_server.training import events
 from layerserve_server.training.program.main import _locked, _stop
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.control import ControlFile
+from layerserve_server.training.run_folder.layout import CHILD_OUTPUT
 from layerserve_server.training.run_folder.result import NO_SPACE, RunResult, StopRequest
 
 
@@ -76,12 +78,10 @@ def train(folder: Path, request: RunRequest) -> RunResult:
                 time.sleep(0.005)
         loss = request.seed + 1.0 / epoch if searches else 0.5
         writer.write(events.Epoch(epoch, request.epochs, {"loss": loss}, 0.1))
-        # Time for its sweep to stop it early.
-        time.sleep(0.5 if searches and request.epochs > 2 else 0.0)
         while searches and (folder.parent.parent / "hold").exists():
             time.sleep(0.005)
     if behaviour == "exit":
-        sys.exit(3)
+        os._exit(3)
     (folder / "result").mkdir(exist_ok=True)
     x = first_array(folder, request)
     offset = request.seed if searches else float(x.sum())
@@ -90,16 +90,24 @@ def train(folder: Path, request: RunRequest) -> RunResult:
     return RunResult("trained", seconds=0.1, logs={"loss": 0.5})
 
 
-def main(folder: Path) -> None:
-    request = RunRequest.read(folder)
-    stubborn = request.description.startswith("stubborn")
-    signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else _stop)
-    with _locked(folder):
+def carry_out(folder: str, environment: Mapping[str, str]) -> None:
+    """Executes the run in `folder`, as `layerserve_server.training.program.warm` does. Ends the process."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    output = os.open(Path(folder) / CHILD_OUTPUT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    request = RunRequest.read(Path(folder))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if request.description.startswith("stubborn") else _stop)
+    with _locked(Path(folder)):
         try:
-            outcome = train(folder, request)
+            outcome = train(Path(folder), request)
         except StopRequest:
             outcome = RunResult("cancelled", epoch=1)
-        outcome.write(folder)
+        outcome.write(Path(folder))
+    os._exit(0)
 
 
-main(Path(sys.argv[1]))
+if __name__ == "__main__":
+    program.serve(program.handle)

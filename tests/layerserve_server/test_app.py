@@ -354,16 +354,6 @@ def test_sigterm_ends_a_server_that_is_still_starting(process, tmp_path, monkeyp
     assert "had not started yet" in server.stderr.read()
 
 
-def test_a_second_signal_ends_at_once(process):
-    server = process("--drain-seconds", "1000")
-    list_models(port_of(server))
-    server.send_signal(signal.SIGTERM)
-    with pytest.raises(subprocess.TimeoutExpired):
-        server.wait(0.3)
-    server.send_signal(signal.SIGTERM)
-    assert server.wait(30) == 0
-
-
 def test_check_config_prints_and_exits(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "layerserve_server", str(tmp_path), "--check-config", "--grpc-port", "1"],
@@ -373,20 +363,6 @@ def test_check_config_prints_and_exits(tmp_path):
         check=True,
     )
     assert "grpc_port = 1\n" in done.stdout
-
-
-def test_check_config_fails_on_settings_of_a_model(tmp_path, put, capsys):
-    put().rename(tmp_path / "models" / "flat.keras")
-    folder = tmp_path / "models" / "double"
-    (folder / "layerserve.toml").write_text("nice = 30")
-    (tmp_path / "models" / "flat.toml").write_text("nicer = 3")
-    for other in ("other.toml", ".hidden/layerserve.toml"):
-        (tmp_path / "models" / other).parent.mkdir(exist_ok=True)
-        (tmp_path / "models" / other).write_text("neither is a model's")
-    assert serve([str(tmp_path / "models"), "--check-config"]) == 2
-    first, second = capsys.readouterr().err.splitlines()
-    assert first == f"{folder}/layerserve.toml: nice: got 30, expected less than or equal to 19"
-    assert second == f"{tmp_path}/models/flat.toml: unknown setting 'nicer'; did you mean 'nice'?"
 
 
 def test_check_config_fails_on_a_path_that_is_not_there(tmp_path, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -221,11 +220,6 @@ def test_training_publishes_a_version_that_answers_better_from_settings_in_the_f
     assert load_model(server.root / "compiled" / "2").compiled
 
 
-def test_settings_of_the_request_win_and_nothing_is_published_if_not_wanted(server):
-    events = list(server.train("compiled", optimizer='{"class_name": "SGD", "config": {}}', loss="", publish=False))
-    assert not events[-1].finished.HasField("published")
-
-
 def test_a_loss_that_is_no_number_fails_the_run_with_its_step(server):
     poisoned = X.copy()
     poisoned[100] = np.nan
@@ -274,15 +268,6 @@ def test_killing_the_process_at_any_moment_leaves_what_is_served(server, moment)
     assert sorted(os.listdir(server.root / "dense")) == before
 
 
-def test_a_cancelled_run_publishes_nothing(server):
-    stub = training_pb2_grpc.TrainingServiceStub(server.channel)
-    for event in server.train(epochs=100_000):
-        if event.HasField("started"):
-            stub.CancelRun(pb.CancelRunRequest(run_id=event.run_id), timeout=30)
-    assert event.HasField("cancelled")
-    assert server.predict("dense", x=X).model.version == 1
-
-
 # Inspect.
 
 
@@ -303,14 +288,3 @@ def test_inspect_tells_what_is_wrong_with_a_file(server, capsys):
     assert inspect([str(server.root / "truncated.keras"), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["problems"]
     assert inspect([str(server.root / "nothing.keras")]) == 1
-
-
-def test_a_single_file_is_served_and_trained(server, tmp_path):
-    path = Path(shutil.copy(server.root / "compiled" / "1" / "model.keras", tmp_path / "sides.keras"))
-    with App(Settings(path=path, host="127.0.0.1", grpc_port=0, metrics_port=-1)) as app:
-        with grpc.insecure_channel(f"127.0.0.1:{app.grpc_port}") as channel:
-            alone = Server(app, tmp_path, channel)
-            assert alone.predict("sides", x=X).model.version == 1
-            assert list(alone.train("sides", optimizer="", loss=""))[-1].finished.published.version == 2
-            assert alone.predict("sides", x=X).model.version == 2
-        assert load_model(tmp_path / ".layerserve" / "models" / "sides" / "2").compiled

@@ -288,22 +288,6 @@ def test_a_server_has_its_settings(make_server, put, tmp_path):
     assert server._inference.tuner is not None
 
 
-def test_a_stop_lets_every_version_go_and_closes_the_ports(start, put):
-    put()
-    server = start(metrics_port=0)
-    with server.repository.leases.lease("double") as version:
-        assert not version.retired
-    assert server.ready
-    server.stop()
-    server.stop()
-    assert version.retired
-    assert version.queue._closed
-    assert not server.ready
-    assert not server._watcher._thread.is_alive()
-    sample = server.metrics.registry.get_sample_value
-    assert sample("layerserve_model_loaded", {"model": "double", "version": "1"}) is None
-
-
 def handles_of_this_process():
     """The descriptors, by what they are of: sockets, files and pipes."""
     found = []

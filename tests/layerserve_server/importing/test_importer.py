@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
 import threading
 import time
@@ -152,32 +150,6 @@ def test_a_folder_that_can_not_be_written_is_an_error_of_the_system(file: Path, 
         reading(jobs, file, tmp_path / "absent"),
     ):
         pass
-
-
-def test_a_process_that_has_died_is_started_again(file: Path, tmp_path: Path, make_jobs: Any) -> None:
-    jobs = make_jobs()
-    for number in range(3):
-        (tmp_path / str(number)).mkdir()
-        assert read(jobs, file, tmp_path / str(number)).count_params() == 8
-        assert jobs._cold._process is not None
-        os.kill(jobs._cold._process.pid, signal.SIGKILL)
-        if number:
-            jobs._cold._process.wait(60)
-
-
-def test_many_files_are_read_at_once(file: Path, tmp_path: Path, jobs: Jobs) -> None:
-    counts = []
-
-    def read_one(number: int) -> None:
-        (tmp_path / str(number)).mkdir()
-        counts.append(read(jobs, file, tmp_path / str(number)).count_params())
-
-    threads = [threading.Thread(target=read_one, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert counts == [8] * 8
 
 
 def test_a_file_that_is_not_read_to_the_end_leaves_no_process(file: Path, folder: Path, make_jobs: Any) -> None:

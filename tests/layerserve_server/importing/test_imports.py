@@ -6,9 +6,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +20,7 @@ from layergraph.errors import CorruptFileError
 from layerserve_server.artifacts import flushing
 from layerserve_server.importing import imports as module
 from layerserve_server.importing.importer import reading
-from layerserve_server.importing.imports import Imports, temporary_imports
+from layerserve_server.importing.imports import Imports
 from shared_jobs import SharedJobs
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -294,26 +291,6 @@ def test_what_no_path_has_is_removed(tmp_path: Path, state: Path, importer: Coun
     assert len(list((state / "paths").glob("*.json"))) == 3
 
 
-def test_paths_that_are_gone_are_forgotten_also_if_nothing_new_is_read(
-    tmp_path: Path, state: Path, importer: Counting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each upload has a path of its own, also of a file that is known."""
-    imports = Imports(state, importer)
-    content = save(tmp_path / "m.keras").read_bytes()
-    imports.load(tmp_path / "m.keras")
-    for number in range(3):
-        path = tmp_path / f"{number}.keras"
-        path.write_bytes(content)
-        imports.load(path)
-        path.unlink()
-    monkeypatch.setattr(module, "UNUSED_SECONDS", 0.0)
-    (tmp_path / "last.keras").write_bytes(content)
-    imports.load(tmp_path / "last.keras")
-    assert importer.read == ["m.keras"]
-    assert len(list((state / "paths").glob("*.json"))) == 2
-    assert set(imports._digests) == {tmp_path / "m.keras", tmp_path / "last.keras"}
-
-
 def test_what_others_keep_beside_imports_stays(tmp_path: Path, state: Path, importer: Counting) -> None:
     theirs = [aged(save(tmp_path / "data" / name / "1" / "model.keras")).parents[1] for name in ("m", "7-a")]
     (tmp_path / "data" / "paths").mkdir()
@@ -378,18 +355,6 @@ def test_a_full_disk_is_not_an_error_of_the_file(tmp_path: Path, state: Path, im
     imports._own.cleanup()
 
 
-def test_threads_that_load_one_file_read_it_once(tmp_path: Path, state: Path, importer: Counting) -> None:
-    path, numbers = save(tmp_path / "m.keras", value=8.0), []
-    imports = Imports(state, importer)
-    threads = [threading.Thread(target=lambda: numbers.append(number(imports.load(path)))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert numbers == [8.0] * 4
-    assert importer.read == ["m.keras"]
-
-
 def test_digests_are_taken_from_the_entries(
     tmp_path: Path, state: Path, importer: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,30 +365,3 @@ def test_digests_are_taken_from_the_entries(
     assert Imports(state, importer).sha256(path) == digest
     save(path, value=2.0)
     assert Imports(state, importer).sha256(path) == "read"
-
-
-def test_a_process_that_serves_has_no_hdf5(tmp_path: Path) -> None:
-    save(tmp_path / "a.keras")
-    save(tmp_path / "b.h5")
-    code = f"""
-import sys
-from pathlib import Path
-from layerserve_server.importing.imports import temporary_imports
-from layerserve_server.inference.runner import make_ready
-make_ready()
-with temporary_imports() as imports:
-    for name in ("a.keras", "b.h5"):
-        imports.load(Path({str(tmp_path)!r}, name)).predict([[1.0, 2.0, 3.0]], verbose=0)
-assert "h5py" not in sys.modules
-assert "hdf5" not in Path("/proc/self/maps").read_text()
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-def test_temporary_imports_are_removed(tmp_path: Path) -> None:
-    with temporary_imports() as imports:
-        model = imports.load(save(tmp_path / "m.keras", value=3.0))
-        folder = imports.folder
-        assert folder.is_dir()
-    assert not folder.exists()
-    assert number(model) == 3.0

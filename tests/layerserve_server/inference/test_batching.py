@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import re
 import sys
 import threading
@@ -15,8 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from clocks import replace_time
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,
@@ -913,23 +910,6 @@ def test_callers_that_ask_again_at_once_stay_together(make, monkeypatch):
     assert observer.batches == [(3, 3)]
 
 
-def test_callers_in_two_groups_come_together(make, monkeypatch):
-    """Those that came during a batch wait for who was in it, and is about to ask again."""
-    for name in ("GATHER_PART", "MAX_GATHER_SECONDS"):
-        monkeypatch.setattr(batching, name, 1000.0)
-    doubler = Doubler()
-    queue, observer = make(doubler)
-    first = ask(queue, [1])[1]
-    assert doubler.running.acquire(timeout=30)
-    others = [ask(queue, [value])[1] for value in (2, 3)]
-    time.sleep(0.02)
-    doubler.gate.set()
-    assert column(first) == [2]
-    again = ask(queue, [4])[1]
-    assert [column(future) for future in (*others, again)] == [[4], [6], [8]]
-    assert observer.batches == [(1, 1), (3, 3)]
-
-
 def test_a_defect_in_an_answer_ends_no_queue(make):
     queue, _ = make(lambda outputs, arrays: {"y": arrays["x"]})
 
@@ -939,57 +919,3 @@ def test_a_defect_in_an_answer_ends_no_queue(make):
     queue.put(QueuedRequest(("y",), {"x": np.ones((1, 1))}, 1, True, done))
     queue.run()
     assert column(wait_here(queue, [1], queue.run)) == [1]
-
-
-class Scrambler:
-    """An executor that takes its time and gives its arrays in another order, another layout and other types."""
-
-    def __init__(self, seed):
-        self.random = random.Random(seed)
-
-    def __call__(self, outputs, arrays):
-        time.sleep(self.random.random() * 0.002)
-        names = list(outputs)
-        self.random.shuffle(names)
-        x = arrays["x"]
-        return {name: np.asfortranarray(x.astype(np.float32)) + (name == "z") for name in names}
-
-
-@settings(max_examples=12, deadline=None)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    max_batch_rows=st.integers(1, 40),
-    sizes=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=6), min_size=32, max_size=32),
-)
-def test_every_reply_has_its_own_rows(seed, max_batch_rows, sizes):
-    """32 callers at once, random row counts, some of whom go away: nobody ever gets another's rows."""
-    queue = BatchQueue("m", Scrambler(seed), max_batch_rows=max_batch_rows, max_queue_rows=10**6, observer=Observer())
-    wrong: list[str] = []
-    start = threading.Barrier(len(sizes))
-
-    def call(number):
-        choose = random.Random(seed + number)
-        start.wait()
-        for turn, rows in enumerate(sizes[number]):
-            first = number * 10_000 + turn * 1000
-            expected = np.arange(first, first + rows, dtype=np.float64)
-            outputs = choose.choice([("y",), ("z",), ("y", "z")])
-            pending, future = ask(queue, expected, outputs=outputs, here=number % 2 == 1)
-            if choose.random() < 0.2:
-                pending.cancel()
-            try:
-                results = future.result(60)
-            except CallCancelledError:
-                continue
-            for name in outputs:
-                got = results[name]
-                if got.shape != (rows, 1) or (got[:, 0] != expected + (name == "z")).any():
-                    wrong.append(f"caller {number} got {got[:, 0].tolist()} for {expected.tolist()}")
-
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(len(sizes))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    queue.close()
-    assert wrong == []

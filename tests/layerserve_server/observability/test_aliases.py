@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.request
 
-from counted_calls import StreamedRequests, counted_calls, values
+from counted_calls import counted_calls, values
 from layerserve_server.observability.aliases import Extended, triton
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
@@ -35,22 +35,6 @@ def test_triton():
 
 def test_the_text_can_be_read():
     assert len(list(parse_open_metrics(open_metrics(Extended(counted_calls().registry, triton)).decode()))) > 3
-
-
-def test_requests_of_streams_are_counted_before_their_stream_ends(put, start, connect, wait_until):
-    put("double")
-    app = start(triton_metrics=True)
-    requests = StreamedRequests(connect(app), 4)
-    own = app._inference.metrics.registry
-
-    def counted() -> list[float]:
-        (success,) = [one for one in triton(list(own.collect())) if one.name.endswith("request_success")]
-        return [one.value for one in success.samples if not one.name.endswith(("_bucket", "_sum"))]
-
-    # A reply may arrive before it is counted.
-    wait_until(lambda: counted() == [4])
-    assert requests.end() == []
-    assert counted() == [4], "the stream itself is no request"
 
 
 def test_a_server_has_them_if_they_are_asked_for(put, start):

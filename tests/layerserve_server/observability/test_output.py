@@ -109,13 +109,6 @@ def test_a_refusal_is_one_too(arguments: list[str], variables: dict[str, str], e
     assert any(expected in message for _, message in lines(ended.stderr))
 
 
-def test_help_and_settings_are_no_logs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "layerserve_server", str(tmp_path), "--log-format", "json", "--check-config"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert 'log_format = "json"\n' in ended.stdout
-
-
 def test_a_line_without_end_is_cut() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "layerserve_server.observability.output"],

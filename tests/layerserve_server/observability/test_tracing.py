@@ -15,10 +15,6 @@ from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2, train
 from layerserve.v1 import training_pb2 as pb
 from layerserve.values import tensors
 from layerserve_server.observability import otel_variables
-from layerserve_server.observability.metrics import Metrics
-from layerserve_server.processes.supervisor import AllMetrics
-from layerserve_server.transport.call import Ended
-from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk isn't installed")
@@ -419,19 +415,3 @@ def test_latencies_have_exemplars_where_the_reader_asks_for_them(serve, wait_unt
     assert exemplar.value <= float(bound)
     assert abs(float(exemplar.timestamp) - time.time()) < 60
     assert TRACE not in page("text/plain")
-
-
-def test_exemplars_of_workers_are_kept():
-    class Others:
-        def metrics(self):
-            return parse_open_metrics(open_metrics(other.registry).decode())
-
-    own, other = Metrics(), Metrics()
-    own.calls_ended([Ended("/a/B", "m", "1", "OK", 0.1, "a" * 32), Ended("/a/B", "m", "1", "OK", 9.0, "c" * 32)])
-    time.sleep(0.002)
-    other.calls_ended([Ended("/a/B", "m", "1", "OK", 0.1, "b" * 32)])
-    whole = AllMetrics(own.registry, Others())
-    (family,) = [one for one in whole.collect() if one.name == "layerserve_request_seconds"]
-    found = {one.labels["le"]: one.exemplar.labels["trace_id"] for one in family.samples if one.exemplar is not None}
-    assert found == {"0.1": "b" * 32, "10.0": "c" * 32}
-    assert {one.labels["le"]: one.value for one in family.samples if "le" in one.labels}["0.1"] == 2

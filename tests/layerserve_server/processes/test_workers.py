@@ -1,13 +1,11 @@
 """Several processes on one port: all answer Predict, one answers the rest; weights are shared, counts added up."""
 
 import os
-import queue
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -280,16 +278,6 @@ def test_counts_of_all_processes_are_added_up():
     assert whole.get_sample_value("only_here") == 5
 
 
-def test_a_start_after_a_stop_waits_for_nobody(processes):
-    both = processes("")
-    both.stop(0.0)
-    starting = threading.Thread(target=both.start, args=(1,), daemon=True)
-    starting.start()
-    starting.join(20)
-    assert not starting.is_alive()
-    assert both._processes == {}
-
-
 @pytest.fixture
 def processes(monkeypatch):
     """The processes of a server with so many workers, each of which is this program."""
@@ -371,13 +359,6 @@ def test_workers_that_refuse_calls_pass_on_replies_until_the_first_process_has_e
     assert process.returncode == 2, "one line for each further grace period"
 
 
-def test_a_worker_ends_earlier_with_a_shorter_grace_period():
-    stops, ended = queue.Queue(), threading.Event()
-    program._hasten(["2.5\n", "0\n"], stops.put, ended)
-    assert sorted(stops.get(timeout=10) for _ in range(2)) == [0, 2.5]
-    assert ended.is_set()
-
-
 def test_a_worker_that_does_not_end_is_killed(processes, monkeypatch):
     monkeypatch.setattr(supervisor, "END_SECONDS", 0.1)
     both = processes(OBEDIENT + "import time; time.sleep(60)")
@@ -385,33 +366,6 @@ def test_a_worker_that_does_not_end_is_killed(processes, monkeypatch):
     (process,) = both._processes.values()
     both.stop(0.0)
     assert process.returncode == -signal.SIGKILL
-
-
-def test_a_worker_that_fails_at_once_keeps_no_server_from_starting(processes, wait_until):
-    both = processes("raise SystemExit(3)")
-    both.start(1)
-    assert both._metrics_ports == {}
-
-
-def test_a_worker_that_starts_while_the_server_stops_is_ended_too(processes, monkeypatch):
-    """Else the stop would wait for it for ever."""
-    both = processes(OBEDIENT)
-    popen, stops = subprocess.Popen, []
-
-    def start(*arguments, **options):
-        process = popen(*arguments, **options)
-        stops.append(threading.Thread(target=both.stop, args=(0.0,), daemon=True))
-        stops[0].start()
-        both._stopping.wait(0.3)
-        return process
-
-    monkeypatch.setattr(supervisor.subprocess, "Popen", start)
-    both.start(1)
-    stops[0].join(20)
-    ended = not stops[0].is_alive()
-    for process in both._processes.values():
-        process.kill()
-    assert ended
 
 
 def test_a_port_to_share_must_be_free():

@@ -2,9 +2,6 @@
 
 import json
 import os
-import threading
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import pytest
 from layerserve_server.repository import audit
@@ -56,27 +53,6 @@ def test_files_are_rotated_by_size_and_only_so_many_are_kept(tmp_path):
     # A record that is larger than a file is written all the same.
     log.write(text="y" * 500)
     assert lines(tmp_path)[-1]["text"] == "y" * 500
-
-
-def write_many(folder, writer):
-    log = AuditLog(folder, max_bytes=2000)
-    for number in range(50):
-        log.write(writer=writer, number=number)
-
-
-def test_nothing_is_lost_where_several_write_and_rotate(tmp_path, monkeypatch):
-    with ProcessPoolExecutor(2, get_context("fork")) as pool:
-        done = [pool.submit(write_many, tmp_path, f"process {number}") for number in range(2)]
-        threads = [threading.Thread(target=write_many, args=(tmp_path, f"thread {number}")) for number in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for one in done:
-            one.result()
-    found = [record for name in os.listdir(tmp_path) for record in lines(tmp_path, name)]
-    assert len(found) == 200
-    assert {record["writer"] for record in found} == {"process 0", "process 1", "thread 0", "thread 1"}
 
 
 def test_what_can_not_be_written_is_told_before_a_change(tmp_path):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import threading
 
 import pytest
-from layerserve_server.errors import ModelGoneError, NotTrainableError, UnknownModelError, VersionFailedError
+from layerserve_server.errors import ModelGoneError, NotTrainableError, UnknownModelError
 from layerserve_server.repository import publishing
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.changes import Changes
@@ -90,46 +88,6 @@ def test_it_is_not_known_whether_a_model_was_deleted(world, result, root):
     with pytest.raises(Exception, match=r"serving\.json"):
         publish(repository, result, 2)
     assert publishing.version_numbers(root / "double") == [2]
-
-
-@pytest.mark.parametrize("deleted_first", [True, False])
-def test_a_publication_and_a_deletion_exclude_each_other(world, result, root, monkeypatch, deleted_first):
-    """Whichever comes first, the model is gone afterwards."""
-    repository, manager = world
-    reached, go_on = threading.Event(), threading.Event()
-    name = "claim" if not deleted_first else "link_file"
-    before = getattr(publishing, name)
-
-    def held(*arguments):
-        reached.set()
-        assert go_on.wait(30)
-        return before(*arguments)
-
-    monkeypatch.setattr(publishing, name, held)
-    problems = []
-
-    def run():
-        try:
-            publish(repository, result, 2)
-        except ModelGoneError as error:
-            problems.append(error)
-        except (VersionFailedError, UnknownModelError):
-            pass  # it was published, and deleted before it was loaded
-
-    publisher = threading.Thread(target=run)
-    publisher.start()
-    assert reached.wait(30)
-    monkeypatch.setattr(publishing, name, before)
-    deleter = threading.Thread(target=lambda: manager.delete_model("double", ME, force=True))
-    deleter.start()
-    if deleted_first:
-        deleter.join()
-    go_on.set()
-    publisher.join()
-    deleter.join()
-    assert len(problems) == deleted_first
-    assert [path.name for path in (root / "double").iterdir()] == ["serving.json"]
-    assert json.loads((root / "double" / "serving.json").read_text())["deleted"] == (2 if deleted_first else 3)
 
 
 def test_a_model_that_is_being_trained_is_deleted_by_force_only(make, put, tmp_path):

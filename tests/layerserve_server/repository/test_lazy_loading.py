@@ -133,34 +133,6 @@ def test_there_is_room_again_for_as_many_calls_as_were_answered(
         calls.wait(3)
 
 
-def test_calls_that_wait_are_counted_under_the_lock(make: Any, calls: Calls, entry: Entry) -> None:
-    lazy_loading = make(loads)
-
-    class Waiting(dict[Entry, Any]):
-        def __setitem__(self, entry: Entry, waiting: Any) -> None:
-            assert lazy_loading._lock.locked()
-            super().__setitem__(entry, waiting)
-
-        def pop(self, entry: Entry) -> Any:  # type: ignore[override]
-            locked.append(lazy_loading._lock.locked())
-            return super().pop(entry)
-
-    def gone() -> bool:
-        assert returned.wait(30)
-        locked.append(lazy_loading._lock.locked())
-        return False
-
-    locked: list[bool] = []
-    # `want` holds the lock, too.
-    returned = threading.Event()
-    lazy_loading._loads = Waiting()
-    lazy_loading.want(entry, calls.proceed, gone)
-    returned.set()
-    calls.wait()
-    # Whether to begin is asked and the calls are taken under the lock; what they got is counted without it.
-    assert locked == [True, True, False]
-
-
 def test_after_the_end_no_load_begins(make: Any, calls: Calls, entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("layerserve_server.repository.lazy_loading.MAX_LOADS", 1)
     gate, begun = threading.Event(), threading.Event()

@@ -149,28 +149,6 @@ def test_an_upload_may_be_the_first_version_of_a_model_with_its_settings(manage,
     assert tree(root) == {"new", "new/layerserve.toml", "new/1", "new/1/model.keras", "new/1/manifest.json"}
 
 
-def test_a_folder_of_several_files_is_a_version(manage, put, root):
-    put()
-    repository, manager = manage(load=lambda path: put and load_named(path))
-    upload(manager, "tf", **{"saved_model__pb": "p", "variables/variables__index": "i"})
-    assert (root / "tf" / "1" / "variables" / "variables.index").read_text() == "i"
-    assert states(repository, "tf") == {1: State.READY}
-
-
-def load_named(path):
-    from types import SimpleNamespace
-
-    return SimpleNamespace(
-        input_specs=[],
-        output_specs=[],
-        count_params=lambda: 0,
-        keras_version="",
-        compiled=False,
-        engines=(),
-        plan=lambda: SimpleNamespace(batched=False),
-    )
-
-
 @pytest.mark.parametrize(
     ("files", "error"),
     [
@@ -223,17 +201,6 @@ def test_an_upload_is_tested_with_the_settings_that_it_will_have(manage, put, lo
     with pytest.raises(VersionFailedError, match="the uploaded version can't be loaded: too nice"):
         upload(manager, model__keras="{}", layerserve__toml="nice = 4")
     assert repository.catalogue.settings("double").nice == 3
-
-
-def test_metrics_have_nothing_of_a_version_that_was_tested_only(manage, put):
-    put()
-    repository, manager = manage()
-    with pytest.raises(VersionFailedError):
-        upload(manager, model__keras="{")
-    upload(manager, "double", model__keras="{}")
-    families = repository._observer.registry.collect()
-    versions = {s.labels["version"] for family in families for s in family.samples if "version" in s.labels}
-    assert versions == {"2"}
 
 
 @pytest.mark.parametrize(
@@ -347,38 +314,6 @@ def test_a_disk_that_becomes_full_leaves_nothing(manage, put, root, monkeypatch)
     assert tree(root) == before
     repository.scan()
     assert answering(repository, "double") == (1, 1)
-
-
-def test_uploads_and_a_training_publication_at_once_get_versions_of_their_own(manage, put, tmp_path):
-    put(version=1, offset=1)
-    repository, manager = manage()
-    versions, problems = [], []
-
-    def by_upload(offset):
-        versions.append((upload(manager, model__keras=json.dumps({"offset": offset}))[0], offset))
-
-    def by_training(offset):
-        result = tmp_path / f"{offset}.keras"
-        result.write_text(json.dumps({"offset": offset}))
-        versions.append((repository.publisher.publish("double", result, run=f"r{offset}", base_version=1), offset))
-
-    def run(work, offset):
-        try:
-            work(offset)
-        except Exception as error:
-            problems.append(error)
-
-    works = [by_upload, by_training] * 3
-    threads = [threading.Thread(target=run, args=(work, offset)) for offset, work in enumerate(works, 10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert problems == []
-    assert sorted(version for version, _ in versions) == list(range(2, 8))
-    for version, offset in versions:
-        assert answering(repository, "double", version) == (version, offset)
-    assert answering(repository, "double")[0] == 7
 
 
 # Load and unload.
@@ -689,33 +624,6 @@ def test_another_process_loads_what_it_is_told_before_it_answers(make, manage, p
     assert worker.catalogue.serving("double") == {
         **{"default": 1, "labels": {"stable": 2}, "loaded": True, "canary": 0.0, "reasons": {}},
     }
-
-
-def test_a_rollback_does_not_wait_for_a_version_that_is_being_loaded(manage, put, load_fake, wait_until):
-    for version in (1, 2):
-        put(version=version, offset=version)
-    gate, loading = threading.Event(), threading.Event()
-
-    def load(path):
-        if path.parent.name == "3":
-            loading.set()
-            assert gate.wait(30)
-        return load_fake(path)
-
-    repository, manager = manage(load=load, settle_seconds=0)
-    assert answering(repository, "double", 1) == (1, 1)  # so that it is in memory
-    os.utime(put(version=3, offset=3), (0, 0))
-    scanning = threading.Thread(target=repository.scan)
-    scanning.start()
-    assert loading.wait(30)
-    rolling = threading.Thread(target=manager.roll_back, args=("double", 0, ME))
-    rolling.start()
-    wait_until(lambda: answering(repository, "double") == (1, 1))
-    assert not gate.is_set()
-    gate.set()
-    scanning.join()
-    rolling.join()
-    assert answering(repository, "double") == (1, 1)
 
 
 def test_what_a_run_publishes_is_audited_and_followed(manage, put, tmp_path):

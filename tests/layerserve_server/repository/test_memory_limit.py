@@ -5,7 +5,6 @@ import shutil
 import threading
 import time
 import weakref
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -158,13 +157,6 @@ def test_a_model_larger_than_all_memory_is_refused_once(make, put, load_fake):
     assert repository.memory.loaded_bytes() == 0
 
 
-def test_a_file_that_can_not_fit_is_not_read(make, put, load_fake):
-    put("a", text='{"offset": 1}' + " " * 1000)
-    repository = make(load=lambda path: pytest.fail("it was read"), max_bytes=200)
-    with pytest.raises(VersionFailedError, match="its file has 1013 bytes"):
-        repository.leases.lease("a")
-
-
 def test_a_file_of_up_to_four_times_the_limit_is_read(make, put):
     limit, text = GRAPH_BYTES + 100, '{"offset": 1}'
     for name, size in (("fits", 4 * limit), ("larger", 4 * limit + 1)):
@@ -282,12 +274,6 @@ def test_filling_pauses_as_long_as_a_load_took_but_not_for_long(make, three, mon
     assert pauses == [0.25, 0.5, 0.5]
 
 
-def test_filling_stops(make, three):
-    repository = make(max_bytes=TWO)
-    repository.leases.fill(lambda: True)
-    assert loaded(repository) == []
-
-
 def test_more_is_unloaded_when_engines_take_memory(make, three):
     repository = make(max_bytes=TWO)
     for name in "ab":
@@ -389,17 +375,6 @@ def test_two_versions_are_loaded_at_a_time_for_a_limited_number_of_calls(make, p
     load.gate.set()
 
 
-def test_all_loads_together_have_a_limit_of_calls(make, three, load_fake, monkeypatch):
-    monkeypatch.setattr(lazy_loading, "MAX_WAITING", 2)
-    load = Reading(load_fake)
-    repository = make(load=load, max_bytes=TWO)
-    for name in "ab":
-        repository.leases.when_loaded(name, None, None, lambda _: None, lambda: False)
-    with pytest.raises(BusyError, match="2 calls are waiting for models to be loaded"):
-        repository.leases.when_loaded("c", None, None, lambda _: None, lambda: False)
-    load.gate.set()
-
-
 def test_calls_that_wait_in_threads_have_a_limit(make, three, load_fake, monkeypatch, wait_until):
     monkeypatch.setattr(leases, "MAX_WAITING_IN_THREADS", 1)
     load = Reading(load_fake)
@@ -438,19 +413,6 @@ def test_uses_are_not_written_again_without_a_change(tmp_path):
     assert not (tmp_path / "usage.json").exists()
     usage.write({"a": 6.0}, 0)
     assert usage.read() == {"a": 6.0}
-
-
-def test_what_another_process_writes_meanwhile_is_not_lost(tmp_path, monkeypatch):
-    @contextmanager
-    def locked(path):
-        assert path == tmp_path / "usage.lock"
-        # The other process had the lock, and has written.
-        (tmp_path / "usage.json").write_text('{"a": 7.0}')
-        yield
-
-    monkeypatch.setattr("layerserve_server.repository.usage.locked", locked)
-    Usage(tmp_path / "usage.json").write({"a": 5.0, "b": 6.0}, 0)
-    assert Usage(tmp_path / "usage.json").read() == {"a": 7.0, "b": 6.0}
 
 
 def test_uses_that_can_not_be_written_are_tried_again(tmp_path, caplog):

@@ -86,11 +86,6 @@ def test_a_wrong_file_is_told_with_its_name_the_key_and_what_may_be_there(text, 
     assert error in str(raised.value)
 
 
-def test_all_that_is_wrong_is_told_at_once():
-    with pytest.raises(ModelSettingsError, match=r"nice: got 20.*; warm_up_rows: got -1|warm_up_rows.*; nice"):
-        parse_settings(b"nice = 20\nwarm_up_rows = -1", "f")
-
-
 def test_a_file_may_set_everything():
     text = """
 version_policy = "specific"

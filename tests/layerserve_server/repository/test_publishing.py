@@ -4,8 +4,6 @@ import errno
 import fcntl
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 
@@ -114,25 +112,6 @@ def test_a_version_that_comes_between_check_and_renaming_is_noticed(
     with pytest.raises(VersionConflictError, match="got version 2"):
         publish(tmp_path / "models", "m", file, {}, expected=1)
     assert (sorted(os.listdir(folder)), file.read_text()) == (["1", "2"], "late")
-
-
-def test_two_publishers_never_take_the_same_number(tmp_path, result):
-    files = [result(str(number), f"{number}.keras") for number in range(8)]
-    start = threading.Barrier(len(files))
-    versions = []
-
-    def run(file):
-        start.wait()
-        versions.append(publish(tmp_path / "models", "m", file, {}))
-
-    threads = [threading.Thread(target=run, args=(file,)) for file in files]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(versions) == list(range(1, 9))
-    texts = {(tmp_path / "models" / "m" / str(v) / "model.keras").read_text() for v in versions}
-    assert texts == {str(number) for number in range(8)}
 
 
 def test_a_failure_leaves_nothing(tmp_path):
@@ -247,46 +226,6 @@ def test_a_file_is_not_read_through_a_link_or_a_pipe(tmp_path, read):
         os.mkfifo(tmp_path / name)
     with pytest.raises(UnreadableFileError):
         read(tmp_path)
-
-
-PUBLISH_SLOWLY = """
-import os, sys
-from pathlib import Path
-from layerserve_server.repository import publishing
-def sync(path):
-    print("syncing", path.name, flush=True)
-    sys.stdin.readline()
-publishing.sync = sync
-file = Path(sys.argv[2]); file.write_text("trained")
-publishing.publish(Path(sys.argv[1]), "m", file, {})
-print("published", flush=True)
-"""
-
-
-@pytest.mark.parametrize("steps", range(4))
-def test_a_publisher_killed_at_any_step_leaves_a_whole_version_or_none(tmp_path, steps):
-    root = tmp_path / "models"
-    with subprocess.Popen(
-        [sys.executable, "-c", PUBLISH_SLOWLY, str(root), str(tmp_path / "result.keras")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        for _ in range(steps):
-            process.stdout.readline()
-            process.stdin.write("\n")
-            process.stdin.flush()
-        process.stdout.readline()
-        process.kill()
-    versions = publishing.version_numbers(root / "m")
-    assert (tmp_path / "result.keras").read_text() == "trained"
-    if steps < 3:
-        assert versions == []
-        assert len(sweep(root)) == 1
-    else:
-        assert versions == [1]
-        assert check_manifest(root / "m" / "1" / "model.keras", read_manifest(root / "m" / "1")) == ""
-    assert sweep(root) == []
 
 
 def test_the_folder_of_a_publisher_that_works_is_not_swept(tmp_path):
@@ -409,23 +348,6 @@ def test_a_label_that_can_not_be_written_changes_nothing(tmp_path, monkeypatch):
         write_label(tmp_path, "stable", 4)
     assert read_labels(tmp_path) == {"stable": 3}
     assert os.listdir(tmp_path) == ["labels.json"]
-
-
-def test_labels_that_are_written_at_once_are_all_kept(tmp_path, monkeypatch):
-    read = read_labels
-
-    def read_slowly(folder):
-        labels = read(folder)
-        time.sleep(0.005)
-        return labels
-
-    monkeypatch.setattr(publishing, "read_labels", read_slowly)
-    threads = [threading.Thread(target=write_label, args=(tmp_path, f"l{number}", number)) for number in range(1, 9)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert read(tmp_path) == {f"l{number}": number for number in range(1, 9)}
 
 
 def test_another_process_does_not_write_labels_meanwhile(tmp_path):

@@ -4,7 +4,6 @@ import os
 import shutil
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -731,14 +730,6 @@ def test_a_repository_that_can_be_written_is_left_as_it_was(make, put, tmp_path)
     assert os.listdir(tmp_path / "published" / "digits") == []
 
 
-def test_a_repository_can_be_checked_by_several_at_once(make, put, tmp_path):
-    put()
-    repository = make()
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(repository.publisher.check_publishable, ["double"] * 400, [1] * 400)) == [None] * 400
-    assert os.listdir(tmp_path / "models" / "double") == ["1"]
-
-
 def test_what_a_publisher_left_is_swept(make, put, tmp_path):
     put()
     left = tmp_path / "models" / "double" / f".publish-{publishing.host_name()}-{os.getpid()}-abc"
@@ -776,37 +767,6 @@ def test_a_repository_that_can_not_be_written_is_told(make, put, tmp_path, monke
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     with pytest.raises(NotTrainableError, match="can't be written: Permission denied"):
         repository.publisher.check_publishable("double", 1)
-
-
-def test_many_swaps_under_load_lose_no_request(make, put):
-    """Callers never see an error, and never a version that isn't there."""
-    put(version=1, offset=1)
-    repository = make()
-    stop = threading.Event()
-    problems, seen = [], set()
-
-    def call():
-        while not stop.is_set():
-            try:
-                seen.add(answering(repository, "double"))
-            except Exception as error:
-                problems.append(error)
-                return
-
-    threads = [threading.Thread(target=call) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for version in range(2, 30):
-        path = put(version=version, offset=version)
-        os.utime(path, (0, 0))
-        repository.scan()
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert problems == []
-    assert {(version, version) for version, _ in seen} == seen != set()
-    assert states(repository)[29] is State.READY
-    assert list(states(repository).values()).count(State.READY) == 1
 
 
 def test_before_the_first_look_nothing_is_denied(make, put):

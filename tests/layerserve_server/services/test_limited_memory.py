@@ -112,18 +112,6 @@ def test_callers_share_a_load_and_cost_others_nothing(served, connect, wait_unti
     assert load.read == ["a", "b", "c"]
 
 
-def test_a_model_that_fails_says_why_and_is_not_read_again(served, put):
-    app, client, load = served
-    put("broken", text="{")
-    for _ in range(2):  # it lay still between two
-        app.repository.scan()
-    for _ in range(3):
-        with pytest.raises(ModelNotReady, match="the file is truncated"):
-            client.predict("broken", X)
-    assert load.read == ["a", "b", "broken"]
-    assert {info.name: info.state for info in client.models()}["broken"] == "failed"
-
-
 def test_a_model_that_is_loaded_by_a_call_is_in_memory_or_the_call_says_why(served, put):
     _, client, load = served
     client.load("c")
@@ -132,18 +120,3 @@ def test_a_model_that_is_loaded_by_a_call_is_in_memory_or_the_call_says_why(serv
     put("broken", text="{")
     with pytest.raises(ModelNotReady, match="truncated"):
         client.load("broken")
-
-
-def test_when_models_were_used_survives_a_restart(start, put, load_fake, wait_until):
-    for number, name in enumerate("abc"):
-        put(name, offset=number)
-    options = {"max_model_bytes": 3 * GRAPH_BYTES // 2, "tuning_seconds": 0}
-    app = start(**options)
-    wait_until(lambda: app.repository.catalogue.describe("a")[0].memory_bytes)
-    with app.repository.leases.lease("b"):
-        pass
-    app.stop()
-    load = Loader(load_fake)
-    app = start(load=load, **options)
-    wait_until(lambda: app.repository.catalogue.describe("b")[0].memory_bytes)
-    assert load.read == ["b"]

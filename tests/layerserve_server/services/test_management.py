@@ -202,25 +202,3 @@ def test_what_is_refused_has_its_status_and_changes_nothing(served):
         assert raised.value.code().name == code, (method, request)
         assert tree(server) == before
         assert answering(server, "double") == (1, 1)
-
-
-def test_an_upload_in_the_background_delays_no_prediction(served, put, load_fake):
-    """Its file is read and tested beside the requests of others."""
-    server, stub = served
-    gate, testing = threading.Event(), threading.Event()
-    load = server.repository.loader._reader.load
-
-    def slow(path, settings):
-        if ".publish-" in str(path):
-            testing.set()
-            assert gate.wait(30)
-        return load(path, settings)
-
-    server.repository.loader._reader.load = slow
-    going = stub.UploadModel(iter([spec(), chunk(CONTENT)]), timeout=30)
-    assert testing.wait(30)
-    assert answering(server, "double") == (1, 1)
-    server.repository.scan()
-    assert going.is_active()
-    gate.set()
-    assert list(going)[-1].published.version == 2

@@ -13,9 +13,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from layerserve.v1 import checkpoints_pb2, checkpoints_pb2_grpc, management_pb2, management_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
-from layerserve_server.errors import VersionConflictError
 from layerserve_server.training import events
-from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder import control
 from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints
 from layerserve_server.training.run_folder.layout import KEPT
@@ -121,14 +119,6 @@ def test_a_run_that_receives_data_pauses_when_all_has_come(trainer):
     assert kinds(response.event for response in call)[-1] == "finished"
 
 
-def test_a_pause_that_is_taken_back_at_once_does_not_end_the_run(trainer):
-    _, run_id = trainer.begin(spec("wait"))
-    trainer.pause(run_id)
-    trainer.resume(run_id)
-    trainer.go(run_id)
-    assert kinds(trainer.watch(run_id))[-1] == "finished"
-
-
 def test_a_paused_run_stays_paused_when_the_server_restarts(trainer, start, connect, tmp_path):
     _, run_id = trainer.begin(spec("wait"))
     _ = trainer.pause(run_id), trainer.events_until(run_id, "paused")
@@ -142,14 +132,6 @@ def test_a_paused_run_stays_paused_when_the_server_restarts(trainer, start, conn
     trainer.go(run_id)
     assert kinds(trainer.watch(run_id))[-1] == "finished"
     assert trainer.cancel(other).state == pb.RUN_STATE_CANCELLED
-
-
-def test_a_pause_holds_if_the_server_ends_before_the_process_has_paused(trainer, start, connect, tmp_path):
-    _, run_id = trainer.begin(spec("wait"))
-    trainer.app.stop()
-    control.ControlFile(trainer.runs_folder / run_id).set(pause=True)
-    app = start()
-    assert Changer(app, connect(app), tmp_path).run(run_id).state == pb.RUN_STATE_PAUSED
 
 
 def test_what_can_not_pause_or_stop_is_told_why(trainer):
@@ -194,16 +176,6 @@ def test_a_full_disk_pauses_a_run_with_its_reason(trainer, behaviour):
     trainer.go(paused.run_id)
     trainer.resume(paused.run_id)
     assert kinds(response.event for response in call)[-1] == "finished"
-
-
-def test_a_run_that_loses_a_worker_while_it_is_to_pause_is_paused(trainer):
-    _, run_id = trainer.begin(spec("lose"))
-    trainer.pause(run_id)
-    assert trainer.events_until(run_id, "paused")[-1] == "paused"
-    assert trainer.run(run_id).reason == "a worker of the run was lost"
-    trainer.go(run_id)
-    trainer.resume(run_id)
-    assert kinds(trainer.watch(run_id))[-1] == "finished"
 
 
 # Ending early.
@@ -527,48 +499,7 @@ def test_a_rebase_needs_something_to_compare_by(trainer):
         assert (code, text in got) == (grpc.StatusCode.INVALID_ARGUMENT, True), got
 
 
-def test_of_two_runs_with_one_base_one_is_published(trainer, tmp_path):
-    repository, results, outcomes = trainer.app.repository, [], []
-    for name in ("a", "b", "c"):
-        results.append(tmp_path / f"{name}.keras")
-        results[-1].write_text('{"offset": 1}')
-
-    def publish(file):
-        try:
-            outcomes.append(
-                repository.publisher.publish_once("double", file, run=file.stem, base_version=1, expected=1)
-            )
-        except VersionConflictError as error:
-            outcomes.append(error.newest)
-
-    threads = [threading.Thread(target=publish, args=(file,)) for file in results]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert outcomes == [2, 2, 2]
-    assert sorted(file.exists() for file in results) == [False, True, True]
-
-
 # Runs of earlier releases.
-
-
-def test_a_run_of_an_earlier_release_has_no_metadata_and_goes_on(trainer, start, connect, tmp_path):
-    _, run_id = trainer.begin(spec("wait"))
-    trainer.app.stop()
-    path = trainer.runs_folder / run_id / "request.json"
-    values = json.loads(path.read_text())
-    for name in ("metadata", "idempotency_key", "expected_base_version", "on_conflict", "caller"):
-        del values[name]
-    path.write_text(json.dumps(values))
-    app = start()
-    trainer = Changer(app, connect(app), tmp_path)
-    run = trainer.run(run_id)
-    assert (dict(run.metadata), run.caller, run.stopped) == ({}, "", False)
-    assert trainer.call("UpdateRun", run_id, metadata={"a": "1"}).metadata == {"a": "1"}
-    trainer.go(run_id)
-    assert kinds(trainer.watch(run_id))[-1] == "finished"
-    assert RunRequest.read(path.parent).metadata is None
 
 
 def test_control_that_is_damaged_counts_as_before(tmp_path):

@@ -75,12 +75,6 @@ def test_zero_rows_give_zero_rows(serve):
     assert tensors.decode(response.outputs[0]).shape == (0, 2)
 
 
-def test_nan_is_a_number_like_others(serve):
-    _, _, stub = serve()
-    response = stub.Predict(request(np.full((1, 2), np.nan, np.float32)), timeout=30)
-    assert np.isnan(tensors.decode(response.outputs[0])).all()
-
-
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
 
@@ -177,55 +171,6 @@ def test_a_full_queue_refuses_at_once_with_a_hint(serve, wait_until):
     assert int(dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"]) > 0
     model.gate.set()
     assert running.result().outputs[0].shape == waiting.result().outputs[0].shape == [3, 2]
-
-
-def test_a_caller_that_goes_away_is_not_computed(serve, wait_until):
-    app, model, stub = serve()
-    model.gate.clear()
-    first = stub.Predict.future(request(X), timeout=30)
-    wait_until(lambda: model.begun)
-    gone = stub.Predict.future(request(np.ones((5, 2), np.float32)), timeout=30)
-    sample = app.metrics.registry.get_sample_value
-    wait_until(lambda: sample("layerserve_queue_rows", {"model": "double", "version": "1"}) == 5)
-    gone.cancel()
-    ended = {"method": "Predict", "model": "double", "version": "1", "status": "CANCELLED"}
-    wait_until(lambda: sample("layerserve_requests_total", ended))
-    last = stub.Predict.future(request(X), timeout=30)
-    model.gate.set()
-    first.result()
-    last.result()
-    assert model.batches == [3, 3]
-
-
-def test_32_callers_each_get_their_own_rows_while_others_go_away(serve, connect):
-    app, _, _ = serve(max_batch_rows=16, rpc_threads=40)
-    wrong, answered = [], []
-    start = threading.Barrier(32)
-
-    def run(number):
-        stub = prediction_pb2_grpc.PredictionServiceStub(connect(app))
-        choose = random.Random(number)
-        start.wait()
-        for turn in range(12):
-            first = number * 1000 + turn * 50
-            rows = choose.randint(0, 40)
-            x = np.stack([np.arange(first, first + rows, dtype=np.float32), np.full(rows, number, np.float32)], 1)
-            future = stub.Predict.future(request(x, outputs=choose.choice([(), ("hidden",)])), timeout=60)
-            if choose.random() < 0.2:
-                future.cancel()
-                continue
-            (output,) = future.result().outputs
-            answered.append(rows)
-            if not np.array_equal(tensors.decode(output), x * 2 + (output.name == "hidden") * 100):
-                wrong.append((number, turn))
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(32)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-    assert len(answered) > 200
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

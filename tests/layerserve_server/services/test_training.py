@@ -6,10 +6,8 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
-import threading
 import time
 from types import SimpleNamespace
 
@@ -19,13 +17,9 @@ from layerserve.v1 import training_pb2 as pb
 from layerserve.values import tensors
 from layerserve_server.repository.control import write_control
 from layerserve_server.repository.publishing import version_numbers
-from layerserve_server.services import training
-from layerserve_server.services.run_list import selected
 from layerserve_server.training.events import EventLog
-from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder import upload
 from layerserve_server.training.runs.queue import RunQueue
-from layerserve_server.training.runs.run import Run
 from trainers import Trainer, X, kinds, messages, spec, wait_for
 
 
@@ -46,16 +40,6 @@ def test_a_run_goes_from_accepted_to_finished_and_its_version_answers(trainer):
     assert trainer.offset() == (2, X.sum())
     newest = trainer.app.repository.catalogue.describe("double")[0]
     assert (newest.training_run, newest.labels) == (events[0].run_id, ("best",))
-
-
-def test_a_run_is_described(trainer):
-    run_id = trainer.train(spec("train it", epochs=2))[0].run_id
-    run = trainer.run(run_id)
-    assert run.state == pb.RUN_STATE_FINISHED
-    assert (run.epochs_done, run.epochs, run.steps_per_epoch, run.description) == (2, 2, 2, "train it")
-    assert (run.base.version, run.published.version) == (1, 2)
-    assert run.created_time.ToSeconds() <= run.started_time.ToSeconds() <= run.ended_time.ToSeconds()
-    assert run.seed >= 0
 
 
 @pytest.mark.parametrize(
@@ -82,29 +66,6 @@ def test_a_version_that_is_kept_back_is_told_before_and_after_training(trainer, 
     assert (run.published.version, run.kept_back) == (3, reason)
 
 
-def test_lists_of_runs_are_made_one_after_another(trainer, monkeypatch):
-    """Several threads with long lists would keep Python's lock from short calls."""
-    first, second = [threading.Event() for _ in range(2)]
-    made = []
-
-    def selecting(request, runs):
-        made.append(request.model_name)
-        (second if first.is_set() else first).set()
-        if len(made) == 1:
-            # Long enough for the other call to come here as well, if it doesn't wait.
-            second.wait(0.3)
-            made.append("end of the first")
-        return selected(request, runs)
-
-    monkeypatch.setattr(training, "selected", selecting)
-    calls = []
-    for name in ("one", "two"):
-        calls.append(trainer.stub.ListRuns.future(pb.ListRunsRequest(model_name=name), timeout=30))
-        assert first.wait(10)
-    assert [list(call.result().runs) for call in calls] == [[], []]
-    assert made == ["one", "end of the first", "two"]
-
-
 def test_data_and_base_are_removed_when_the_run_has_ended(trainer):
     run_id = trainer.train(spec())[0].run_id
     left = os.listdir(trainer.runs_folder / run_id)
@@ -116,12 +77,6 @@ def test_a_result_that_is_not_published_is_kept(trainer):
     run_id = trainer.train(spec(publish=False))[0].run_id
     assert (trainer.runs_folder / run_id / "result" / "model.keras").is_file()
     assert not (trainer.runs_folder / run_id / "data").exists()
-
-
-def test_without_publishing_nothing_changes(trainer):
-    events = trainer.train(spec(publish=False))
-    assert not events[-1].finished.HasField("published")
-    assert version_numbers(trainer.model_folder) == [1]
 
 
 def test_any_number_of_watchers_attach_from_anywhere(trainer):
@@ -280,15 +235,6 @@ def test_a_spec_that_does_not_fit_starts_no_run(trainer, case):
     assert caught.value.code() is code
     assert text in caught.value.details()
     assert list(trainer.stub.ListRuns(pb.ListRunsRequest(), timeout=30).runs) == []
-
-
-def test_data_that_is_too_large_is_refused(put, start, connect, tmp_path):
-    put("double")
-    app = start(max_run_bytes=50)
-    with pytest.raises(grpc.RpcError) as caught:
-        Trainer(app, connect(app), tmp_path).train(spec())
-    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert "the data has 96 bytes, expected at most 50" in caught.value.details()
 
 
 def test_a_server_without_slots_does_not_train(put, start, connect, tmp_path):
@@ -476,21 +422,6 @@ def test_runs_that_a_stop_interrupted_go_on_at_the_next_start(interrupted, start
     assert trainer.run(training).resumed == 1
 
 
-def test_runs_that_a_stop_interrupted_wait_for_somebody_where_the_policy_says_so(put, start, connect, tmp_path):
-    put("double")
-    app = start(training_resume="manual")
-    trainer = Trainer(app, connect(app), tmp_path)
-    _, run_id = trainer.begin(spec("wait"))
-    app.stop()
-    trainer.go(run_id)
-    app = start(training_resume="manual")
-    trainer = Trainer(app, connect(app), tmp_path)
-    run = trainer.run(run_id)
-    assert (run.state, run.reason, run.resumable) == (pb.RUN_STATE_FAILED, "the server was stopped", True)
-    trainer.resume(run_id)
-    assert kinds(trainer.watch(run_id))[-1] == "finished"
-
-
 def test_a_run_that_gets_no_further_is_not_resumed_for_ever(put, start, connect, tmp_path):
     put("double")
     for attempt in range(5):
@@ -548,15 +479,6 @@ def test_an_evaluation_is_a_run_that_publishes_nothing(trainer):
     assert not events[-1].finished.HasField("published")
     assert trainer.run(events[0].run_id).kind == pb.RUN_KIND_EVALUATION
     assert version_numbers(trainer.model_folder) == [1]
-
-
-def test_an_evaluation_that_the_disk_has_no_room_for_goes_on_when_there_is(trainer):
-    call = trainer.stub.Evaluate(evaluation(behaviour="fuller"), timeout=60)
-    failed = [response.event for response in call][-1]
-    assert failed.failed.reason == "there is no space left on the server's disk; resume the run when there is"
-    trainer.go(failed.run_id)
-    trainer.stub.ResumeRun(pb.ResumeRunRequest(run_id=failed.run_id), timeout=60)
-    assert kinds(trainer.watch(failed.run_id))[-1] == "finished"
 
 
 def test_an_evaluation_whose_process_is_killed_begins_again(trainer):
@@ -680,27 +602,6 @@ def test_a_run_whose_process_lives_is_taken_over_and_published(put, start, conne
     assert trainer.offset() == (2, X.sum())
 
 
-def test_a_run_that_was_taken_over_can_be_cancelled(put, start, connect, tmp_path):
-    put("double")
-    old = start()
-    _, run_id = Trainer(old, connect(old), tmp_path).begin(spec("wait"))
-    abandon_server(old)
-    app = start()
-    trainer = Trainer(app, connect(app), tmp_path)
-    trainer.cancel(run_id)
-    assert kinds(trainer.watch(run_id))[-1] == "cancelled"
-
-
-def test_a_run_of_another_server_on_the_same_folder_is_left_alone(put, start, connect, tmp_path):
-    put("double")
-    first = start()
-    trainer = Trainer(first, connect(first), tmp_path)
-    _, run_id = trainer.begin(spec("wait"))
-    start()
-    trainer.go(run_id)
-    assert kinds(trainer.watch(run_id))[-1] == "finished"
-
-
 def test_while_a_server_starts_nothing_is_said_of_runs_that_it_has_not_found(
     put, start, make_server, connect, tmp_path, load_fake, starting, hold
 ):
@@ -777,19 +678,6 @@ def test_a_run_is_known_to_another_server_as_soon_as_it_is_asked_for(two):
     assert refusal(other.run, run_id)[1] == "run_not_found"
 
 
-def test_a_run_that_its_server_ended_is_not_gone_on_with(two):
-    one, other = two
-    _, run_id = one.begin(spec("wait"))
-    other.app.runs.scan()
-    one.go(run_id)
-    assert kinds(one.watch(run_id))[-1] == "finished"
-    one.app.runs.get(run_id).disown()
-    adopted = []
-    other.app.runs._table.scan(adopted.append)
-    assert adopted == []
-    assert other.run(run_id).state == pb.RUN_STATE_FINISHED
-
-
 def test_the_run_of_a_server_that_is_gone_is_taken_over(two):
     gone, other = two
     _, run_id = gone.begin(spec("wait"))
@@ -801,18 +689,6 @@ def test_the_run_of_a_server_that_is_gone_is_taken_over(two):
     assert kinds(other.watch(run_id))[-1] == "finished"
     other.app.repository.scan()
     assert other.offset() == (2, X.sum())
-
-
-def test_servers_take_over_by_themselves(put, start, connect, tmp_path):
-    put("double")
-    gone = start()
-    _, run_id = Trainer(gone, connect(gone), tmp_path).begin(spec("wait"))
-    app = start(poll_seconds=0.05)
-    trainer = Trainer(app, connect(app), tmp_path)
-    gone.stop()
-    trainer.go(run_id)
-    assert kinds(trainer.watch(run_id))[-1] == "finished"
-    assert trainer.run(run_id).resumed == 1
 
 
 def test_a_run_that_another_server_has_resumed_is_not_removed(two, wait_until):
@@ -830,33 +706,6 @@ def test_a_run_that_another_server_has_resumed_is_not_removed(two, wait_until):
     assert kinds(other.watch(run_id))[-1] == "finished"
 
 
-def test_a_run_can_be_resumed_and_deleted_as_soon_as_its_end_is_seen(trainer, monkeypatch):
-    disown = Run.disown
-
-    def late(run):
-        time.sleep(0.2)
-        disown(run)
-
-    monkeypatch.setattr(Run, "disown", late)
-    _, run_id = trainer.begin(spec("wait"))
-    trainer.app.runs.get(run_id).process.signal(signal.SIGTERM)
-    assert kinds(trainer.watch(run_id))[-1] == "failed"
-    trainer.resume(run_id)
-    trainer.go(run_id)
-    assert kinds(trainer.watch(run_id))[-1] == "finished"
-    trainer.delete(run_id)
-
-
-def test_a_run_that_is_being_deleted_is_unknown(trainer, monkeypatch):
-    run_id = trainer.train(spec())[0].run_id
-    monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: refused.append(refusal(trainer.delete, run_id)))
-    run = trainer.app.runs.get(run_id)
-    monkeypatch.setattr(trainer.app.runs, "get", lambda *_: run)
-    refused = []
-    trainer.delete(run_id)
-    assert refused == [(grpc.StatusCode.NOT_FOUND, "run_not_found", f"training run '{run_id}' was removed")]
-
-
 def test_a_deleted_run_whose_folder_is_a_link_stays_deleted(trainer, tmp_path):
     run_id = trainer.train(spec())[0].run_id
     folder, elsewhere = trainer.app.runs.get(run_id).folder, tmp_path / "elsewhere"
@@ -868,38 +717,12 @@ def test_a_deleted_run_whose_folder_is_a_link_stays_deleted(trainer, tmp_path):
     assert any(elsewhere.iterdir()), "what a link leads to isn't the server's"
 
 
-def test_a_run_that_is_being_made_is_not_taken_for_that_of_another_server(trainer, monkeypatch):
-    write = RunRequest.write
-
-    def look_then_write(request, folder):
-        write(request, folder)
-        trainer.app.runs.scan()
-
-    monkeypatch.setattr(RunRequest, "write", look_then_write)
-    run_id = trainer.train(spec())[0].run_id
-    assert trainer.app.runs.list_elsewhere() == []
-    assert listed(trainer) == [(run_id, "")]
-
-
 def test_only_so_many_ended_runs_are_kept(put, start, connect, tmp_path, wait_until):
     put("double")
     app = start(max_kept_runs=2)
     trainer = Trainer(app, connect(app), tmp_path)
     ids = [trainer.train(spec(publish=False))[0].run_id for _ in range(3)]
     wait_until(lambda: sorted(os.listdir(trainer.runs_folder)) == sorted(ids[1:]))
-
-
-def test_a_request_file_that_is_damaged_does_not_keep_a_server_from_starting(put, start, connect, tmp_path):
-    put("double")
-    app = start()
-    trainer = Trainer(app, connect(app), tmp_path)
-    run_id = trainer.train(spec())[0].run_id
-    app.stop()
-    for text in ("", "null", "[" * 5000, json.dumps({"model": "m"})):
-        (trainer.runs_folder / run_id / "request.json").write_text(text)
-        app = start()
-        assert app.runs.list() == []
-        app.stop()
 
 
 def test_a_run_that_is_cancelled_before_its_data_come_is_cancelled(trainer, monkeypatch):

@@ -15,7 +15,6 @@ import torch
 from layergraph import Input, Model, layers, load_model
 from layergraph.errors import ConfigError, DataError
 from layerserve_server.errors import (
-    BusyError,
     CallCancelledError,
     InvalidRequestError,
     TooLargeError,
@@ -115,23 +114,6 @@ def test_a_process_that_dies_costs_its_caller_only(died: JobDiedError, said: str
 
     with pytest.raises(TooLargeError, match=said), Converter(Dying()).converted(tmp_path / "m.keras", "", 1):
         pass
-
-
-def test_no_more_than_so_many_at_once(converter: Converter, tmp_path: Path) -> None:
-    path = saved(tmp_path / "m.keras")
-    for _ in range(conversion.MAX_CONVERSIONS):
-        converter._slots.acquire()
-    with pytest.raises(BusyError) as caught, converter.converted(path, "", 10):
-        pass
-    assert caught.value.retry_after == conversion.RETRY_SECONDS
-    converter._slots.release()
-    with converter.converted(path, "", 10):
-        pass
-
-
-def test_one_conversion_does_not_keep_others_waiting(converter: Converter) -> None:
-    with converter.working() as first, converter.working() as second:
-        assert first != second
 
 
 # What the child does, in this process.

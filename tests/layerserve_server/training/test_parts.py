@@ -1,15 +1,12 @@
 """The parts of training that need no process: validation, spool, events, compile settings."""
 
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import layergraph
 import numpy as np
 import pytest
-from clocks import replace_time
 from layergraph.errors import ConfigError
 from layerserve.values import tensors
 from layerserve.values.table_files.table import FileArray, Selection
@@ -27,7 +24,7 @@ from layerserve_server.errors import (
 )
 from layerserve_server.training import events
 from layerserve_server.training.checks.request_checks import checked
-from layerserve_server.training.events import EventLog, EventWriter, append
+from layerserve_server.training.events import EventLog, EventWriter
 from layerserve_server.training.model import compile_model, fit_arguments
 from layerserve_server.training.process import workers
 from layerserve_server.training.process.reporting import numbers
@@ -35,8 +32,6 @@ from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.data import array_file, read_data
 from layerserve_server.training.run_folder.result import RunResult
 from layerserve_server.training.run_folder.upload import Upload
-from layerserve_server.training.run_kind import RunKind
-from layerserve_server.training.runs.run import Run
 
 INPUTS = [SimpleNamespace(name="x", shape=(None, 2), dtype="float32")]
 OUTPUTS = [SimpleNamespace(name="y", shape=(None, 2), dtype="float32")]
@@ -59,10 +54,6 @@ def check(request, outputs=OUTPUTS, max_bytes=10**6):
 
 
 # Validation.
-
-
-def test_empty_names_are_filled_in():
-    assert [one.name for one in check(GOOD).data] == ["x", "y"]
 
 
 def test_arrays_in_files_are_described_together_in_their_order():
@@ -237,24 +228,11 @@ def test_text_without_a_byte(tmp_path):
     assert none.take(slice(0, 3)).shape == (3, 0)
 
 
-def test_a_bool_that_is_none_is_refused(tmp_path):
-    with Upload(tmp_path, (array(dtype="bool"),)) as upload, pytest.raises(InvalidTensorError, match="expected 0 or 1"):
-        upload.add(0, b"\x02\x00")
-
-
 def test_rows_that_are_missing_are_told(tmp_path):
     with Upload(tmp_path, (array(),)) as upload:
         upload.add(0, bytes(16))
         with pytest.raises(IncompleteDataError, match="x: the stream ended after 2 rows, expected 6"):
             upload.check_complete()
-
-
-def test_a_disk_that_is_full_is_told(tmp_path):
-    with Upload(tmp_path, (array(),)) as upload:
-        upload._sent[0].file.close()
-        upload._sent[0].file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
-        with pytest.raises(NotTrainableError, match="can't be stored: No space left on device"):
-            upload.add(0, bytes(16))
 
 
 def test_the_data_is_mapped_and_not_read(tmp_path):
@@ -452,80 +430,6 @@ def test_the_worker_that_ended_first_is_told(codes, text, kind, tmp_path):
 
 
 # Events of long runs.
-
-
-def long_log(folder, epochs, *, width=1, broken_after=0):
-    """Writes a run of many epochs; one that was broken off and resumed after some of them."""
-    writer = EventWriter(folder)
-    for what in (events.Accepted("m", 1, 0), events.Queued(0), events.Started(epochs, 1, 1)):
-        writer.write(what)
-    logs = {f"log_{number}": 0.5 for number in range(width)}
-    for epoch in range(1, epochs + 1):
-        writer.write(events.Step(epoch, epochs, 1, 1, logs))
-        writer.write(events.Epoch(epoch, epochs, logs, 0.1))
-        if epoch == broken_after:
-            for what in (events.Failed("killed", epoch, 0, resumable=True), events.Queued(0), events.Resumed(epoch, 0)):
-                writer.write(what)
-            writer.write(events.Started(epochs, 1, 1))
-    writer.close()
-
-
-#: Prints the number of events that a log has after it was read, and the memory for that. A program of its own, as
-#: `tracemalloc.stop` may crash a process with threads of C libraries.
-TRACED_READ = """
-import sys, tracemalloc
-from pathlib import Path
-from layerserve_server.training.events import EventLog
-
-tracemalloc.start()
-log = EventLog.read(Path(sys.argv[1]))
-print(len(log.events), tracemalloc.get_traced_memory()[1])
-"""
-
-
-def test_a_run_of_many_epochs_costs_no_more_memory_than_one_of_few(tmp_path):
-    long_log(tmp_path, 3000, width=20, broken_after=1000)
-    assert (tmp_path / "events.jsonl").stat().st_size > 8 * events.KEPT_BYTES
-    done = subprocess.run([sys.executable, "-c", TRACED_READ, str(tmp_path)], stdout=subprocess.PIPE, check=True)
-    count, peak = map(int, done.stdout.split())
-    assert peak < 24 * events.KEPT_BYTES
-    assert count < 1500
-    log = EventLog.read(tmp_path)
-    # What tells of the run's course is still there.
-    kinds = [type(what) for what in reversed(log.backwards()) if not isinstance(what, (events.Step, events.Epoch))]
-    began = [events.Accepted, events.Queued, events.Started]
-    assert kinds == [*began, events.Log, events.Queued, events.Resumed, events.Started]
-    assert log.newest(events.Epoch).epoch == 3000
-
-
-def test_all_epochs_of_a_long_run_can_be_watched(tmp_path):
-    long_log(tmp_path, 3000, width=20, broken_after=1000)
-    log = EventLog(tmp_path)
-    log.refresh()
-    seen, sequence = [], 0
-    while page := log.since(sequence):
-        assert len(page) <= max(events.KEPT_EVENTS, len(log.events))
-        seen += page
-        sequence = page[-1].sequence + 1
-    numbers = [event.sequence for event in seen]
-    assert numbers == sorted(set(numbers))
-    assert [event.what.epoch for event in seen if isinstance(event.what, events.Epoch)] == list(range(1, 3001))
-    assert [event.what.text for event in seen if isinstance(event.what, events.Log)] == ["interrupted: killed"]
-    assert not any(isinstance(event.what, events.LAST) for event in seen)
-    assert log.since(1234)[0].sequence == 1234
-    assert log.since(10**12) == []
-    log.put(events.Failed("the disk is full"))
-    assert log.since(sequence)[0].what == events.Failed("the disk is full")
-
-
-def test_the_time_of_a_long_run_is_that_of_all_its_epochs(tmp_path, monkeypatch):
-    clock = iter(range(10**6))
-    replace_time(monkeypatch, events, time=lambda: float(next(clock)))
-    long_log(tmp_path, 3000, width=20, broken_after=1000)
-    append(tmp_path, events.Finished(1, {}, 0.0))
-    run = Run(tmp_path.name, tmp_path, GOOD, EventLog.read(tmp_path), RunKind(name="training", slots=1, off=""))
-    # From each Started (2, then 2006) to the last epoch before the end, or the interruption.
-    assert run.seconds == (2002 - 2) + (run.log.copy()[-2].time - 2006)
 
 
 def test_texts_of_an_outcome_have_a_length(tmp_path):

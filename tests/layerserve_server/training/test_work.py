@@ -233,18 +233,6 @@ def test_an_epoch_that_ends_with_an_overflow_is_not_the_best(carried_out: Any, t
     assert np.isfinite(loss(result_file(tmp_path)))
 
 
-def test_better_epochs_replace_those_before(carried_out: Any, tmp_path: Path) -> None:
-    _, log = carried_out(publish="best", monitor="loss")
-    values = [each.logs["loss"] for each in of(log, events.Epoch)]
-    assert values == sorted(values, reverse=True)
-    assert [(one.id, one.score) for one in KeptCheckpoints(tmp_path / BEST).list()] == [("e3", -values[2])]
-
-
-def test_of_a_log_that_should_be_large_the_largest_is_best(carried_out: Any, tmp_path: Path) -> None:
-    carried_out(publish="best", monitor="loss", monitor_mode="max")
-    assert sorted(path.name for path in (tmp_path / BEST).iterdir()) == ["e1.ckpt", "e1.json"]
-
-
 def test_what_is_no_improvement_is_withheld(carried_out: Any) -> None:
     wild = {"optimizer": {"class_name": "SGD", "config": {"learning_rate": 1.2}}, "loss": "mse"}
     outcome, _ = carried_out(VALIDATED, publish_if_improved="loss", compile=wild, on_nan="continue")
@@ -298,12 +286,6 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_model(
     assert (again.kind, again.logs) == ("trained", whole.logs)
     for one, other in zip(load_model(result_file(tmp_path)).get_weights(), expected, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(carried_out: Any) -> None:
-    carried_out()
-    _, log = carried_out()
-    assert of(log, events.Resumed) == [events.Resumed()]
 
 
 def forget(folder: Path) -> None:
@@ -507,13 +489,6 @@ def test_an_epoch_says_how_long_it_took_by_the_clock_of_the_run(clock: list[floa
     assert [epoch.seconds for epoch in of(EventLog.read(tmp_path), events.Epoch)] == pytest.approx([0.038, 2.5])
 
 
-def test_of_many_numbers_the_first_are_told() -> None:
-    found = reporting.numbers({"iou": np.arange(reporting.MAX_NUMBERS + 5)})
-    assert len(found) == reporting.MAX_NUMBERS
-    assert found[f"iou[{reporting.MAX_NUMBERS - 1}]"] == reporting.MAX_NUMBERS - 1
-    assert reporting.numbers(None) == {}
-
-
 def test_outputs_of_frozen_layers_are_kept_in_the_runs_folder(
     carried_out: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -527,12 +502,6 @@ def test_outputs_of_frozen_layers_are_kept_in_the_runs_folder(
     lines = [each.text for each in of(log, events.Log)]
     assert lines[-1] == "outputs of 1 frozen layers are computed once and kept: 192 bytes"
     assert sorted(file.name for file in (tmp_path / CACHE).iterdir()) == ["training.0", "training.json"]
-
-
-def test_a_run_without_frozen_layers_has_no_line_about_them(carried_out: Any, tmp_path: Path) -> None:
-    _, log = carried_out()
-    assert len(of(log, events.Log)) == 1
-    assert not (tmp_path / CACHE).exists()
 
 
 def test_a_budget_of_disk_limits_what_is_kept(carried_out: Any, tmp_path: Path) -> None:
@@ -560,20 +529,6 @@ def test_lora_weights_are_trained_and_published_in_the_kernel(carried_out: Any, 
         assert loss(result_file(tmp_path)) < loss(tmp_path / BASE / "model.keras")
         for folder in (BEST, CHECKPOINTS):
             shutil.rmtree(tmp_path / folder, ignore_errors=True)
-
-
-def test_lora_weights_that_are_kept_are_trained_on(carried_out: Any, tmp_path: Path) -> None:
-    frozen_base(tmp_path)
-    merged, _ = carried_out(lora=LORA)
-    kept, _ = carried_out(lora={**LORA, "keep": True})
-    assert kept.logs == merged.logs
-    os.replace(result_file(tmp_path), tmp_path / BASE / "model.keras")
-    before = load_model(tmp_path / BASE / "model.keras", keep_lora=True).get_layer("trunk")
-    further, _ = carried_out(compile={})
-    after = load_model(result_file(tmp_path), keep_lora=True).get_layer("trunk")
-    assert further.logs["loss"] < kept.logs["loss"]
-    np.testing.assert_allclose(after.get_weights()[0], before.get_weights()[0], atol=1e-6)
-    assert abs(after.get_weights()[2] - before.get_weights()[2]).max() > 1e-4
 
 
 def test_a_run_in_bfloat16_publishes_a_model_of_32_bits(

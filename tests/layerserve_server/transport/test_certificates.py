@@ -6,8 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
-import time
 from unittest import mock
 
 import grpc
@@ -138,43 +136,6 @@ def test_changed_certificates_are_used_and_half_changed_ones_are_not(start, put,
     assert status(app, before, timeout=2) is grpc.StatusCode.UNAVAILABLE
 
 
-def test_certificates_change_under_load_without_an_error(start, put, authority):
-    """Connections of before go on, and new ones get the new certificate."""
-    put()
-    app = start(**authority.settings)
-    failures, count, end = [], [0] * 3, threading.Event()
-    credentials = authority.client("a")
-
-    def ask(number):
-        with grpc.secure_channel(f"localhost:{app.grpc_port}", credentials) as channel:
-            stub = models_pb2_grpc.ModelServiceStub(channel)
-            while not end.is_set():
-                try:
-                    if number:
-                        list_models(app, credentials)
-                    else:
-                        stub.ListModels(models_pb2.ListModelsRequest(), timeout=10)
-                    count[number] += 1
-                except grpc.RpcError as error:
-                    failures.append(error)
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(3)]
-    for thread in threads:
-        thread.start()
-    seen = set()
-    stop = time.monotonic() + 1.5
-    while time.monotonic() < stop:
-        authority.issue()
-        app._inference.refresh_access()
-        seen.add(serial(app, authority, "a"))
-    end.set()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert min(count) > 5
-    assert len(seen) > 5
-
-
 def test_changed_certificates_wait_until_no_handshake_is_beginning(authority, monkeypatch):
     """grpcio frees its former ones without regard to a handshake that is about to take them."""
     now, slept = [100.0], []
@@ -265,26 +226,6 @@ server.stop(0)
     environment.pop("GRPC_VERBOSITY", None)
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
-
-
-def test_files_that_change_while_they_are_read_are_read_again(authority, monkeypatch):
-    certificates = Certificates(authority.chain, authority.key)
-    told = []
-    certificates._reread = told.append
-    read = type(authority.chain).read_bytes
-    authority.issue()
-
-    def changing(path):
-        content = read(path)
-        if path == authority.chain:
-            authority.issue()
-        return content
-
-    with mock.patch.object(type(authority.chain), "read_bytes", changing):
-        certificates.refresh()
-    assert told == [False]
-    certificates.refresh()
-    assert told == [False, True]
 
 
 @pytest.mark.parametrize("which", ["chain", "key", "root"])

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve_server.errors import BusyError, UnknownModelError
-from layerserve_server.transport.completion_queue import Poller
 from layerserve_server.transport.native import NativeServer
 from layerserve_server.transport.perimeter.limits import BATCH_CALLS
 
@@ -324,21 +323,6 @@ def test_work_that_is_not_prompt_runs_in_another_thread_and_its_error_is_the_cal
     wait_until(lambda: good.sent and bad.sent)
     assert codes(good, bad) == ["OK", "NOT_FOUND"]
     assert threads[0] is not threading.current_thread()
-
-
-def test_calls_that_never_cease_to_come_are_answered_in_bursts():
-    """Else the first of them would wait until there is a pause."""
-    events, finished = iter(range(7 * BATCH_CALLS)), []
-    poller = object.__new__(Poller)
-    poller.core = SimpleNamespace(CompletionType=SimpleNamespace(queue_timeout="nothing"))
-    event = SimpleNamespace(completion_type="a call")
-    poller._state = SimpleNamespace(completion_queue=SimpleNamespace(poll=lambda end: event))
-    poller._take = lambda event: next(events, None) is not None
-    poller._end_stalled = lambda now: None
-    poller.batches = SimpleNamespace(bind_to_thread=lambda: None, finish=lambda: finished.append(next(events, None)))
-    poller._serve()
-    # A call brings three events: itself, its request, its end.
-    assert finished == [3 * BATCH_CALLS, 6 * BATCH_CALLS + 1, None]
 
 
 def test_the_native_front_hands_over_at_most_a_burst():

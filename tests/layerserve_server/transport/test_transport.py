@@ -1,10 +1,8 @@
 """The transports: raw bytes through a real port, errors as statuses, streams apart from unary calls."""
 
-import ctypes
 import sys
 import tempfile
 import threading
-import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 
@@ -16,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from layerserve.errors import from_status
-from layerserve_server.transport import completion_queue, native
+from layerserve_server.transport import completion_queue
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.completion_queue import UnsupportedGrpcioError
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
@@ -345,29 +343,6 @@ def test_a_caller_that_sends_nothing_is_told():
     server.stop(0)
 
 
-def test_bursts_are_answered_whole_while_callers_come_and_go(serve_echo):
-    """Many calls at once from several connections, of which some are cancelled: each gets its own answer."""
-    _, observer, server, _ = serve_echo()
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    channels = [grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options) for _ in range(4)]
-    for _ in range(5):
-        futures = [
-            (number, channels[number % 4].unary_unary(ECHO + ("later", "echo")[number % 2]).future(b"%d" % number))
-            for number in range(80)
-        ]
-        for number, future in futures:
-            if number % 7 == 0:
-                future.cancel()
-        for number, future in futures:
-            if number % 7:
-                assert future.result(30) == b"%d" % number
-    for channel in channels:
-        channel.close()
-    server.stop(30)
-    # Also those that were gone before their requests came.
-    assert observer.began == len(observer.ended)
-
-
 def test_what_another_server_answers_is_handed_on(tmp_path):
     """Unary calls, streams both ways, errors, deadlines and callers that go away."""
     shared = SharedPort(tmp_path / "owner.sock", owner=True)
@@ -481,84 +456,3 @@ def test_what_is_wrong_with_a_message_is_said_by_whoever_hands_it_on(tmp_path):
     over.set()
     other.stop(0)
     owner.stop(0)
-
-
-@pytest.fixture(params=[GrpcioServer, pytest.param(NativeServer, marks=needs_native)])
-def pair(request, tmp_path):
-    """The service, a server of it, and another that forwards to that server; and a channel to the other."""
-    limits, echo = some_limits(10_000, 8, 8, 100), Echo()
-    shared = [SharedPort(tmp_path / "owner.sock", owner) for owner in (True, False)]
-    owner, other = (
-        server_of(request.param, routes, limits, shared=port)
-        for routes, port in zip((echo.routes(), Routes()), shared, strict=True)
-    )
-    owner.start()
-    other.start()
-
-    def end(grace):
-        """Ends both, as the processes of a server end."""
-        ending = threading.Thread(target=other.stop, args=(grace,))
-        ending.start()
-        owner.stop(grace)
-        shared[1].ended.set()
-        ending.join()
-
-    with grpc.insecure_channel(f"127.0.0.1:{other.port}", options=[("grpc.enable_retries", 0)]) as channel:
-        yield echo, channel, end
-        end(0)
-
-
-def test_calls_that_are_forwarded_finish_within_the_grace_period(pair):
-    echo, channel, end = pair
-    future = channel.unary_unary(ECHO + "wait").future(b"x", timeout=30)
-    assert echo.called.wait(30)
-    ending = threading.Thread(target=end, args=(30,))
-    ending.start()
-    ending.join(0.5)
-    assert ending.is_alive()
-    assert not future.done()
-    echo.release.set()
-    assert future.result() == b"x"
-    ending.join(10)
-    assert not ending.is_alive()
-
-
-@needs_native
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux shows which threads sleep")
-@pytest.mark.parametrize("busy", [0.5, 60.0])
-def test_the_front_is_closed_when_its_threads_sleep_or_after_a_time(monkeypatch, busy):
-    """Until then it may have replies to pass on."""
-    monkeypatch.setattr(native, "PASS_ON_SECONDS", 5.0 if busy == 0.5 else 0.3)
-    server = server_of(NativeServer, Routes(), some_limits(10_000, 8, 8, 100))
-    server.start()
-    named, over = threading.Event(), threading.Event()
-    until = time.monotonic() + busy
-
-    def work():
-        """A further thread of the front, that has much to do."""
-        ctypes.CDLL(None).prctl(15, native.FRONT_THREAD.encode())  # PR_SET_NAME
-        named.set()
-        while time.monotonic() < until and not over.is_set():
-            pass
-        over.wait(30)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert named.wait(30)
-    began = time.monotonic()
-    server.stop(0)
-    ended = time.monotonic()
-    over.set()
-    thread.join()
-    assert (ended >= until) == (busy == 0.5)
-    assert ended - began < 20
-
-
-@needs_native
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux shows which threads sleep")
-def test_the_threads_of_the_front_are_found(wait_until):
-    """They have the name that the library gives them."""
-    server = server_of(NativeServer, Routes(), some_limits(10_000, 8, 8, 100))
-    server.start()
-    wait_until(native._switches)
-    server.stop(0)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
-from layerserve_server.errors import CallCancelledError
 from layerserve_server.repository.layout import find_file
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.tuning import tuner as module
@@ -219,11 +218,6 @@ def test_a_model_that_can_not_be_tuned_is_not_tried_again(
     assert len(process.jobs) == 1
 
 
-def test_stopping_is_no_error(tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert next_of(tuner_of(tmp_path, Process("", CallCancelledError("stopped"))), version_of(file)) == [False]
-    assert caplog.text == ""
-
-
 def test_one_that_can_not_be_tuned_keeps_no_other_from_it(
     tmp_path: Path, file: Path, caplog: pytest.LogCaptureFixture, wait_until: Any
 ) -> None:
@@ -239,13 +233,6 @@ def test_one_that_can_not_be_tuned_keeps_no_other_from_it(
     assert not tuner._thread.is_alive()
     assert (engines(broken), engines(leaving)) == ([], [])
     assert caplog.text.count("tuning of model 'm' version 1 failed") == 1
-
-
-def test_a_tuner_that_was_never_started_can_be_closed(tmp_path: Path, file: Path) -> None:
-    tuner = tuner_of(tmp_path, Process())
-    tuner.submit(version_of(file))
-    tuner.close()
-    assert not tuner._thread.is_alive()
 
 
 def test_torch_decides_how_many_threads_there_are_by_default(tmp_path: Path, file: Path, monkeypatch: Any) -> None:

@@ -17,7 +17,6 @@ from layergraph.execution.engines.table import DEFAULT_ENGINES
 from layergraph.execution.tuning.engine_folder import NOTE, noted_choices
 from layerserve_server.errors import CallCancelledError
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.jobs.limits import JobLimits
 from layerserve_server.training.run_folder.computing import computing
 from layerserve_server.tuning import job as tuning_job
 from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
@@ -148,13 +147,6 @@ def test_it_waits_while_runs_compute_but_not_for_ever(
 
     plan_of(monkeypatch, Plan)
     assert forking(tmp_path).tune(job, no) == {"busy": "[False, True, False]"}
-
-
-def test_the_child_may_use_all_memory_and_all_cores(job: Wanted) -> None:
-    """Of the system's memory: a limit would have to know what engines reserve."""
-    jobs = Replying(b'{"dropped": {}}\n')
-    TuningProcess(jobs, None, None, Path("runs")).tune(job, no)
-    assert jobs.limits_given == [JobLimits(2400.0, None, threads=os.cpu_count() or 1, wall_seconds=2400.0)]
 
 
 @pytest.mark.parametrize(

@@ -26,16 +26,6 @@ def test_each_resource_is_valid(version: str) -> None:
         kubernetes_validate.validate(resource, version, strict=True)
 
 
-def test_every_file_of_the_folder_is_used() -> None:
-    kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-    used = {*kustomization["resources"], *(patch["path"] for patch in kustomization["patches"])}
-    used |= {file for generator in kustomization["configMapGenerator"] for file in generator["files"]}
-    assert {name for name in used if not name.startswith("..")} == {
-        path.name for path in FOLDER.iterdir() if path.name != "kustomization.yaml"
-    }
-    assert all((FOLDER / name).exists() for name in used)
-
-
 def test_the_server_reads_the_template_that_is_mounted(manifests: dict[str, Resource]) -> None:
     (patch,) = read("server.yaml")
     pod = patch["spec"]["template"]["spec"]
@@ -74,38 +64,6 @@ def test_the_server_may_do_what_it_does(manifests: dict[str, Resource]) -> None:
     allowed = {(rule["apiGroups"][0], rule["resources"][0]): set(rule["verbs"]) for rule in role["rules"]}
     expected = {(group, plural): {"create", "get", "delete"} for group, _, plural in cluster.KINDS.values()}
     assert allowed == expected
-
-
-def test_train_jobs_run_in_pods_like_those_of_jobs(manifests: dict[str, Resource]) -> None:
-    folder = KUBERNETES / "training-trainjobs"
-    train_job, runtime = (
-        yaml.safe_load((folder / name).read_text()) for name in ("trainjob.yaml", "trainingruntime.yaml")
-    )
-    reference = train_job["spec"]["runtimeRef"]
-    assert (reference["kind"], reference["name"]) == (runtime["kind"], runtime["metadata"]["name"])
-    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
-    pods = replicated["template"]["spec"]["template"]
-    (job,) = read("job.yaml")
-    template = job["spec"]["template"]
-    assert pods["metadata"]["labels"] == template["metadata"]["labels"]
-    assert replicated["template"]["spec"]["backoffLimit"] == job["spec"]["backoffLimit"]
-    (container,), (worker,) = pods["spec"].pop("containers"), template["spec"].pop("containers")
-    # JobSet names the pods' hosts.
-    del template["spec"]["subdomain"]
-    assert pods["spec"] == template["spec"]
-    for name in ("image", "securityContext", "volumeMounts"):
-        assert container[name] == worker[name]
-    trainer = train_job["spec"]["trainer"]
-    assert (trainer["image"], trainer["numProcPerNode"]) == (worker["image"], 1)
-    assert trainer["resourcesPerNode"] == worker["resources"]
-
-
-def test_a_server_reads_the_template_of_train_jobs() -> None:
-    template = cluster._read_template(KUBERNETES / "training-trainjobs" / "trainjob.yaml")
-    assert template["kind"] == "TrainJob"
-    resources = built(KUBERNETES / "training-trainjobs")
-    configs = [one for one in resources.values() if one["kind"] == "ConfigMap" and "job.yaml" in one["data"]]
-    assert [yaml.safe_load(config["data"]["job.yaml"]) for config in configs] == [template]
 
 
 def test_pods_of_jobs_see_the_folders_of_the_server(

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from layergraph import Input, Model, layers
-from layerserve_server.errors import BusyError, CallCancelledError, InvalidRequestError, TooLargeError
+from layerserve_server.errors import BusyError, CallCancelledError, InvalidRequestError
 from layerserve_server.extensions.estimates import measured_run
 from layerserve_server.extensions.estimates.measured_run import MeasuredRuns
-from layerserve_server.jobs import limits
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training.proc_files import descendants_of
 from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
@@ -107,14 +106,6 @@ def test_a_trial_that_fails_is_refused_with_its_reason(tried):
     callbacks = ({"class_name": "CSVLogger", "config": {"filename": "a" * 300}},)
     with pytest.raises(InvalidRequestError, match=r"a trial of the run fails: .*File name too long"):
         tried(replace(REQUEST, callbacks=callbacks))
-
-
-def test_a_trial_may_not_take_all_memory(tried, monkeypatch):
-    monkeypatch.setattr(limits, "MEMORY_SHARE", 0)
-    monkeypatch.setattr(limits, "MIN_BYTES", 1 << 20)
-    many = tuple(replace(array, shape=(200_000, *array.shape[1:])) for array in DATA)
-    with pytest.raises((TooLargeError, InvalidRequestError), match="a trial of the run"):
-        tried(replace(REQUEST, batch_size=200_000, data=many))
 
 
 def test_a_trial_ends_with_its_caller(jobs, base, tmp_path):

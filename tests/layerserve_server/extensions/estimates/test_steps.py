@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.training.callbacks.callback import Callback
-from layerserve_server.extensions.estimates.random_rows import trial_request
 from layerserve_server.extensions.estimates.steps import steps_of
 from layerserve_server.training.model import fit_arguments
 from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
@@ -65,21 +64,3 @@ def test_steps_are_those_of_fit(settings):
 def test_an_evaluation_is_one_epoch():
     steps = steps_of(request(10, batch_size=4, kind=EVALUATION, epochs=7))
     assert (steps.per_epoch, steps.total, steps.short, steps.validation) == (3, 3, 1, 0)
-
-
-def test_a_trial_has_fewer_batches_with_the_same_last_one():
-    given = request(100_003, batch_size=10, epochs=50, validation_split=0.1, on_nan="stop")
-    tried = trial_request(given)
-    whole, few = steps_of(given), steps_of(tried)
-    assert few.rows % 10 == whole.rows % 10
-    assert few.validation_rows % 10 == whole.validation_rows % 10
-    assert few.per_epoch == 65
-    assert few.validation == 9
-    assert (tried.epochs, tried.on_nan, tried.validation_split) == (2, "continue", 0.0)
-
-
-def test_a_trial_of_large_rows_has_two_batches():
-    rows = (DataArray(Role.X, "x", "float32", (1000, 4 << 20)), DataArray(Role.Y, "y", "float32", (1000, 1)))
-    tried = trial_request(RunRequest("m", 1, rows, batch_size=32))
-    assert steps_of(tried).per_epoch == 3
-    assert tried.data[0].rows == 64 + 1000 % 32

@@ -9,8 +9,7 @@ from layerserve.v1 import datasets_pb2
 from layerserve.values import tensors
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.extensions.mirroring import service
-from layerserve_server.extensions.mirroring.service import CORRECTION_ELEMENTS, MAX_CORRECTIONS, MAX_ID
-from layerserve_server.transport.perimeter.message_size import check_elements
+from layerserve_server.extensions.mirroring.service import MAX_ID
 
 
 def corrected(*corrections, outputs=("y",)):
@@ -55,13 +54,3 @@ def test_a_call_has_only_so_many_corrections(monkeypatch):
 def test_what_is_just_within_the_limits_is_taken():
     assert len(corrected(("a" * MAX_ID, [target()]))) == 1
     assert corrected(("a", [target("")]))[0].targets.keys() == {"y"}, "the only output"
-
-
-def test_all_corrections_of_a_call_fit():
-    targets = [tensors.encode(np.zeros((1, 10), np.float32), name) for name in ("first output", "second output")]
-    correction = datasets_pb2.Correction(request_id="x" * 36, targets=targets)
-    message = datasets_pb2.MakeDatasetRequest(corrections=[correction] * MAX_CORRECTIONS).SerializeToString()
-    kind, most = datasets_pb2.MakeDatasetRequest.DESCRIPTOR, MAX_CORRECTIONS * CORRECTION_ELEMENTS
-    check_elements(message, kind, most)
-    with pytest.raises(InvalidRequestError, match="elements"):
-        check_elements(message, kind, most // 4)

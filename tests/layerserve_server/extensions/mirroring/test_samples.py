@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import threading
 import time
 
 import numpy as np
@@ -16,7 +15,6 @@ from layerserve_server.datasets import reader
 from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.extensions.mirroring import sample_files
 from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles, keyed
-from layerserve_server.extensions.mirroring.samples import RequestSamples
 
 
 def request(x, model="double", outputs=(), id=""):
@@ -205,17 +203,6 @@ def test_files_of_others_are_never_removed(files, tmp_path, monkeypatch):
     assert (tmp_path / "m" / "1" / "train.npz").exists()
 
 
-def test_a_file_that_another_process_removes_meanwhile_costs_no_samples(files, tmp_path):
-    (tmp_path / "m" / "1").mkdir(parents=True)
-    # It is listed, but gone when its size is read.
-    (tmp_path / "m" / "1" / "20260101T000000Z-1-1.npz").symlink_to(tmp_path / "absent")
-    kept = files()
-    kept.add({"x": np.ones((1, 2))})
-    kept.files.close()
-    assert kept.lost == 0
-    assert [path.is_file() for path in sorted(tmp_path.glob("m/1/2*.npz"))] == [False, True]
-
-
 def test_a_file_is_written_after_a_time(files, tmp_path, monkeypatch, wait_until):
     monkeypatch.setattr(sample_files, "FILE_SECONDS", 0.0)
     files().add({"x": np.ones((1, 2))})
@@ -258,43 +245,3 @@ def test_a_disk_that_becomes_full_has_no_half_files(files, tmp_path, monkeypatch
         kept.files._background.flush()
         kept.files._write(list(kept.files._open))
     assert (kept.lost, list((tmp_path / "m" / "1").iterdir())) == (1, [])
-
-
-def test_one_long_text_does_not_make_all_of_a_file_as_wide(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_files, "FILE_BYTES", 100_000)
-    kept = files()
-    for length in (*[1] * 100, 100_000, *[1] * 100):
-        kept.add({"text": np.array([b"a" * length], object)})
-    kept.files.close()
-    paths = list(tmp_path.glob("m/1/*.npz"))
-    assert sum(len(np.load(path)["text"]) for path in paths) == 201
-    assert sum(path.stat().st_size for path in paths) < 1_000_000
-
-
-def test_two_first_requests_at_once_have_the_same_files(start, put):
-    class Files:
-        def __init__(self):
-            self.samples = []
-            self.add = self.samples.append
-
-    made = []
-
-    def make_files():
-        made.append(Files())
-        if len(made) == 1:
-            other.start()
-            other.join(0.1)
-        return made[-1]
-
-    put("double")
-    repository = start().repository
-    samples = RequestSamples(lambda record: 1.0, make_files)
-    with repository.leases.lease("double") as version:
-
-        def keep():
-            samples.put(version, {"x": rows(0, 1)}, {"y": rows(0, 1)}, "")
-
-        other = threading.Thread(target=keep)
-        keep()
-        other.join()
-    assert [len(one.samples) for one in made] == [2]

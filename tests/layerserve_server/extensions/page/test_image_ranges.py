@@ -85,21 +85,6 @@ def test_the_first_layer_that_computes_with_an_image_decides(name: str) -> None:
     assert image_ranges(make()) == found
 
 
-def test_the_calls_of_a_model_are_read_once_whatever_the_number_of_its_inputs() -> None:
-    read = []
-
-    class Node:
-        @property
-        def input_tensors(self) -> list[object]:
-            read.append(self)
-            return []
-
-    specs = [SimpleNamespace(name=str(number)) for number in range(100)]
-    model = SimpleNamespace(graph=SimpleNamespace(nodes=[Node()] * 100), input_specs=specs, inputs=specs)
-    assert image_ranges(model) == {}
-    assert len(read) == 100
-
-
 def test_a_model_without_a_graph_says_nothing() -> None:
     assert image_ranges(SimpleNamespace()) == {}
 

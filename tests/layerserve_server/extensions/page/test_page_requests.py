@@ -221,17 +221,6 @@ def test_a_failed_version_has_its_reason_escaped(put, serve):
     assert "<script" not in text
 
 
-def test_forms_are_short(serve):
-    _, call = serve()
-    headers = {"x-layerserve-page": secret(call)}
-    long = call("POST", PARTS + "SetLabel", b"name=" + b"a" * 20_000, **headers)
-    assert (long.status, "at most 16384" in long.json["error"]) == (400, True)
-    unnamed = call("POST", PARTS + "SetLabel", b"name=double&version=1", **headers)
-    assert unnamed.json["error"] == "label: got nothing, expected a value"
-    assert call("POST", PARTS + "SetLabel", b"name=double&version=1&label=a%20b", **headers).status == 400
-    assert "no version below its default" in call("POST", PARTS + "RollBack", b"name=double", **headers).json["error"]
-
-
 def test_the_page_needs_a_port(tmp_path):
     with pytest.raises(SettingsError, match=r"^--ui \(.*\): got no port for HTTP, expected --http-port with it"):
         read_settings([str(tmp_path), "--ui"])

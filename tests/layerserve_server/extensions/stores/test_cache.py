@@ -8,8 +8,6 @@ import shutil
 
 import pytest
 from layerserve_server.extensions.stores.cache import Cache
-from layerserve_server.extensions.stores.listing import Listing, arrange
-from layerserve_server.extensions.stores.objects import StoredObject
 
 
 @pytest.fixture
@@ -113,31 +111,6 @@ def test_a_damaged_folder_is_used_as_far_as_it_is_right(tmp_path, store, make_mi
     assert os.listdir(models) == ["m"]
     assert mirror._cache.asked() == []
     assert Cache(tmp_path / "cache").read_listing() is not None
-
-
-def test_a_folder_among_what_is_wanted_stops_no_listing(tmp_path):
-    cache = Cache(tmp_path / "cache")
-    cache.lock()
-    (tmp_path / "cache" / "wanted" / "m@1").mkdir()
-    cache.ask(("m", 2))
-    assert sorted(cache.asked()) == [("m", 1), ("m", 2)]
-    assert cache.asked() == [("m", 1)]
-    cache.unlock()
-
-
-def test_a_listing_is_written_when_it_has_changed(tmp_path):
-    cache = Cache(tmp_path)
-    listing = arrange([StoredObject("m/1/model.keras", 1, "a"), StoredObject("m/labels.json", 1, "b")], "models")
-    cache.write_listing(listing, {})
-    written = cache.listing_time()
-    cache.write_listing(Listing(dict(listing.versions), dict(listing.of_models)), {})
-    assert cache.listing_time() == written
-    for problems in ({("m", 1): "damaged"}, {}):
-        cache.write_listing(listing, problems)
-        assert cache.read_listing() == (listing, problems)
-    listing.versions.clear()
-    cache.write_listing(listing, {})
-    assert cache.read_listing() == (listing, {})
 
 
 def test_what_cannot_be_written_leaves_the_rest_of_a_listing(tmp_path, store, make_mirror, caplog):

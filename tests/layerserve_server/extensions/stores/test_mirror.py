@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
-import threading
 import time
 
 import pytest
@@ -177,22 +175,6 @@ def test_a_copy_that_neither_the_store_nor_a_listing_knows_is_removed(store, mak
     assert not folder.exists()
 
 
-def test_a_version_that_comes_back_is_fetched_at_once_even_if_it_had_failed(store, make_mirror, seen):
-    store.put("m/1/model.keras", "one")
-    store.fetch_error = StoreError("damaged", "m/1/model.keras: got 2 bytes, expected 3")
-    mirror = make_mirror()
-    mirror.want("m", 1)
-    wait_for(lambda: seen.failed == ["m"])
-    content, store.fetch_error = dict(store.content), None
-    store.content.clear()
-    for _ in range(2):
-        mirror.refresh()
-    store.content.update(content)
-    for _ in range(2):
-        mirror.refresh()
-    assert fetched(mirror, "m", 1).exists()
-
-
 def test_labels_are_copied_and_removed(store, make_mirror, tmp_path):
     store.put("m/labels.json", '{"stable": 1}')
     store.put("m/1/model.keras", "one")
@@ -237,30 +219,6 @@ def test_labels_that_cannot_be_read_concern_their_model_alone(store, make_mirror
     store.read_errors["m/labels.json"] = StoreError("away", "m/labels.json: Forbidden")
     mirror.refresh()
     assert (models / "m" / "labels.json").read_text() == '{"stable": 1}'
-
-
-def test_labels_that_do_not_arrive_hold_up_one_listing(store, make_mirror, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "READ_SECONDS", 0.2)
-    store.silent = {f"m{number}/labels.json" for number in range(module.READS - 1)}
-    for name in ("n", *(path.split("/")[0] for path in store.silent)):
-        store.put(f"{name}/labels.json", '{"stable": 1}')
-        store.put(f"{name}/1/model.keras", "one")
-    store.gate.clear()
-    mirror = make_mirror()
-    models = tmp_path / "cache" / "models"
-    assert len(absent(mirror)) == module.READS
-    assert (models / "n" / "labels.json").exists()
-    monkeypatch.setattr(module, "READ_SECONDS", 3600)
-    assert mirror.refresh()
-    # What was asked for before the object changed isn't taken.
-    store.put("m0/labels.json", '{"stable": 2}')
-    store.gate.set()
-    # Until they arrive, it isn't known what they say.
-    assert {(models / path).read_text() for path in store.silent} == {module.UNREADABLE}
-    wait_for(
-        lambda: mirror.refresh() and module.UNREADABLE not in [(models / path).read_text() for path in store.silent]
-    )
-    assert (models / "m0" / "labels.json").read_text() == '{"stable": 2}'
 
 
 def test_a_store_that_is_away_changes_nothing(store, make_mirror, seen, caplog):
@@ -308,19 +266,6 @@ def test_a_version_that_failed_is_not_tried_again_at_once(store, make_mirror, se
     replace_time(monkeypatch, module, monotonic=lambda: time.monotonic() + 20)
     mirror.start()
     wait_for(lambda: absent(mirror) == {})
-
-
-def test_a_fetch_that_the_end_interrupts_is_no_failure(store, make_mirror, seen, caplog):
-    store.put("m/1/model.keras", "one")
-    mirror = make_mirror()
-    store.gate.clear()
-    mirror.want("m", 1)
-    wait_for(lambda: list((mirror._cache.folder / "unfinished").iterdir()))
-    store.fetch_error = AWAY  # as its connections are closed
-    mirror.stop()
-    assert seen.failed == []
-    assert "can't be fetched" not in caplog.text
-    assert absent(make_mirror()) == {("m", 1): ""}
 
 
 def test_a_start_while_the_store_is_away_serves_the_copies(store, make_mirror, seen):
@@ -447,29 +392,6 @@ def test_a_version_larger_than_the_limit_is_refused_and_removes_nothing(store, m
     assert one.exists()
 
 
-def test_space_that_the_filesystem_lacks_is_named(store, make_mirror, monkeypatch):
-    store.put("m/1/model.keras", "x" * 10)
-    mirror = make_mirror()
-    monkeypatch.setattr(mirror._cache, "free_bytes", lambda: 1000)
-    with pytest.raises(UnavailableError, match="10 bytes, and the state folder's filesystem 1000 free"):
-        mirror.fetch("m", 1)
-
-
-@pytest.mark.parametrize("step", ["unfinished", "put"])
-def test_a_disk_that_fills_up_meanwhile_is_tried_again(store, make_mirror, monkeypatch, step):
-    store.put("m/1/model.keras", "one")
-    mirror = make_mirror()
-
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(mirror._cache, step, full)
-        with pytest.raises(UnavailableError, match="No space left on device"):
-            mirror.fetch("m", 1)
-    assert fetched(mirror, "m", 1).is_dir()
-
-
 def test_a_request_does_not_wait_for_ever(store, make_mirror, monkeypatch):
     monkeypatch.setattr(module, "WAIT_SECONDS", 0.05)
     store.put("m/1/model.keras", "one")
@@ -479,85 +401,3 @@ def test_a_request_does_not_wait_for_ever(store, make_mirror, monkeypatch):
         mirror.fetch("m", 1)
     store.gate.set()
     wait_for(lambda: absent(mirror) == {})
-
-
-def test_fetching_blocks_neither_listing_nor_the_repository(store, make_mirror):
-    store.put("m/1/model.keras", "one")
-    mirror = make_mirror()
-    store.gate.clear()
-    mirror.want("m", 1)
-    store.put("n/1/model.keras", "new")
-
-    def use():
-        mirror.refresh()
-        mirror.note_use([])
-        mirror.want("m", 1)
-
-    thread = threading.Thread(target=use)
-    thread.start()
-    thread.join(10)
-    assert not thread.is_alive()
-    assert ("n", 1) in absent(mirror)
-    store.gate.set()
-
-
-def test_a_start_does_not_wait_for_a_store_that_hangs_if_there_are_copies(store, make_mirror, monkeypatch, caplog):
-    store.put("m/1/model.keras", "one")
-    fetched(make_mirror(), "m", 1)
-    monkeypatch.setattr(module, "START_SECONDS", 0.05)
-    answering = threading.Event()
-    objects = store.objects
-    monkeypatch.setattr(store, "objects", lambda below="": answering.wait(30) and objects(below))
-    store.put("m/2/model.keras", "two")
-    mirror = make_mirror()
-    assert "starting with the copies" in caplog.text
-    mirror.fetch("m", 1)
-    answering.set()
-    wait_for(lambda: ("m", 2) in mirror._seen)
-
-
-def test_what_was_complete_before_a_restart_is_complete(store, make_mirror):
-    store.put("m/1/model.keras", "one")
-    make_mirror()
-    began = time.monotonic()
-    mirror = make_mirror(settle_seconds=30)
-    assert time.monotonic() - began < 20
-    assert absent(mirror) == {("m", 1): ""}
-    store.put("m/1/model.keras", "ONE")
-    mirror.refresh()
-    assert mirror._unsettled
-
-
-def test_whatever_fails_while_a_store_is_watched_it_is_listed_again(store, make_mirror, monkeypatch, caplog):
-    monkeypatch.setattr(module, "TICK_SECONDS", 0.001)
-    mirror = make_mirror()
-    listed = []
-
-    def refresh():
-        listed.append(None)
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(mirror, "refresh", refresh)
-    monkeypatch.setattr(mirror, "_pause", lambda: 0.001)
-    mirror.start()
-    wait_for(lambda: len(listed) > 2)
-    mirror.stop()
-    assert caplog.messages.count(f"listing {mirror._address} failed; trying again") >= 2
-
-
-def test_a_version_that_may_be_incomplete_is_looked_at_again_soon(store, make_mirror):
-    mirror = make_mirror(poll_seconds=30, settle_seconds=2)
-    mirror.refresh()
-    assert mirror._pause() == 30
-    store.put("m/1/model.keras", "one")
-    mirror.refresh()
-    assert mirror._pause() == 2
-
-
-def test_what_can_not_be_fetched_for_good_is_an_error_of_the_version_each_time(store, make_mirror):
-    store.put("m/1/manifest.json", "{")
-    store.put("m/1/model.keras", "one")
-    mirror = make_mirror()
-    for _ in range(2):  # also before it is tried again
-        with pytest.raises(VersionFailedError, match="model 'm' version 1 can't be fetched: "):
-            mirror.fetch("m", 1)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
-from layerserve_server.errors import UnavailableError, VersionFailedError
-from layerserve_server.extensions.stores import read_only_mirror as module
 from layerserve_server.extensions.stores.cache import Cache
-from layerserve_server.extensions.stores.objects import StoreError
 from layerserve_server.extensions.stores.read_only_mirror import ReadOnlyMirror
 
 
@@ -50,25 +45,3 @@ def test_what_it_waits_for_is_fetched(store, follow):
     assert store.fetched == ["m/1/model.keras"]
     follower.fetch("m", 1)
     assert store.fetched == ["m/1/model.keras"]
-
-
-def test_it_has_the_reason_why_a_version_cannot_be_fetched(store, follow):
-    store.put("m/1/model.keras", "one")
-    store.fetch_error = StoreError("damaged", "m/1/model.keras: got 2 bytes, expected 3")
-    _, follower = follow()
-    with pytest.raises(VersionFailedError, match=r"version 1 can't be fetched: .*got 2 bytes, expected 3"):
-        follower.fetch("m", 1)
-
-
-def test_it_does_not_wait_for_ever(store, follow, monkeypatch):
-    monkeypatch.setattr(module, "WAIT_SECONDS", 0.3)
-    store.put("m/1/model.keras", "one")
-    mirror, follower = follow()
-    store.gate.clear()
-    began = time.monotonic()
-    with pytest.raises(UnavailableError, match="is being fetched"):
-        follower.fetch("m", 1)
-    assert time.monotonic() - began < 30
-    store.gate.set()
-    mirror.fetch("m", 1)
-    follower.fetch("m", 1)

@@ -19,8 +19,6 @@ from layerserve.v1 import (
     tensor_pb2,
 )
 from layerserve.values import tensors
-from layerserve_server.access.reserved import UNREADABLE
-from layerserve_server.errors import NotTrainableError
 from layerserve_server.extensions.stores import source
 from layerserve_server.extensions.stores.process import ProcessStore
 from layerserve_server.extensions.stores.store import FsspecStore
@@ -120,61 +118,6 @@ def test_a_store_that_is_away_costs_no_request(s3, served, connect, wait_until, 
     assert app.metrics.registry.get_sample_value("layerserve_store_up") == 1
 
 
-def test_a_server_starts_without_its_store_if_it_has_copies(s3, served, connect):
-    put(s3, 1, 10)
-    first = served()
-    predict(connect(first))
-    first.stop()
-    s3.proxy.leave()
-    assert predict(connect(served())) == (1, 10)
-
-
-def test_a_server_without_store_and_copies_does_not_start(s3, make_server, tmp_path):
-    s3.proxy.leave()
-    app = make_server(ROOT, state=tmp_path / "state")
-    with pytest.raises(OSError, match="can't read the models: s3://bucket/models: "):
-        app.start()
-
-
-def test_a_slow_store_delays_nobody(s3, served, connect, wait_until, monkeypatch):
-    monkeypatch.setattr(source, "ProcessStore", ProcessStore)
-    put(s3, 1, 10)
-    app = served()
-    channel = connect(app)
-    s3.proxy.silent.add("models/double/2/model.keras")
-    put(s3, 2, 20)
-    wait_until(lambda: s3.proxy.waiting)
-    assert [predict(channel) for _ in range(50)] == [(1, 10)] * 50
-    s3.proxy.silent.clear()
-    wait_until(lambda: predict(channel) == (2, 20))
-
-
-def test_objects_that_the_store_refuses_concern_their_version_alone(s3, served, connect, wait_until):
-    put(s3, 1, 10)
-    for path in ("models/other/1/model.keras", "models/other/labels.json"):
-        s3.put(path, json.dumps({"offset": 20}))
-        s3.proxy.statuses[path] = 403
-    app = served()
-    assert predict(connect(app)) == (1, 10)
-
-    def other():
-        (found,) = app.repository.catalogue.describe("other")
-        return found
-
-    wait_until(lambda: other().reason)
-    assert other().state is State.FAILED
-    assert other().reason.startswith("labels.json: ")
-    # Nor is it known who may use it.
-    assert app.repository.catalogue.restrictions == {"other": UNREADABLE}
-    del s3.proxy.statuses["models/other/labels.json"]
-    forbidden = "s3://bucket/models/other/1/model.keras: Forbidden"
-    wait_until(lambda: (other().state, other().reason) == (State.AVAILABLE, forbidden))
-    assert app.repository.catalogue.restrictions == {}
-    s3.proxy.statuses.clear()
-    wait_until(lambda: other().state is State.READY)
-    assert other().reason == ""
-
-
 def test_a_version_with_a_hostile_name_is_shown_and_the_others_are_served(s3, served, connect):
     put(s3, 1, 10)
     put(s3, 2, 20)
@@ -207,55 +150,6 @@ def test_publishing_writes_the_manifest_last_and_another_server_serves_it(s3, se
     assert json.loads(s3.text("models/double/labels.json")) == {"stable": 2}
     wait_until(lambda: _answers(other, label="stable") == (2, 20))
     assert app.repository.publisher.version_of_run("double", "r1") == 2
-
-
-def test_two_servers_never_publish_the_same_version(s3, served, tmp_path):
-    put(s3, 1, 10)
-    apps = [served(state=tmp_path / name, remote_poll_seconds=3600) for name in ("a", "b")]
-    versions = []
-    for number, app in enumerate((*apps, *apps)):
-        file = tmp_path / f"{number}.keras"
-        file.write_text(json.dumps({"offset": number}))
-        versions.append(app.repository.publisher.publish("double", file, run=f"r{number}", base_version=1))
-    assert versions == [2, 3, 4, 5]
-    for version in versions:
-        assert json.loads(s3.text(f"models/double/{version}/model.keras")) == {"offset": version - 2}
-
-
-def test_publishing_while_the_store_is_away_leaves_nothing(s3, served, tmp_path):
-    put(s3, 1, 10)
-    app = served(remote_poll_seconds=3600)
-    file = tmp_path / "trained.keras"
-    file.write_text("{}")
-    s3.proxy.leave()
-    with pytest.raises(NotTrainableError, match="the repository can't be written: s3://bucket/models"):
-        app.repository.publisher.publish("double", file, run="r1", base_version=1)
-    assert file.exists()
-    assert s3.paths() == ["models/double/1/model.keras"]
-    s3.proxy.come_back()
-    assert app.repository.publisher.publish("double", file, run="r1", base_version=1) == 2
-
-
-def test_copies_that_are_in_use_stay_within_the_limit(s3, served, connect):
-    size = len(json.dumps({"offset": 10}))
-    for version in (1, 2, 3):
-        put(s3, version, 10 * version)
-    app = served(cache_bytes=2 * size, max_old_versions=1)
-    channel = connect(app)
-    assert predict(channel, version=1) == (1, 10)
-    app.repository.scan()
-    with pytest.raises(Exception, match="UNAVAILABLE"):
-        predict(channel, version=2)
-    assert predict(channel) == (3, 30)
-
-
-def test_a_store_in_memory(served, connect):
-    fsspec = pytest.importorskip("fsspec")
-    files = fsspec.filesystem("memory")
-    files.pipe_file("/served/double/1/model.keras", b'{"offset": 10}')
-    app = served("memory://served")
-    assert predict(connect(app)) == (1, 10)
-    files.rm("/served", recursive=True)
 
 
 def test_a_store_is_managed(s3, served, connect, wait_until, tmp_path):
@@ -326,20 +220,6 @@ def test_labels_of_classes_come_with_each_version(s3, served, wait_until, tmp_pa
     assert "models/double/labels.txt" in s3.paths()
     app.repository.publisher.writer.withdraw_model("double", 3)
     assert s3.paths() == ["models/double/serving.json"]
-
-
-def test_a_scan_while_a_copy_is_replaced_unloads_nothing(s3, served, tmp_path):
-    """Between the renames of the old and the new copy, the folder has none."""
-    put(s3, 1, 10)
-    app = served(model_control="none")
-    with app.repository.leases.lease("double", 1) as version:
-        place = app.settings.root / "double" / "1"
-        assert place.rename(tmp_path / "away").is_dir()
-        app.repository.scan()
-        assert not version.retired
-        (tmp_path / "away").rename(place)
-        app.repository.scan()
-        assert not version.retired
 
 
 def test_a_call_that_loads_a_model_waits_for_its_copies(s3, served, connect):

@@ -8,15 +8,13 @@ import os
 import signal
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from layerserve_server.extensions.stores import program
 from layerserve_server.extensions.stores import store as module
 from layerserve_server.extensions.stores.objects import StoredObject, StoreError
 from layerserve_server.extensions.stores.process import ProcessStore
-from layerserve_server.extensions.stores.store import CHUNK, TRANSFERS, FsspecStore
+from layerserve_server.extensions.stores.store import CHUNK, FsspecStore
 from synced import synced
 
 
@@ -228,15 +226,6 @@ def test_cut_answers_are_never_taken_for_the_object(s3, remote, tmp_path):
     remote.fetch([one], ["y"], tmp_path)
 
 
-def test_a_server_that_goes_away_and_comes_back(s3, remote):
-    s3.put("models/m/1/model.keras", "one")
-    assert len(remote.objects()) == 1
-    s3.proxy.leave()
-    assert kind(remote.objects) == "away"
-    s3.proxy.come_back()
-    assert len(remote.objects()) == 1
-
-
 def test_a_server_that_does_not_answer_costs_its_process(s3):
     remote = ProcessStore("s3://bucket/models")
     assert remote.objects() == []
@@ -254,65 +243,6 @@ def test_a_server_that_does_not_answer_costs_its_process(s3):
     remote.close()
     with pytest.raises(StoreError, match="the server is stopping"):
         remote.objects()
-
-
-def test_an_object_that_does_not_arrive_costs_no_other(s3, tmp_path):
-    s3.put("models/m/1/model.keras", "one")
-    s3.put("models/n/1/model.keras", os.urandom(3 * CHUNK))
-    remote = ProcessStore("s3://bucket/models", silent_seconds=3)
-    silent, slow = remote.objects()
-    before = remote.pid
-    s3.proxy.silent.add("models/m/1/model.keras")
-    s3.proxy.delay = 0.02
-    with ThreadPoolExecutor() as pool:
-        failing = pool.submit(remote.fetch, [silent], ["x"], tmp_path / "silent")
-        slow_one = pool.submit(remote.fetch, [slow], ["x"], tmp_path / "slow")
-        with pytest.raises(StoreError, match="no answer for 3 s"):
-            failing.result()
-        assert not slow_one.done()
-        s3.proxy.delay = 0
-        assert len(remote.objects()) == 2
-        slow_one.result()
-    assert (tmp_path / "slow" / "x").stat().st_size == 3 * CHUNK
-    # The request that got no answer goes on in the process, which takes no others and ends.
-    assert remote.pid != before
-    end = time.monotonic() + 20
-    while Path(f"/proc/{before}/cmdline").exists() and Path(f"/proc/{before}/cmdline").read_bytes():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    remote.close()
-
-
-def test_what_could_not_be_written_in_time_is_not_written_later(s3, remote, tmp_path):
-    s3.put("models/m/1/model.keras", "one")
-    (one,) = remote.objects()
-    s3.proxy.silent.add("models/m/1/model.keras")
-    with ThreadPoolExecutor() as pool:
-        pending = pool.submit(remote.fetch, [one], ["x"], tmp_path)
-        while not s3.proxy.waiting:
-            time.sleep(0.01)
-        s3.proxy.delay = 30
-        remote._silent_seconds = 0.5
-        with pytest.raises(StoreError, match=r"no answer for 0\.5 s"):
-            remote.write("m/labels.json", "{}")
-        with pytest.raises(StoreError, match=r"no answer for 0\.5 s"):
-            pending.result(10)
-
-
-def test_objects_that_do_not_arrive_hold_no_thread_of_another_version(s3, remote, tmp_path):
-    paths = [f"m/1/{number}" for number in range(2 * TRANSFERS)]
-    for path in (*paths, "n/1/model.keras"):
-        s3.put(f"models/{path}", "one")
-    *silent, other = remote.objects()
-    s3.proxy.silent.update(f"models/{path}" for path in paths)
-    with ThreadPoolExecutor() as pool:
-        stuck = pool.submit(remote.fetch, silent, paths, tmp_path / "silent")
-        while s3.proxy.waiting < TRANSFERS:
-            time.sleep(0.01)
-        remote.fetch([other], ["x"], tmp_path / "other")
-        assert not stuck.done()
-        s3.proxy.silent.clear()
-        stuck.result()
 
 
 def test_content_without_an_end_costs_no_more_memory_than_the_limit(s3, tmp_path):
@@ -337,29 +267,6 @@ def test_a_process_that_is_killed_is_started_again(s3, remote):
     while remote.pid == before and time.monotonic() < end:
         time.sleep(0.01)
     assert remote.objects() == []
-
-
-def test_a_change_is_noticed_though_the_library_keeps_what_it_has_listed(tmp_path):
-    """As that of hf:// does."""
-    store = FsspecStore(f"memory://{uuid.uuid4().hex}")
-    store.write("m/labels.json", "1")
-    (listed,) = store.objects()
-    files, kept = store._files, {}
-    asks, forgets = files.info, files.invalidate_cache
-
-    def forget(path=None):
-        kept.clear()
-        forgets(path)
-
-    files.info = lambda path, **options: kept.setdefault(path, asks(path, **options))
-    files.invalidate_cache = forget
-    try:
-        files.info(store._full("m/labels.json"))
-        store.write("m/labels.json", "2")
-        with pytest.raises(StoreError, match="changed while it was read"):
-            store.fetch([listed], ["labels.json"], tmp_path / "out")
-    finally:
-        del files.info, files.invalidate_cache
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 
 import pytest
 from layerserve_server.errors import VersionConflictError
@@ -119,19 +118,6 @@ def test_a_number_that_another_has_taken_is_left_alone(store, writer, tmp_path, 
     assert {path for path in store.content if path.startswith("m/2/")} == {taken}
 
 
-def test_a_store_that_ignores_the_condition_lets_one_publisher_win(store, writer, tmp_path):
-    create = store.create
-
-    def ignored(path, text):
-        create(path, text)
-        if path.startswith("m/2/"):
-            store.put(path, "another server")  # it wrote in the same moment
-
-    store.create = ignored
-    assert writer.publish("m", trained(tmp_path), {}, above=1) == 3
-    assert store.content["m/2/.publishing"] == b"another server"
-
-
 @pytest.mark.parametrize("meanwhile", ["", "m/2/model.keras", "m/3/manifest.json", "m/2/.publishing"])
 def test_nothing_is_published_if_another_has_published_above_the_expected_version(store, writer, tmp_path, meanwhile):
     file = trained(tmp_path)
@@ -143,27 +129,6 @@ def test_nothing_is_published_if_another_has_published_above_the_expected_versio
         writer.publish("m", file, {}, above=0, expected=1)
     assert caught.value.newest == int(meanwhile[2])
     assert (file.exists(), {path for path in store.content if path != "m/1/model.keras"}) == (True, {meanwhile})
-
-
-def test_a_version_that_the_model_never_had_is_not_expected(store, writer, tmp_path):
-    file = trained(tmp_path)
-    with pytest.raises(VersionConflictError, match="got version 1 as its newest, expected version 5"):
-        writer.publish("m", file, {}, above=4, expected=5)
-    # Version 5 was deleted.
-    assert writer.publish("m", file, {}, above=5, expected=5) == 6
-
-
-def test_a_version_that_appears_between_check_and_claim_is_noticed(store, writer, tmp_path):
-    create = store.create
-
-    def late(path, text):
-        store.put("m/2/.publishing", "theirs")
-        create(path, text)
-
-    store.create = late
-    with pytest.raises(VersionConflictError, match="got version 2"):
-        writer.publish("m", trained(tmp_path), {}, above=0, expected=1)
-    assert set(store.content) == {"m/1/model.keras", "m/2/.publishing"}
 
 
 @pytest.mark.parametrize("fails", ["create", "upload", "read", "write"])
@@ -193,30 +158,6 @@ def test_labels_and_controls_are_written_to_both(store, mirror, writer):
     assert read_control(folder) == Control(None, False, 7)
     mirror.refresh()
     assert read_labels(folder) == {"canary": 2}
-
-
-def test_a_listing_from_before_a_change_does_not_undo_it(store, mirror, writer):
-    store.put("m/labels.json", '{"stable": 1}')
-    reading, go_on, read = threading.Event(), threading.Event(), store.read
-
-    def slow(path, limit):
-        text = read(path, limit)
-        if not reading.is_set():
-            reading.set()
-            assert go_on.wait(30)
-        return text
-
-    store.read = slow
-    listing = threading.Thread(target=mirror.refresh)
-    listing.start()
-    assert reading.wait(30)
-    change = threading.Thread(target=writer.write_label, args=("m", "stable", 2))
-    change.start()
-    change.join(0.2)
-    go_on.set()
-    for thread in (listing, change):
-        thread.join(30)
-    assert read_labels(mirror._cache.models / "m") == {"stable": 2}
 
 
 def test_what_others_have_written_stays(store, mirror, writer):
@@ -253,28 +194,6 @@ def test_a_version_is_withdrawn(store, mirror, writer):
     assert absent(mirror) == {("m", 2)}
     mirror.refresh()
     assert absent(mirror) == {("m", 2)}
-
-
-def test_a_withdrawal_that_is_cut_off_leaves_no_version_to_others(
-    store, mirror, writer, make_mirror, monkeypatch, tmp_path
-):
-    delete, left = store.delete, 1
-    writer.publish("n", trained(tmp_path), {}, above=0)
-
-    def delete_one(path):
-        nonlocal left
-        if not left:
-            raise AWAY
-        left -= 1
-        delete(path)
-
-    monkeypatch.setattr(store, "delete", delete_one)
-    with pytest.raises(OSError, match="connection refused"):
-        writer.withdraw("n", 1, tmp_path)
-    assert set(store.content) == {"m/1/model.keras", "n/1/.publishing", "n/1/model.keras"}
-    mirror._cache.remove(("n", 1))
-    (mirror._cache.folder / "listing.jsonl").unlink()
-    assert ("n", 1) not in absent(make_mirror())
 
 
 def test_a_model_is_withdrawn(store, mirror, writer):

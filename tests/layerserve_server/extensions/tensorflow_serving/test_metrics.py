@@ -7,7 +7,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from counted_calls import StreamedRequests, counted_calls, values
+from counted_calls import counted_calls, values
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
 from layerserve_server.commands.settings_reader import read_settings
@@ -84,22 +84,6 @@ def test_a_scraper_of_a_server_without_the_page_is_told_the_setting(serve):
     assert read_settings([]).tensorflow_serving_metrics is False
     _, call = serve()
     assert b"--tensorflow-serving-metrics adds it" in call("GET", PATH).body
-
-
-def test_requests_of_streams_are_counted_before_their_stream_ends(put, start, connect, wait_until):
-    put("double")
-    app = start(tensorflow_serving_metrics=True)
-    requests = StreamedRequests(connect(app), 4)
-    own = app._inference.metrics.registry
-
-    def counted() -> list[float]:
-        (latency,) = [one for one in tensorflow_serving(list(own.collect())) if one.name.endswith("request_latency")]
-        return [one.value for one in latency.samples if not one.name.endswith(("_bucket", "_sum"))]
-
-    # A reply may arrive before it is counted.
-    wait_until(lambda: counted() == [4])
-    assert requests.end() == []
-    assert counted() == [4], "the stream itself is no request"
 
 
 def test_a_server_has_no_page_by_default(put, start):

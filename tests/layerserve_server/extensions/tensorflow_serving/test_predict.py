@@ -6,11 +6,8 @@ import numpy as np
 import pytest
 from google.protobuf.internal.encoder import _VarintBytes as varint
 from layergraph import layers
-from layerserve_server.extensions.tensorflow_serving.contract import TensorFlowPredict
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import (
-    DT_STRING,
     TensorProto,
-    TensorShapeProto,
 )
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
     PredictRequest,
@@ -18,8 +15,6 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_servin
 )
 from layerserve_server.extensions.tensorflow_serving.tensors import TensorFlowTensor, encode
 from layerserve_server.services.prediction import predictor
-from layerserve_server.services.prediction.request_template import template_of
-from layerserve_server.services.prediction.wire_format import MAX_FIELDS
 
 ROWS = np.arange(6, dtype=np.float32).reshape(3, 2)
 
@@ -243,58 +238,5 @@ def test_arrays_in_one_piece_are_read_in_place(ask, parsed, fields):
     assert len(parsed) == 1
 
 
-def test_the_order_of_inputs_doesnt_matter(ask, parsed):
-    model = two_inputs()
-    own = model.input_names[1]
-    send = ask("double", load=lambda path: model)
-    for first, second in (("a", own), (own, "a")):
-        for number in range(3):
-            rows = {name: np.array([[number, place]], np.float32) for place, name in enumerate((first, second))}
-            inputs = [entry(field(4, row.tobytes()), name) for name, row in rows.items()]
-            arrays, _ = send(HEAD + b"".join(inputs))
-            np.testing.assert_array_equal(arrays["output_1"], rows["a"] - rows[own])
-    assert len(parsed) == 2
-
-
 ROW = np.array([[1.5, 2.5]], np.float32)
 CONTENT, VALUES, ZEROS = field(4, ROW.tobytes()), field(5, ROW.tobytes()), bytes(8)
-ONE_BY_ONE = b"".join(varint(5 << 3 | 5) + value.tobytes() for value in ROW.ravel())
-#: Inputs whose bytes aren't those of one array: they mean this array, or are refused, however often they come.
-FORMS = {
-    "one by one": (entry(ONE_BY_ONE), ROW),
-    "in two pieces": (entry(field(5, ROW[0, :1].tobytes()) + field(5, ROW[0, 1:].tobytes())), ROW),
-    "some one by one": (entry(VALUES + ONE_BY_ONE), None),
-    "content twice": (entry(field(4, ZEROS) + CONTENT), ROW),
-    "content and values": (entry(field(5, ZEROS) + CONTENT), ROW),
-    "a name twice": (entry(field(4, ZEROS)) + entry(CONTENT), ROW),
-    "values of another dtype": (entry(field(6, bytes(16))), None),
-    "a tensor twice": (field(2, field(1, b"x") + field(2, KIND) + field(2, CONTENT)), ROW),
-    "a tensor twice, each with content": (
-        field(2, field(1, b"x") + field(2, KIND + field(4, ZEROS)) + field(2, CONTENT)),
-        ROW,
-    ),
-    "unknown rank beside a shape": (entry(field(2, b"\x18\x01") + CONTENT), None),
-    "one for both": (entry(field(5, ROW[0, :1].tobytes())), np.full((1, 2), ROW[0, 0])),
-    "a group": (entry(CONTENT) + b"\x4b\x4c", ROW),
-    "a group in the tensor": (entry(CONTENT + b"\x9b\x06\x9c\x06"), ROW),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_unusual_forms_mean_the_same_every_time(ask, parsed, form):
-    send = ask("double")
-    message, expected = FORMS[form]
-    for _ in range(3):
-        if expected is None:
-            assert refused(send, HEAD + message)[0] == "INVALID_ARGUMENT"
-        else:
-            np.testing.assert_array_equal(send(HEAD + message)[0]["output_0"], expected * 2)
-    assert len(parsed) == 3
-
-
-def test_a_tensor_of_many_strings_has_no_template():
-    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=2 * MAX_FIELDS)])
-    tensor = TensorProto(dtype=DT_STRING, tensor_shape=shape, string_val=[b"a"] * (2 * MAX_FIELDS))
-    message = PredictRequest(inputs={"x": tensor})
-    message.model_spec.name = "m"
-    assert template_of(message.SerializeToString(), TensorFlowPredict().request(message)) is None

@@ -5,7 +5,6 @@ import json
 import grpc
 import pytest
 from layerserve_server.errors import NotLoadedError
-from layerserve_server.extensions.tensorflow_serving.configuration import Configuration
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.error_codes_pb2 import OK
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.model_service_pb2 import (
     ReloadConfigRequest,
@@ -74,15 +73,6 @@ def refused(reload, *configs, **fields):
     with pytest.raises(grpc.RpcError) as refusal:
         reload(*configs, **fields)
     return refusal.value.code().name, refusal.value.details()
-
-
-def test_processes_in_which_a_change_is_not_in_effect_are_named(reload, monkeypatch):
-    assert reload(DOUBLE, OTHER).status.error_message == ""
-    apply = Configuration.apply
-    late = ["worker process 1: late", "worker process 2: late"]
-    monkeypatch.setattr(Configuration, "apply", lambda *arguments: [*apply(*arguments), *late])
-    status = reload(DOUBLE, OTHER).status
-    assert (status.error_code, status.error_message) == (0, f"in effect, but not yet in {'; '.join(late)}")
 
 
 def test_labels_move_are_added_and_removed(reload, labels, tmp_path):
@@ -200,31 +190,6 @@ def test_a_policy_holds_in_place_of_that_of_the_settings(reload, tmp_path, put):
         ("set version policy", "latest 2", "all", "all", "done"),
         ("set version policy", "all", "latest 1", "all", "done"),
     ]
-
-
-def test_the_policy_of_the_settings_is_no_change(reload, tmp_path):
-    (tmp_path / "models" / "other" / "layerserve.toml").write_text(
-        'version_policy = "specific"\nspecific_versions = [1]\n'
-    )
-    reload.repository.scan()
-    reload(DOUBLE, policy(OTHER, specific={"versions": [1]}))
-    assert not (tmp_path / "models" / "other" / "serving.json").exists()
-
-
-def test_labels_move_before_a_policy_leaves_their_versions_out(reload, labels):
-    reload(policy({**DOUBLE, "version_labels": {"stable": 2}}, specific={"versions": [2]}), OTHER)
-    assert (labels(), served(reload)) == ({"stable": 2}, ([2], 2))
-    # To a version that isn't served before, it moves after it.
-    reload(policy({**DOUBLE, "version_labels": {"stable": 2, "old": 1}}, all={}), OTHER)
-    assert (labels(), served(reload)) == ({"stable": 2, "old": 1}, ([2, 1], 2))
-    reload(policy({**DOUBLE, "version_labels": {"stable": 2}}, specific={"versions": [2]}), OTHER)
-    # Both at once would leave the label without a version for a moment.
-    both = policy({**DOUBLE, "version_labels": {"stable": 1}}, specific={"versions": [1]})
-    code, text = refused(reload, both, OTHER)
-    assert (code, "label 'stable' points at version 2, which the version policy 'specific 1'" in text) == (
-        *("FAILED_PRECONDITION", True),
-    )
-    assert (labels(), served(reload)) == ({"stable": 2}, ([2], 2))
 
 
 def test_a_policy_whose_version_cant_be_loaded_is_taken_back(reload, put, labels):

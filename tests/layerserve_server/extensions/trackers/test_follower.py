@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import pytest
 from damaged_files import DAMAGES, check_goes_on
 from layerserve_server.extensions.trackers import follower
@@ -137,18 +134,6 @@ def test_a_resumed_run_is_the_same_copy(sink, follow, write):
     assert sink.ended[1:] == [(COPY, RunState.CANCELLED, {})]
 
 
-def test_many_events_are_copied_in_turns(sink, follow, write, monkeypatch):
-    monkeypatch.setattr(follower, "TURN", 3)
-    write(ACCEPTED, STARTED, *[EPOCH] * 6, END)
-    write(ACCEPTED, run=OTHER)
-    one = follow()
-    assert one.turn()
-    assert [begun[0] for begun in sink.begun] == [RUN, OTHER]
-    assert [one.turn() for _ in range(3)] == [True, True, False]
-    assert len(sink.points) == 6
-    assert len(sink.ended) == 1
-
-
 def test_a_run_that_the_sink_refuses_holds_up_no_other(sink, follow, write, monkeypatch):
     write(ACCEPTED, STARTED, EPOCH)
     write(ACCEPTED, run=OTHER)
@@ -171,18 +156,6 @@ def test_a_run_that_the_sink_refuses_holds_up_no_other(sink, follow, write, monk
         with pytest.raises(ZeroDivisionError):
             one.turn()
     assert one.lost == 1
-
-
-def test_runs_that_are_removed_too_early_are_counted(tmp_path, sink, follow, write):
-    write(ACCEPTED)
-    write(ACCEPTED, END, run=OTHER)
-    one = follow()
-    one.turn()
-    for name in (RUN, OTHER):
-        shutil.rmtree(tmp_path / name)
-    one.turn()
-    assert one.lost == 1
-    assert follow().lost == 1
 
 
 def test_what_is_no_run_is_left_out(tmp_path, sink, follow, write):
@@ -213,17 +186,3 @@ def test_parameters_and_tags_are_short_texts():
 def test_without_places_that_are_damaged_it_begins_anew(damage, tmp_path, caplog, monkeypatch):
     note = tmp_path / "note.json"
     check_goes_on(note, lambda: Follower(tmp_path, None, note)._places, damage, caplog, monkeypatch, named=True)
-
-
-WRONG = [
-    {"lost": "x", "places": []},
-    {"lost": None, "places": {"r": 3}},
-    {"places": {"r": {"sequence": "5"}}},
-    {"places": {"r": {"other": 5}}},
-]
-
-
-@pytest.mark.parametrize("values", WRONG)
-def test_wrong_places_are_left_out(values, tmp_path):
-    (tmp_path / "note.json").write_text(json.dumps(values))
-    assert not Follower(tmp_path, None, tmp_path / "note.json")._places

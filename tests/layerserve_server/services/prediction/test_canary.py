@@ -125,21 +125,6 @@ def test_a_canary_that_was_unloaded_a_moment_ago_costs_no_request(settings, star
             assert ask(channel, "k") == 1
 
 
-def test_metrics_show_the_shares(settings, start, connect, wait_until):
-    app = start()
-    channel = connect(app)
-    keys = [f"user-{number}" for number in range(60)]
-    for key in keys:
-        ask(channel, key)
-    want = Counter(str(expected(key)) for key in keys)
-
-    def count(version):
-        labels = {"method": "Predict", "model": "double", "version": version, "status": "OK"}
-        return app.metrics.registry.get_sample_value("layerserve_requests_total", labels) or 0
-
-    wait_until(lambda: {version: count(version) for version in want} == want)
-
-
 @pytest.mark.parametrize(
     "error",
     [

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
-import weakref
 
 import grpc
 import numpy as np
@@ -106,77 +104,6 @@ def test_a_caller_that_goes_away_leaves_nothing_to_compute(serve, wait_until):
     assert model.batches == [3]
 
 
-def leave(app, stub, model):
-    """A caller that goes away while its requests are computed."""
-    model.gate.clear()
-    begun = len(model.begun)
-    more = threading.Event()
-
-    def requests():
-        for i in range(3):
-            yield message(X, str(i))
-        more.wait(30)
-
-    stream = stub.PredictStream(requests(), timeout=60)
-    while len(model.begun) == begun:
-        time.sleep(0.002)
-    stream.cancel()
-    more.set()
-    model.gate.set()
-
-
-def say_nothing(app, stub, model):
-    """A caller that has an answer, and then says nothing until its stream is ended."""
-    over = threading.Event()
-
-    def requests():
-        yield message(X, "first")
-        over.wait(30)
-
-    with pytest.raises(grpc.RpcError) as caught:
-        list(stub.PredictStream(requests(), timeout=60))
-    over.set()
-    assert caught.value.code() is grpc.StatusCode.ABORTED
-
-
-def send_nonsense(app, stub, model):
-    """A caller whose second message is none."""
-    messages = iter([message(X, "first").SerializeToString(), b"\xff\xff"])
-    with grpc.insecure_channel(f"127.0.0.1:{app.grpc_port}") as channel:
-        stream = channel.stream_stream("/layerserve.v1.PredictionService/PredictStream")(messages, timeout=60)
-        with pytest.raises(grpc.RpcError) as caught:
-            list(stream)
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-def end_well(app, stub, model):
-    assert len(outcomes(stub.PredictStream(iter([message(X, "a"), message(X[:, :1], "b")]), timeout=60))) == 2
-
-
-@pytest.mark.parametrize("call", [end_well, leave, say_nothing, send_nonsense])
-def test_a_stream_that_has_ended_is_free_without_the_garbage_collector(serve, monkeypatch, wait_until, call):
-    """Its answers may be large, and the collector comes late."""
-    kept = []
-    begin = prediction_stream.StreamedCall.__init__
-
-    def begin_noted(self, its, stream, size):
-        begin(self, its, stream, size)
-        kept.extend(map(weakref.ref, (self, its, stream)))
-
-    monkeypatch.setattr(prediction_stream.StreamedCall, "__init__", begin_noted)
-    app, model, stub = serve(stream_idle_seconds=0.3)
-    outcomes(stub.PredictStream(iter([message(X, "warm")]), timeout=60))
-    kept.clear()
-    gc.collect()
-    gc.disable()
-    try:
-        call(app, stub, model)
-        assert kept
-        wait_until(lambda: not [one for one in (found() for found in kept) if one is not None])
-    finally:
-        gc.enable()
-
-
 def test_no_more_requests_are_read_than_may_be_under_way(serve, monkeypatch, wait_until):
     monkeypatch.setattr(prediction_stream, "MAX_OPEN", 4)
     app, model, stub = serve()
@@ -208,31 +135,3 @@ def test_a_server_that_stops_waits_for_no_open_stream(serve, connect):
         with pytest.raises(grpc.RpcError) as raised:
             list(stream)
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
-
-
-def test_higher_priority_goes_first_and_patience_ends(serve, wait_until):
-    app, model, stub = serve(max_batch_rows=3)
-    model.gate.clear()
-    first = stub.Predict.future(message(X, "first").request, timeout=60)
-    wait_until(lambda: model.begun)
-    order = []
-    with app.repository.leases.lease("double") as version:
-
-        def ask(id, rows, **fields):
-            future = stub.Predict.future(message(X, id, **fields).request, timeout=60)
-            future.add_done_callback(lambda _: order.append(id))
-            wait_until(lambda: version.queue.queued_rows == rows)
-            return future
-
-        usual = ask("usual", 3)
-        low = ask("low", 6, priority=-1)
-        high = ask("high", 9, priority=1)
-        hasty = ask("hasty", 12, max_queue_ms=1)
-    threading.Event().wait(0.01)
-    model.gate.set()
-    for future in (first, usual, low, high):
-        np.testing.assert_array_equal(tensors.decode(future.result().outputs[0]), X * 2)
-    assert hasty.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "queued longer" in hasty.details()
-    wait_until(lambda: len(order) == 4)
-    assert [id for id in order if id != "hasty"] == ["high", "usual", "low"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import resource
-import signal
 import zipfile
 from dataclasses import replace
 
@@ -16,7 +14,6 @@ from layerserve_server.datasets import reader
 from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.datasets.description import described_arrays
 from layerserve_server.errors import (
-    BusyError,
     CallCancelledError,
     ForbiddenPathError,
     InvalidRequestError,
@@ -155,21 +152,6 @@ def test_a_file_that_was_replaced_or_deleted_meanwhile_is_named(jobs, tmp_path, 
     with pytest.raises(VersionFailedError, match=r"^compiling the model fails: model\.keras: "):
         larger_is_better(jobs, tmp_path / "model.keras", GOOD, 15)
     assert not caplog.records
-
-
-def test_no_more_than_so_many_are_tried_at_once(jobs, tmp_path):
-    made = jobs.with_limits()
-    for _ in range(jobs_module.MAX_QUEUED):
-        made._slots.acquire()
-    limits = JobLimits(20.0, 1 << 30, wall_seconds=0.01)
-    with pytest.raises(BusyError):
-        made.run(table.CHECK_TRAINING, {}, limits)
-
-
-def test_a_process_that_has_ended_is_started_again(try_it, jobs):
-    try_it(GOOD)
-    os.kill(jobs._warm._process.pid, signal.SIGKILL)
-    try_it(GOOD)
 
 
 def test_a_process_that_cannot_be_started_is_unavailable(monkeypatch):

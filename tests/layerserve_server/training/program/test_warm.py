@@ -83,19 +83,6 @@ def test_a_run_has_the_environment_of_its_start(jobs: Jobs, fork: Forks, folder:
     assert "KeyError: 'RANK'" in (folder / CHILD_OUTPUT).read_text()
 
 
-def test_a_parent_that_was_killed_is_started_again_and_its_runs_go_on(
-    jobs: Jobs, fork: Forks, folder: Path, wait_until: Callable
-) -> None:
-    first = fork(jobs, folder)
-    os.kill(parent_of(parent_of(first.pid)), signal.SIGKILL)
-    second = fork(jobs, folder)
-    assert parent_of(parent_of(second.pid)) != parent_of(parent_of(first.pid))
-    for process in (first, second):
-        assert process.poll() is None
-        process.send_signal(signal.SIGKILL)
-    wait_until(lambda: first.poll() == second.poll() == -signal.SIGKILL)
-
-
 def test_a_closed_parent_forks_nothing(folder: Path) -> None:
     jobs = Jobs()
     jobs.close()
@@ -127,13 +114,6 @@ def test_where_the_parent_can_not_start_a_run_is_started_by_its_command(
     wait_until(lambda: not started.wait())
     assert (tmp_path / CHILD_OUTPUT).read_text() == f"started in {tmp_path}\n"
     assert "can't fork training runs" in caplog.text
-
-
-def test_a_parent_that_has_nothing_to_do_ends() -> None:
-    jobs = Jobs(idle_seconds=0.1)
-    jobs.warm_up()
-    assert jobs._warm._process.wait(60) == 0
-    jobs.close()
 
 
 def test_a_parent_ends_when_the_server_does_and_its_runs_go_on(

@@ -8,20 +8,16 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
-from email.utils import parsedate_to_datetime
 
-import grpc
 import pytest
 from http_calls import Http, exchange
 from http_paths import http_routes
 from layerserve_server.transport.chunking import CHUNK_BYTES
 from layerserve_server.transport.http import connection as http_connection
-from layerserve_server.transport.http.connection import JoinedWrites
 from layerserve_server.transport.http.server import listening
 from layerserve_server.transport.perimeter import limits
 from layerserve_server.wiring import RIGHTS
 from tokens import write_tokens
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 INFER = "/v2/models/double/infer"
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}).encode()
@@ -162,23 +158,6 @@ def test_requests_may_be_sent_ahead(serve):
     assert [json.loads(reply.partition(b"\r\n\r\n")[2])["outputs"][0]["data"] for reply in replies] == [
         [2 * number, 0] for number in range(5)
     ]
-
-
-def test_small_chunks_cost_little_and_trailers_are_left_out(serve, monkeypatch):
-    """For each part of a body uvicorn copies all before it."""
-    app, _ = serve()
-    passed = []
-    pass_on = HttpToolsProtocol.on_body
-    monkeypatch.setattr(
-        HttpToolsProtocol, "on_body", lambda connection, body: (passed.append(body), pass_on(connection, body))
-    )
-    body = BODY + b" " * 20_000
-    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
-    # The chunks come in several pieces, and another request behind them.
-    received = exchange(app.http_port, CHUNKED + chunks + b"0\r\nx: y\r\n\r\n" + post(b"connection: close"))
-    assert received.count(b'"data":[2.0,4.0]') == 2
-    assert b"".join(passed) == body + BODY
-    assert len(passed) < 1000
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
@@ -505,63 +484,3 @@ def test_open_requests_finish_while_the_server_stops(model, wait_until):
         stopping.join()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", app.http_port)).close()
-
-
-def test_grpc_is_answered_while_http_is_flooded(serve, connect):
-    app, _ = serve(max_peer_connections=16)
-    channel = connect(app)
-    ready = grpc.channel_ready_future(channel)
-    ready.result(30)
-    sockets = []
-    for _ in range(100):
-        one = socket.create_connection(("127.0.0.1", app.http_port))
-        one.sendall(b"POST /v2 HTTP/1.1\r\ncontent-length: 9999\r\n\r\n")
-        sockets.append(one)
-    call = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
-    assert call(b"", timeout=5)
-    for one in sockets:
-        one.close()
-
-
-def test_replies_are_sent_at_once(serve):
-    """Head and body in two packets, of which the second waits for the first's acknowledgement, took 40 ms."""
-    app, call = serve()
-    assert call("GET", "/v2").status == 200
-    (connection,) = app._http._connections._open
-    assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-
-def test_writes_are_joined():
-    written = []
-
-    class Transport:
-        def write(self, data):
-            written.append(data)
-
-        def close(self):
-            written.append(b"closed")
-
-    writes = JoinedWrites(Transport())
-    writes.write(b"a")
-    writes.join()
-    writes.write(b"b")
-    writes.write(b"c")
-    assert written == [b"a"]
-    writes.flush()
-    writes.join()
-    writes.write(b"d")
-    writes.write(b"e")
-    writes.close()
-    writes.flush()
-    assert written == [b"a", b"bc", b"de", b"closed"]
-
-
-def test_replies_have_the_date_of_now(serve, wait_until):
-    _, call = serve()
-
-    def date():
-        return parsedate_to_datetime(call("GET", "/v2").headers["date"]).timestamp()
-
-    first = date()
-    assert abs(time.time() - first) < 60
-    wait_until(lambda: date() > first)

@@ -1,20 +1,16 @@
 """What connections may make the server keep: silent ones, stalled ones and parts of messages without end."""
 
-import os
 import socket
 import sys
 import threading
-import time
 from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
 from random import Random
 
 import grpc
 import pytest
 from clocks import replace_time
 from echo_servers import ECHO
-from layerserve_server import system_memory
 from layerserve_server.transport.client_address import counted_by, endpoint, host_of
 from layerserve_server.transport.perimeter import connections, memory
 from layerserve_server.transport.perimeter.connections import CHECK_SECONDS, Connection, Connections, Traffic, level
@@ -357,32 +353,6 @@ def test_connections_are_looked_at_more_often_while_memory_fills_up():
     assert watched._pause(16 << 20) == 0.0
 
 
-@pytest.mark.parametrize("hurried", [False, True])
-@pytest.mark.parametrize("took", [0.0, 0.01])
-def test_looks_take_little_of_the_time_however_much_there_is_to_see(pair, monkeypatch, wait_until, took, hurried):
-    looks = []
-
-    def look(elapsed):
-        looks.append(time.monotonic())
-        time.sleep(took)
-        pair.watched._buffered += 100 << 20 if hurried else 0
-        if hurried:
-            pair.watched._check_now.set()
-
-    monkeypatch.setattr(pair.watched, "_check", look)
-    watching = threading.Thread(target=pair.watched._watch)
-    pair.watched._thread = watching
-    watching.start()
-    # The shortest of several pauses is about as long as it should be, however busy the machine is.
-    wait_until(lambda: len(looks) > 5)
-    pair.watched.stop()
-    least = max(connections.MIN_CHECK_SECONDS, connections.MIN_CHECK_RATIO * took) if hurried else CHECK_SECONDS
-    pauses = [later - earlier for earlier, later in pairwise(looks)]
-    assert pauses
-    assert min(pauses) >= 0.5 * least  # they begin late by turns on a busy machine
-    assert min(pauses) < least + 0.15
-
-
 def test_calls_that_are_cancelled_without_end_are_seen_at_once(pair):
     pair.look()
     for _ in range(LIMITS.max_resets_per_second):
@@ -500,34 +470,6 @@ def test_memory_that_callers_no_longer_take_is_returned_to_the_system(monkeypatc
         outside[0] = used
         looks.check()
         assert len(returned) == times, used
-
-
-def test_a_server_returns_what_it_does_not_need(serve_echo, monkeypatch, wait_until):
-    """From the thread that watches its connections."""
-    returned = []
-    monkeypatch.setattr(memory, "trim_heap", lambda: returned.append(threading.current_thread().name))
-    _, _, server, _ = serve_echo({"max_buffered_bytes": 1 << 30})
-    server.memory.add(100 << 20)
-    wait_until(lambda: server._connections._buffered == 0)
-    threading.Event().wait(3 * CHECK_SECONDS)
-    assert returned == []
-    server.memory.give(100 << 20)
-    wait_until(lambda: returned == ["connections"])
-
-
-def test_freed_memory_goes_back_to_the_system():
-    before = system_memory.memory_of(os.getpid())
-    # What stays between what goes keeps the allocator from returning it by itself.
-    blocks = [(bytearray(b"x" * 100_000), bytearray(b"x" * 2000)) for _ in range(1000)]
-    stays = [small for _, small in blocks]
-    del blocks
-    freed = system_memory.memory_of(os.getpid()) - before
-    system_memory.trim_heap()
-    returned = system_memory.memory_of(os.getpid()) - before
-    assert len(stays) == 1000
-    if freed < 50 << 20:
-        pytest.skip("this allocator returns it by itself")
-    assert returned < freed / 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has them")

@@ -6,14 +6,12 @@ import time
 from collections import Counter
 from itertools import cycle
 
-from layerserve.calls import methods
-from layerserve.v1 import training_pb2 as pb
-
 from attacks.check import Check, Scene
 from attacks.frames import Ended, Wire, message
 from attacks.messages import (
     DOWNLOAD,
     EVALUATE,
+    LIST_SERVICES,
     PREDICT,
     PREDICT_STREAM,
     REFLECTION,
@@ -31,13 +29,13 @@ from attacks.messages import (
 )
 from attacks.server import HOST
 from attacks.watches import NO_PEER
+from layerserve.calls import methods
+from layerserve.v1 import training_pb2 as pb
 
 #: Streams on one connection.
 STREAMS = 100
 #: How often a training run is waited for, on a busy machine, in seconds.
 RUN_SECONDS = 120.0
-#: ServerReflectionRequest(list_services="").
-LIST_SERVICES = b"\x3a\x00"
 
 
 def idle(address: tuple[str, int], path: str, count: int, seconds: float, first: bytes = b"") -> Counter[str]:

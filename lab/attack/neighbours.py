@@ -1,136 +1,21 @@
-"""Floods and slow connections: what one connection does must not reach another."""
+"""Slow and idle connections, and calls that are valid but many: what one connection does must not reach another."""
 
 from __future__ import annotations
 
 import http.client
 import socket
-import struct
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 
 import grpc
-
 from attacks.check import Check, Scene
-from attacks.frames import (
-    CONTINUATION,
-    DATA,
-    HEADERS,
-    PING,
-    PRIORITY,
-    RST_STREAM,
-    SETTINGS,
-    WINDOW_UPDATE,
-    Ended,
-    Wire,
-    call_headers,
-    frame,
-    header_block,
-    message,
-)
+from attacks.floods import IMPATIENT
+from attacks.frames import Ended, Wire, message
 from attacks.honest import OWN
 from attacks.memory import BUDGET, GROWTH
-from attacks.messages import (
-    CHECK,
-    LIST_MODELS,
-    LIST_RUNS,
-    NODE_SHAPES,
-    PREDICT,
-    PREDICT_STREAM,
-    node_shapes,
-    predict,
-    predict_wide,
-)
-
-#: Frames that are written at once.
-BATCH = 100
-
-
-def flood(address: tuple[str, int], kind: str, seconds: float) -> Counter[str]:
-    """Frames of a kind, as fast as the server takes them; a new connection for each that the server ends."""
-    seen: Counter[str] = Counter()
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            with Wire(address) as wire:
-                batches = FLOODS[kind](wire)
-                while time.monotonic() < until:
-                    wire.send(next(batches))
-                    seen["frames"] += BATCH
-                    wire.read(0.001)
-                    wire.answers.clear()
-        except Ended:
-            seen["connections ended"] += 1
-        except OSError as error:
-            seen[f"not connected: {error}"] += 1
-            time.sleep(0.01)
-    return seen
-
-
-def _resets(wire: Wire, with_message: bytes = b""):
-    block = header_block(call_headers(PREDICT.encode()))
-    number = 1
-    while True:
-        batch = []
-        for _ in range(BATCH):
-            batch.append(frame(HEADERS, 4, number, block))
-            if with_message:
-                batch.append(frame(DATA, 1, number, with_message))
-            batch.append(frame(RST_STREAM, 0, number, struct.pack(">I", 8)))
-            number += 2
-        yield b"".join(batch)
-
-
-def _deadlines(wire: Wire):
-    block = header_block(call_headers(PREDICT.encode(), (b"grpc-timeout", b"1m")))
-    data, number = message(predict_wide(4)), 1
-    while True:
-        yield b"".join(
-            frame(HEADERS, 4, stream, block) + frame(DATA, 1, stream, data)
-            for stream in range(number, number + 2 * BATCH, 2)
-        )
-        number += 2 * BATCH
-
-
-def _always(batch: bytes) -> Callable[[Wire], object]:
-    def batches(wire: Wire):
-        while True:
-            yield batch
-
-    return batches
-
-
-def _on_a_stream(batch: Callable[[int], bytes], path: str = PREDICT_STREAM) -> Callable[[Wire], object]:
-    def batches(wire: Wire):
-        number = wire.open(path)
-        while True:
-            yield batch(number) * BATCH
-
-    return batches
-
-
-def _continuation(wire: Wire):
-    """Headers that never end."""
-    yield frame(HEADERS, 0, 1, header_block([(b"a", b"b")]))
-    while True:
-        yield frame(CONTINUATION, 0, 1, header_block([(b"a" * 10, b"b" * 100)])) * BATCH
-
-
-FLOODS: dict[str, Callable[[Wire], object]] = {
-    "resets": _resets,
-    "resets of whole calls": lambda wire: _resets(wire, message(predict())),
-    "deadlines of 1 ms": _deadlines,
-    "PING": _always(frame(PING, 0, 0, bytes(8)) * BATCH),
-    "SETTINGS": _always(frame(SETTINGS, 0, 0, struct.pack(">HI", 3, 100)) * BATCH),
-    "PRIORITY": _always(frame(PRIORITY, 0, 1, struct.pack(">IB", 0, 10)) * BATCH),
-    "WINDOW_UPDATE": _always(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", 1)) * BATCH),
-    "unknown frames": _always(frame(99, 0, 0, bytes(100)) * BATCH),
-    "CONTINUATION": _continuation,
-    "empty DATA": _on_a_stream(lambda number: frame(DATA, 0, number)),
-    "DATA of 1 byte": _on_a_stream(lambda number: frame(DATA, 0, number, b"\0")),
-    "empty messages": _on_a_stream(lambda number: frame(DATA, 0, number, message(b""))),
-}
+from attacks.messages import CHECK, LIST_MODELS, LIST_RUNS, NODE_SHAPES, PREDICT, node_shapes, predict
 
 
 def large_metadata(address: tuple[str, int], size: int, seconds: float) -> Counter[str]:
@@ -287,15 +172,6 @@ def call_again(address: tuple[str, int], path: str, request: bytes, seconds: flo
     return seen
 
 
-def _flooded(kind: str) -> Callable[[Scene], Counter[str]]:
-    def run(scene: Scene) -> Counter[str]:
-        seen = scene.attack(flood, kind, scene.seconds, times=2)
-        scene.expect(seen["frames"], f"{dict(seen)}")
-        return seen
-
-    return run
-
-
 def _large_metadata(scene: Scene) -> Counter[str]:
     return scene.attack(large_metadata, 10_000_000, scene.seconds, times=2)
 
@@ -348,12 +224,9 @@ def _garbage(scene: Scene) -> Counter[str]:
     return scene.attack(garbage, scene.seconds)
 
 
-#: Times so short that ends are seen.
-IMPATIENT = {"handshake_seconds": 2.0, "stalled_seconds": 3.0}
 RESETS = "h2 counts calls that end early as resets, and ends a connection with many of them"
 
 CHECKS = [
-    *(Check(f"flood of {kind}", 5, _flooded(kind), settings=IMPATIENT) for kind in FLOODS),
     Check(
         "10 MB of metadata a call, before settings are acknowledged",
         5,
