@@ -67,7 +67,7 @@ class Configurable:
         own = {name: value for name, value in vars(cls).items() if isinstance(value, Option)}
         for name in own:
             delattr(cls, name)
-        # A subclass's own options come first, since they are the positional ones.
+        # Positional options of the bases come before a subclass's own, and keyword-only ones behind them.
         inherited: dict[str, Option] = {}
         for base in cls.__bases__:
             known = getattr(base, "_options", {})
