@@ -184,7 +184,7 @@ def test_tls_with_an_authority_of_ones_own_and_a_client_certificate(tmp_path):
             (TLS(ca=certificate, server_name="models.example"), "may require a client certificate of an authority"),
             (False, "if it has TLS, expected tls=True"),
         ):
-            with Client(server.address, tls=mistaken) as client, pytest.raises(Unavailable, match=reason):
+            with Client(server.address, tls=mistaken, retries=0) as client, pytest.raises(Unavailable, match=reason):
                 client.models()
 
 
@@ -196,13 +196,17 @@ def test_a_server_of_another_kind_is_named_with_what_is_expected():
     with HTTPServer(("127.0.0.1", 0), Quiet) as page:
         threading.Thread(target=page.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{page.server_port}"
-        with Client(address) as client, pytest.raises(Unavailable) as caught:
+        with Client(address, retries=0) as client, pytest.raises(Unavailable) as caught:
             client.models()
         page.shutdown()
     expected = "it isn't a port for gRPC, expected the one that the server names at its start"
     assert str(caught.value) == f"server {address}: can't connect to {address}: {expected}"
     no_tls = "the server has no TLS, expected tls=False, or no --tls"
-    with FakeServer() as server, Client(server.address, tls=True) as client, pytest.raises(Unavailable, match=no_tls):
+    with (
+        FakeServer() as server,
+        Client(server.address, tls=True, retries=0) as client,
+        pytest.raises(Unavailable, match=no_tls),
+    ):
         client.models()
 
 

@@ -175,7 +175,7 @@ def test_a_version_that_is_loaded_on_its_first_request_is_ready(client, server):
 def test_a_model_that_does_not_come_is_named(client, server, reference, error, text):
     server.add_model("slow", lambda a: {}, [], [], state="loading")
     with pytest.raises(error, match=text):
-        client.wait_until_ready(1, **reference)
+        client.wait_until_ready(0.1, **reference)
 
 
 def test_a_model_that_failed_ends_the_wait_at_once(client):
