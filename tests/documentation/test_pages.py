@@ -25,6 +25,7 @@ from layerserve_server.access.tokens_file import parse_tokens
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import VERIFIERS, Settings, model_settings
 from layerserve_server.repository.model_settings import parse_settings
+from shared_jobs import SharedJobs, used
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -105,7 +106,7 @@ def images(features: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module", name="place")
-def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def _place(tmp_path_factory: pytest.TempPathFactory, jobs: SharedJobs) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("documentation")
     models, data = folder / "models", folder / "data"
     data.mkdir()
@@ -138,7 +139,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         warm_training=True,
         data_root=data,
     )
-    with App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=60) as client:
+    with used(jobs), App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=60) as client:
         yield Place(app, folder, client)
 
 
@@ -205,6 +206,12 @@ def _shell(
         monkeypatch.setattr(plugins, table, {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    # What engines take is shown, and not relied on.
+    monkeypatch.setattr("layergraph.execution.tuning.timing._ENOUGH_TURNS", 3)
+    monkeypatch.setattr("layergraph.execution.tuning.timing._ENOUGH_SECONDS", 0.0)
+    # Sweeps of pages end after a second or two.
+    for name in ("commands.LOOK_SECONDS", "sweep.LOOK_SECONDS", "sweep.MAX_LOOK_SECONDS"):
+        monkeypatch.setattr(f"layerserve.sweeps.{name}", 0.05)
     monkeypatch.setenv("LAYERSERVE_ADDRESS", f"127.0.0.1:{place.app.grpc_port}")
     before = set(sys.modules)
     yield Shell(place.moved, capsys)

@@ -86,9 +86,12 @@ def test_a_model_that_the_pinned_engine_cant_run_is_refused_with_the_reason(tmp_
         assert "setting 'engine': 'torchscript' can't run the model: " in info.reason
 
 
-def test_inspect_shows_the_times(tmp_path: Path) -> None:
+def test_inspect_shows_the_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from layerserve_server.commands.inspection import inspect, text
 
+    # Any times.
+    monkeypatch.setattr("layergraph.execution.tuning.timing._ENOUGH_TURNS", 3)
+    monkeypatch.setattr("layergraph.execution.tuning.timing._ENOUGH_SECONDS", 0.0)
     _save(tmp_path / "dense" / "model.keras")
     report = inspect(tmp_path / "dense" / "model.keras", engines=True)
     assert [choice["rows"] for choice in report["engines"]] == [1, 2, 8, 32]

@@ -96,8 +96,15 @@ def _together(options: Sequence[Option]) -> list[Option]:
 
 
 def _leaves_of(spec: Any, options: Sequence[Option]) -> dict[str, Any]:
-    """The values of the fields that options set."""
-    return {path: operator.attrgetter(path)(spec) for option in options for path in option.fields}
+    """The values of the fields that options set; None for a field that isn't set, which 0 isn't."""
+    return {path: _leaf_of(spec, path) for option in options for path in option.fields}
+
+
+def _leaf_of(spec: Any, path: str) -> Any:
+    message, _, name = path.rpartition(".")
+    owner = operator.attrgetter(message)(spec) if message else spec
+    missing = owner.DESCRIPTOR.fields_by_name[name].has_presence and not owner.HasField(name)
+    return None if missing else getattr(owner, name)
 
 
 def _flags(option: Option) -> list[str]:

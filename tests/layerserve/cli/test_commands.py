@@ -19,7 +19,6 @@ from layerserve.cli.app import application
 from layerserve.cli.slice_commands import slice_commands
 from layerserve.testing.fake_run import FakeRun
 from layerserve.training.data import ROLES
-from layerserve.v1 import training_pb2 as pb
 
 
 @pytest.fixture
@@ -155,18 +154,6 @@ def test_train_shows_losses_and_what_it_published(cli, data):
     assert "0.5" in out
 
 
-def test_train_settings_arrive(cli, server, data):
-    line = (
-        f"train double {data} --loss mse --metrics mae --metrics mse --no-shuffle --publish no --detach -b 8 --seed 3"
-    )
-    status, out, _ = cli(f'{line} --optimizer {{"class_name":"SGD","config":{{}}}} --loss-weights [0.5]')
-    spec = server.runs[out.strip()].spec
-    assert status == 0
-    assert json.loads(spec.compile.optimizer) == {"class_name": "SGD", "config": {}}
-    assert (spec.compile.loss, spec.compile.metrics, spec.compile.loss_weights) == ('"mse"', '["mae", "mse"]', "[0.5]")
-    assert (spec.shuffle, spec.publish, spec.batch_size, spec.seed) == (False, False, 8, 3)
-
-
 def test_train_tells_programs_each_event_on_a_line(cli, data):
     status, out, err = cli(f"train double {data} --json")
     events = [json.loads(line) for line in out.splitlines()]
@@ -232,20 +219,6 @@ def test_runs_are_filtered(cli, server, data):
     assert cli("run list --state paused")[1] == "no runs\n"
     status, _, err = cli("run list --state over")
     assert (status, "state: got 'over', expected one of 'queued'" in err) == (1, True)
-
-
-def test_train_options_arrive(cli, server, data):
-    line = f"train double {data} --freeze a* --freeze !ab --callbacks TerminateOnNaN --publish best --monitor loss"
-    more = "--publish if_improved=loss --on-nan continue --resources max_memory_bytes=2G,max_disk_bytes=1.5k --detach"
-    more += " --resources max_seconds=60,priority=3 --checkpoints resume_seconds=5"
-    status, out, _ = cli(f"{line} {more} --validation-split 0.5 --steps-per-epoch 2")
-    spec = server.runs[out.strip()].spec
-    assert status == 0
-    assert list(spec.freeze) == ["a*", "!ab"]
-    assert (spec.callbacks, spec.monitor, spec.publish_if_improved) == ('["TerminateOnNaN"]', "loss", "loss")
-    assert (spec.publish_choice, spec.nan_policy) == (pb.PUBLISH_CHOICE_BEST, pb.NAN_POLICY_CONTINUE)
-    assert (spec.budget.memory_bytes, spec.budget.disk_bytes, spec.budget.seconds) == (2**31, 1536, 60)
-    assert (spec.priority, spec.steps_per_epoch, spec.checkpoint_seconds) == (3, 2, 5)
 
 
 @pytest.mark.parametrize(
@@ -335,17 +308,6 @@ def test_a_value_in_place_of_missing_ones_is_for_all_arrays(cli, server, command
     names = {role: name for name, role in ROLES.items()}
     found = {names[array.role]: array.fill if array.HasField("fill") else "" for array in spec.data}
     assert found == dict.fromkeys(roles, fill)
-
-
-def test_evaluate_settings_arrive(cli, server, data):
-    line = f"evaluate double {data} -b 8 --loss mse --loss-weights [0.5] --metrics mae --description why"
-    assert cli(line + " --sample-weight d.npz:y")[0] == 0
-    spec = server.runs["run-1"].spec
-    assert (spec.batch_size, spec.description, spec.model.name) == (8, "why", "double")
-    assert (spec.compile.loss, spec.compile.loss_weights, spec.compile.metrics) == ('"mse"', "[0.5]", '["mae"]')
-    assert [array.role for array in spec.data] == [
-        *(pb.DATA_ROLE_X, pb.DATA_ROLE_Y, pb.DATA_ROLE_SAMPLE_WEIGHT),
-    ]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -103,13 +104,13 @@ def test_keys_sort_reverse_filter_and_quit(server):
         assert len(names(app)) == 4
         await pilot.press("p")
         calls = len(server.calls)
-        await pilot.pause(0.6)
+        await pilot.pause(0.3)
         assert len(server.calls) - calls <= 3
         assert "paused" in text(app, "#head")
         await pilot.press("q")
         await until(lambda: not app.is_running)
 
-    drive(server, steps)
+    drive(server, steps, interval=0.05)
 
 
 def test_a_server_that_is_away_and_comes_back_is_shown(server):
@@ -172,7 +173,8 @@ def test_one_reading_is_printed(cli, server):
     assert "runs: " in err
 
 
-def test_a_server_that_does_not_answer_is_named_once(cli):
+def test_a_server_that_does_not_answer_is_named_once(cli, monkeypatch):
+    monkeypatch.setattr("layerserve.cli.options.Client", partial(Client, retries=0))
     status, _, err = cli("top --once --interval 0.2 --address 127.0.0.1:1")
     assert status == 1
     assert err.startswith("layerserve: server 127.0.0.1:1: can't connect to ")

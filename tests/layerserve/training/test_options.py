@@ -160,11 +160,13 @@ def test_the_command_line_has_all_options(command, options, capsys):
             assert f"{flag} " in shown or f"{flag}," in shown, flag
 
 
+@pytest.mark.parametrize(("flag", "version", "label"), [("--version 1", 1, ""), ("--label stable", 0, "stable")])
 @pytest.mark.parametrize(("command", "options"), [("train double --detach", TRAIN), ("evaluate double", EVALUATE)])
-def test_every_flag_arrives(server, command, options):
-    assert run_with_all_flags(command, options, server.address) == 0
+def test_every_flag_arrives(server, command, options, flag, version, label):
+    assert run_with_all_flags(f"{command} {flag}", options, server.address) == 0
     ((_, spec),) = [call for call in server.calls if call[0] in ("Train", "Evaluate")]
     check_all(spec, options)
+    assert (spec.model.version, spec.model.label) == (version, label)
 
 
 @pytest.mark.parametrize("text", ["no", '{"no": true}'])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from datetime import datetime, timezone
 from functools import partial
@@ -94,36 +93,6 @@ def test_the_server_has_the_data_when_train_returns(client, server):
     assert data["y", "y"].dtype == np.int64
     server.release_training()
     assert run.wait().version == 2
-
-
-def test_settings_arrive(client, server):
-    run = client.train(
-        "double",
-        X,
-        Y,
-        epochs=1,
-        batch_size=16,
-        shuffle=False,
-        seed=0,
-        optimizer={"class_name": "SGD", "config": {"learning_rate": 0.1}},
-        loss="mse",
-        loss_weights=[1.0],
-        metrics=["mae"],
-        weighted_metrics=[],
-        class_weight={0: 2.0},
-        publish=False,
-        validation_split=0.25,
-        description="why",
-        version=1,
-    )
-    spec = server.runs[run.id].spec
-    assert json.loads(spec.compile.optimizer)["class_name"] == "SGD"
-    assert (spec.compile.loss, spec.compile.loss_weights, spec.compile.metrics) == ('"mse"', "[1.0]", '["mae"]')
-    assert spec.compile.weighted_metrics == "[]"
-    assert (spec.batch_size, spec.shuffle, spec.seed, spec.HasField("seed")) == (16, False, 0, True)
-    assert (spec.publish, spec.validation_split, spec.description, spec.model.version) == (False, 0.25, "why", 1)
-    assert json.loads(spec.class_weight) == {"0": 2.0}
-    assert run.wait().version is None
 
 
 def test_defaults_are_keras_and_the_files(client, server):
@@ -363,34 +332,6 @@ def test_events_of_a_later_release_are_passed_over(client, server):
 # Options of a run.
 
 
-def test_options_arrive(client, server):
-    run = client.train(
-        "double",
-        X,
-        Y,
-        steps_per_epoch=3,
-        freeze=["a*", "!ab"],
-        callbacks=["TerminateOnNaN", {"class_name": "EarlyStopping", "config": {"patience": 3}}],
-        publish=Publish(best=True, if_improved="loss"),
-        monitor="val_loss:min",
-        checkpoints=Checkpoints(resume_seconds=0),
-        on_nan="continue",
-        resources=Resources(max_seconds=10, max_memory_bytes=2**40, max_disk_bytes=100, priority=7),
-    )
-    spec = server.runs[run.id].spec
-    assert (spec.steps_per_epoch, spec.priority) == (3, 7)
-    assert list(spec.freeze) == ["a*", "!ab"]
-    assert json.loads(spec.callbacks) == [
-        "TerminateOnNaN",
-        {"class_name": "EarlyStopping", "config": {"patience": 3}},
-    ]
-    assert (spec.publish, spec.publish_choice) == (True, training_pb2.PUBLISH_CHOICE_BEST)
-    assert (spec.monitor, spec.monitor_mode, spec.publish_if_improved) == ("val_loss", "min", "loss")
-    assert (spec.HasField("checkpoint_seconds"), spec.checkpoint_seconds) == (True, 0)
-    assert spec.nan_policy == training_pb2.NAN_POLICY_CONTINUE
-    assert (spec.budget.seconds, spec.budget.memory_bytes, spec.budget.disk_bytes) == (10, 2**40, 100)
-
-
 def test_options_that_are_left_out_are_the_servers(client, server):
     spec = server.runs[client.train("double", X, Y).id].spec
     assert not spec.HasField("checkpoint_seconds")
@@ -518,35 +459,6 @@ def test_evaluating_gives_the_numbers(client, server):
     assert (info.kind, info.version, info.description) == ("evaluation", None, "why")
     spec = server.runs[info.id].spec
     assert (spec.compile.loss, spec.compile.metrics, spec.batch_size) == ('"mse"', '["mae"]', 7)
-
-
-def test_all_settings_of_an_evaluation_arrive(client, server):
-    weights = np.arange(64.0)
-    client.evaluate(
-        "double",
-        X,
-        Y,
-        batch_size=7,
-        sample_weight=weights,
-        loss="mse",
-        loss_weights=[0.5],
-        metrics=["mae"],
-        weighted_metrics=["mse"],
-        description="why",
-        label="stable",
-    )
-    (run,) = server.runs.values()
-    spec = run.spec
-    assert (spec.model.name, spec.model.label, spec.batch_size, spec.description) == ("double", "stable", 7, "why")
-    assert {field.name: value for field, value in spec.compile.ListFields()} == {
-        "loss": '"mse"',
-        "loss_weights": "[0.5]",
-        "metrics": '["mae"]',
-        "weighted_metrics": '["mse"]',
-    }
-    np.testing.assert_array_equal(run.data["sample_weight", "y"], weights)
-    client.evaluate("double", X, Y, version=1)
-    assert list(server.runs.values())[-1].spec.model.version == 1
 
 
 @both_clients
