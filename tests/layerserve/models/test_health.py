@@ -174,8 +174,15 @@ def test_a_version_that_is_loaded_on_its_first_request_is_ready(client, server):
 )
 def test_a_model_that_does_not_come_is_named(client, server, reference, error, text):
     server.add_model("slow", lambda a: {}, [], [], state="loading")
+
+    def wait():
+        try:
+            client.wait_until_ready(0.1, **reference)
+        except DeadlineExceeded:  # A busy machine didn't answer in time.
+            client.wait_until_ready(10, **reference)
+
     with pytest.raises(error, match=text):
-        client.wait_until_ready(0.1, **reference)
+        wait()
 
 
 def test_a_model_that_failed_ends_the_wait_at_once(client):
