@@ -73,8 +73,8 @@ class AsyncSweeps:
             info = await sweep.wait()
             print(info.best_trial.settings, info.version)
 
-        Raises InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, NotCompiled, FailedPrecondition (Optuna
-        isn't installed on the server, or the repository can't be written), PermissionDenied, Overloaded.
+        Raises InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, NotCompiled, FailedPrecondition (the
+        repository can't be written), PermissionDenied, Overloaded.
         """
         given = RunArguments(model, x, y, sample_weight, validation_data, version, label, options)
         flow = start_sweep(self._client._signatures, given, space, method, trials, parallel, search_seed)

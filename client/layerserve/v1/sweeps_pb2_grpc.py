@@ -73,8 +73,8 @@ class SweepServiceServicer(object):
     def CreateSweep(self, request, context):
         """Starts a sweep. All its data is on the server (DataArray.path or dataset). Errors: NOT_FOUND (model, version, label),
         INVALID_ARGUMENT (settings, or a space that doesn't fit them; the text names the value), FAILED_PRECONDITION (no compile
-        settings, Optuna isn't installed, or a repository that can't be written), PERMISSION_DENIED (a path outside of the
-        server's data root), RESOURCE_EXHAUSTED (too many sweeps).
+        settings, or a repository that can't be written), PERMISSION_DENIED (a path outside of the server's data root),
+        RESOURCE_EXHAUSTED (too many sweeps).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,8 +39,8 @@ class SweepServiceStub:
     CreateSweep: _grpc.UnaryUnaryMultiCallable[_sweeps_pb2.CreateSweepRequest, _sweeps_pb2.CreateSweepResponse]
     """Starts a sweep. All its data is on the server (DataArray.path or dataset). Errors: NOT_FOUND (model, version, label),
     INVALID_ARGUMENT (settings, or a space that doesn't fit them; the text names the value), FAILED_PRECONDITION (no compile
-    settings, Optuna isn't installed, or a repository that can't be written), PERMISSION_DENIED (a path outside of the
-    server's data root), RESOURCE_EXHAUSTED (too many sweeps).
+    settings, or a repository that can't be written), PERMISSION_DENIED (a path outside of the server's data root),
+    RESOURCE_EXHAUSTED (too many sweeps).
     """
     GetSweep: _grpc.UnaryUnaryMultiCallable[_sweeps_pb2.GetSweepRequest, _sweeps_pb2.GetSweepResponse]
     """Describes one sweep with all its trials. Errors: NOT_FOUND (sweep)."""
@@ -64,8 +64,8 @@ class SweepServiceAsyncStub(SweepServiceStub):
     CreateSweep: _aio.UnaryUnaryMultiCallable[_sweeps_pb2.CreateSweepRequest, _sweeps_pb2.CreateSweepResponse]  # type: ignore[assignment]
     """Starts a sweep. All its data is on the server (DataArray.path or dataset). Errors: NOT_FOUND (model, version, label),
     INVALID_ARGUMENT (settings, or a space that doesn't fit them; the text names the value), FAILED_PRECONDITION (no compile
-    settings, Optuna isn't installed, or a repository that can't be written), PERMISSION_DENIED (a path outside of the
-    server's data root), RESOURCE_EXHAUSTED (too many sweeps).
+    settings, or a repository that can't be written), PERMISSION_DENIED (a path outside of the server's data root),
+    RESOURCE_EXHAUSTED (too many sweeps).
     """
     GetSweep: _aio.UnaryUnaryMultiCallable[_sweeps_pb2.GetSweepRequest, _sweeps_pb2.GetSweepResponse]  # type: ignore[assignment]
     """Describes one sweep with all its trials. Errors: NOT_FOUND (sweep)."""
@@ -92,8 +92,8 @@ class SweepServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_sweeps_pb2.CreateSweepResponse, _abc.Awaitable[_sweeps_pb2.CreateSweepResponse]]:
         """Starts a sweep. All its data is on the server (DataArray.path or dataset). Errors: NOT_FOUND (model, version, label),
         INVALID_ARGUMENT (settings, or a space that doesn't fit them; the text names the value), FAILED_PRECONDITION (no compile
-        settings, Optuna isn't installed, or a repository that can't be written), PERMISSION_DENIED (a path outside of the
-        server's data root), RESOURCE_EXHAUSTED (too many sweeps).
+        settings, or a repository that can't be written), PERMISSION_DENIED (a path outside of the server's data root),
+        RESOURCE_EXHAUSTED (too many sweeps).
         """
 
     @_abc_1.abstractmethod

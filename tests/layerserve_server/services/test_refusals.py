@@ -39,7 +39,7 @@ def declared(**fields):
 
 def array(**fields):
     role = {"role": training_pb2.DATA_ROLE_X, "dtype": tensor_pb2.DATA_TYPE_FLOAT32}
-    return run_requests._array(training_pb2.DataArray(**{**role, "name": "x", **fields}))
+    return run_requests._array(training_pb2.DataArray(**{**role, "name": "x", **fields}), "/data")
 
 
 #: A run that was begun by a caller without a token.

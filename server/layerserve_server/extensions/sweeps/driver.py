@@ -23,8 +23,8 @@ from layerserve_server.errors import (
 )
 from layerserve_server.extensions.sweeps.base_copy import Base
 from layerserve_server.extensions.sweeps.space import with_settings
-from layerserve_server.extensions.sweeps.study_process import StudyProcess
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState, Trial, TrialState
+from layerserve_server.extensions.sweeps.trial_settings import settings_of
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
@@ -57,34 +57,30 @@ class Driver:
         """Drives the sweep to its end, or until the server stops. Raises OSError if its folder can't be written."""
         sweep = self._sweep
         base = Base.read(sweep.folder)
-        with StudyProcess(sweep.folder) as study:
-            # A server that was killed may have asked for a trial without noting it.
-            for number, settings in study.asked().items():
-                if sweep.trial(number) is None:
-                    sweep.trials.append(Trial(number, settings))
-            started = self._started()
-            while not self._stopping():
-                for trial in [trial for trial in sweep.trials if not trial.ended]:
-                    self._follow(trial, study, base, started)
-                if self._stopping():
-                    return
-                running = sum(not trial.ended for trial in sweep.trials)
-                if not running and (sweep.cancelled or len(sweep.trials) >= sweep.plan.trials):
-                    self._end()
-                    return
-                if not sweep.cancelled and running < sweep.plan.parallel and len(sweep.trials) < sweep.plan.trials:
-                    sweep.trials.append(Trial(*study.ask()))
-                    sweep.save()
-                    continue
-                sweep.wake.wait(LOOK_SECONDS)
-                sweep.wake.clear()
+        started = self._started()
+        while not self._stopping():
+            for trial in [trial for trial in sweep.trials if not trial.ended]:
+                self._follow(trial, base, started)
+            if self._stopping():
+                return
+            running = sum(not trial.ended for trial in sweep.trials)
+            if not running and (sweep.cancelled or len(sweep.trials) >= sweep.plan.trials):
+                self._end()
+                return
+            if not sweep.cancelled and running < sweep.plan.parallel and len(sweep.trials) < sweep.plan.trials:
+                number = len(sweep.trials)
+                sweep.trials.append(Trial(number, settings_of(sweep.plan, number)))
+                sweep.save()
+                continue
+            sweep.wake.wait(LOOK_SECONDS)
+            sweep.wake.clear()
 
     def _started(self) -> dict[int, str]:
         """Returns the ids of the sweep's runs, by number of the trial."""
         runs = [run for run in self._runs.list(self._sweep.request.model) if run.request.part_of == self._sweep.id]
         return {run.request.part: run.id for run in runs}
 
-    def _follow(self, trial: Trial, study: StudyProcess, base: Base, started: dict[int, str]) -> None:
+    def _follow(self, trial: Trial, base: Base, started: dict[int, str]) -> None:
         """Starts a trial's run, or notes what has happened in it."""
         sweep = self._sweep
         if not trial.run_id:
@@ -92,25 +88,25 @@ class Driver:
             trial.run_id = started.get(trial.number, "")
         if not trial.run_id:
             if sweep.cancelled:
-                self._conclude(trial, study, TrialState.CANCELLED)
+                self._conclude(trial, TrialState.CANCELLED)
             elif time.monotonic() >= self._retry_at:
-                self._start(trial, study, base)
+                self._start(trial, base)
             return
         try:
             run = self._runs.get(trial.run_id)
         except UnknownRunError:
-            self._conclude(trial, study, TrialState.FAILED, "its run was removed")
+            self._conclude(trial, TrialState.FAILED, "its run was removed")
             return
         except ServerError:
             return  # another server owns it, and ends it
         ended = run.log.ended  # before the events are read, since the last one may be added meanwhile
         self._read_epochs(trial, run)
         if ended:
-            self._end_trial(trial, run, study)
+            self._end_trial(trial, run)
         elif sweep.cancelled:
             self._runs.steering.cancel(run.id)
 
-    def _start(self, trial: Trial, study: StudyProcess, base: Base) -> None:
+    def _start(self, trial: Trial, base: Base) -> None:
         sweep = self._sweep
         try:
             request = trial_request(sweep, trial)
@@ -119,7 +115,7 @@ class Driver:
         except (BusyError, UnavailableError):
             self._retry_at = time.monotonic() + RETRY_SECONDS
         except ServerError as error:
-            self._conclude(trial, study, TrialState.FAILED, str(error))
+            self._conclude(trial, TrialState.FAILED, str(error))
         else:
             trial.run_id = run.id
             sweep.save()
@@ -142,20 +138,20 @@ class Driver:
                     # The weights of this epoch are those that would be published.
                     trial.value = None
 
-    def _end_trial(self, trial: Trial, run: Run, study: StudyProcess) -> None:
+    def _end_trial(self, trial: Trial, run: Run) -> None:
         last = run.log.last
         trial.seconds = run.seconds
         if isinstance(last, events.Finished):
             trial.withheld = last.withheld
             if trial.value is None:
                 reason = f"its run has no number for log '{self._sweep.plan.monitor}'"
-                self._conclude(trial, study, TrialState.FAILED, reason)
+                self._conclude(trial, TrialState.FAILED, reason)
             elif last.withheld and not result_file(run.folder).is_file():
-                self._conclude(trial, study, TrialState.FAILED, last.withheld)
+                self._conclude(trial, TrialState.FAILED, last.withheld)
             else:
-                self._conclude(trial, study, TrialState.FINISHED, run=run)
+                self._conclude(trial, TrialState.FINISHED, run=run)
         elif isinstance(last, events.Cancelled):
-            self._conclude(trial, study, TrialState.CANCELLED)
+            self._conclude(trial, TrialState.CANCELLED)
         elif isinstance(last, events.Failed):
             # A run that was killed has resumed itself.
             again = last.resumable and not run.control.killed and trial.resumed < MAX_RESUMED
@@ -164,14 +160,11 @@ class Driver:
                     self._runs.steering.resume(run.id)
                     trial.resumed += 1
                 return
-            self._conclude(trial, study, TrialState.FAILED, last.reason)
+            self._conclude(trial, TrialState.FAILED, last.reason)
 
-    def _conclude(
-        self, trial: Trial, study: StudyProcess, state: TrialState, reason: str = "", run: Run | None = None
-    ) -> None:
+    def _conclude(self, trial: Trial, state: TrialState, reason: str = "", run: Run | None = None) -> None:
         """Ends a trial. The model of `run` is kept if it is the best so far."""
         sweep = self._sweep
-        study.end(trial.number, state.value if state is not TrialState.CANCELLED else "failed", trial.value)
         trial.state, trial.reason = state, safe_text(reason)
         if run is not None and trial.value is not None and sweep.is_better(trial.value):
             sweep.keep_best(trial, result_file(run.folder))

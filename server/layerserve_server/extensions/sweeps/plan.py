@@ -11,9 +11,8 @@ from layerserve_server.disk import json_object, replace_file
 from layerserve_server.extensions.sweeps.space import Dimension
 from layerserve_server.records import Int32, checked
 
-#: Names of files in a sweep's folder: its plan, and Optuna's journal.
+#: Name of the file in a sweep's folder.
 PLAN = "plan.json"
-JOURNAL = "journal.jsonl"
 
 
 class Method(str, Enum):

@@ -28,7 +28,6 @@ from layerserve_server.extensions.sweeps.base_copy import copy_base
 from layerserve_server.extensions.sweeps.driver import Driver
 from layerserve_server.extensions.sweeps.plan import Method, Plan
 from layerserve_server.extensions.sweeps.space import MAX_TRIALS, Dimension, check_space, combinations, with_settings
-from layerserve_server.extensions.sweeps.study_process import check_installed
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
 from layerserve_server.jobs.channel import never
 from layerserve_server.records import DAMAGED, log_damaged
@@ -146,10 +145,9 @@ class Sweeps:
     ) -> Sweep:
         """Checks a search and starts it. `trials` and `parallel` of 0 mean the default.
 
-        Raises InvalidRequestError if the search space or the settings are invalid, NotTrainableError if Optuna isn't
-        installed or files can't be written, BusyError if there are too many sweeps, and otherwise as `Runs.check` does.
+        Raises InvalidRequestError if the search space or the settings are invalid, NotTrainableError if files can't be
+        written, BusyError if there are too many sweeps, and otherwise as `Runs.check` does.
         """
-        check_installed()
         grid = method is Method.GRID
         for array in request.data:
             if array.file is None:

@@ -52,27 +52,24 @@ class Dimension:
     integer: bool = False
 
     @property
-    def grid(self) -> tuple[Any, ...]:
-        """All values; empty if it is a range without a step."""
-        if self.values:
-            return self.values
-        step = self.step or (1.0 if self.integer and not self.log else 0.0)
-        if not step:
-            return ()
-        numbers = (self.low + index * step for index in range(self._steps(step) + 1))
-        return tuple(round(number) if self.integer else number for number in numbers)
-
-    @property
     def grid_size(self) -> int:
         """Number of all values; 0 if it is a range without a step."""
         if self.values:
             return len(self.values)
-        step = self.step or (1.0 if self.integer and not self.log else 0.0)
-        return self._steps(step) + 1 if step else 0
-
-    def _steps(self, step: float) -> int:
         # Half a millionth of a step more: (0.3 - 0.1) / 0.1 is below 2.
-        return int((self.high - self.low) / step + 5e-7)
+        return int((self.high - self.low) / self._step + 5e-7) + 1 if self._step else 0
+
+    def at(self, index: int) -> Any:
+        """Returns the value at an index below `grid_size`."""
+        if self.values:
+            return self.values[index]
+        # 3 * 0.1 is above 0.3.
+        number = min(self.low + index * self._step, self.high)
+        return round(number) if self.integer else number
+
+    @property
+    def _step(self) -> float:
+        return self.step or (1.0 if self.integer and not self.log else 0.0)
 
     @property
     def examples(self) -> tuple[Any, ...]:

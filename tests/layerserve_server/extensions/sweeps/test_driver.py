@@ -1,4 +1,4 @@
-"""A sweep's driver, with runs and a study that only note: what becomes of a trial's events, and of the best one."""
+"""A sweep's driver, with runs that only note: what becomes of a trial's events, and of the best one."""
 
 from __future__ import annotations
 
@@ -83,16 +83,6 @@ class Runs:
         self.asked.append(("enqueue", run.id))
 
 
-class Study:
-    """Notes what it is given."""
-
-    def __init__(self) -> None:
-        self.ended: list[tuple[int, str, float | None]] = []
-
-    def end(self, trial: int, state: str, value: float | None) -> None:
-        self.ended.append((trial, state, value))
-
-
 class Case:
     """A driver with a sweep of one trial, whose run is "run"."""
 
@@ -101,7 +91,7 @@ class Case:
         plan = Plan((Dimension("seed", (1, 2)),), Method.RANDOM, 3, 1, 0, "loss", False)
         asked = RunRequest("m", 4, (), publish=publish, **request)
         self.sweep = Sweep("sweep", folder / "sweep", plan, asked, 0.0)
-        self.runs, self.study, self.published = Runs(folder), Study(), []
+        self.runs, self.published = Runs(folder), []
         self.answer: int | Exception = 7
         repository: Any = SimpleNamespace(publisher=SimpleNamespace(publish_once=self._publish))
         self.driver = Driver(self.sweep, self.runs, repository, lambda: False)  # type: ignore[arg-type]
@@ -120,7 +110,7 @@ class Case:
         return self.follow(self.sweep.trials[-1])
 
     def follow(self, trial: Trial, **started: str) -> Trial:
-        self.driver._follow(trial, self.study, None, {int(n[1:]): id for n, id in started.items()})  # type: ignore[arg-type]
+        self.driver._follow(trial, None, {int(n[1:]): id for n, id in started.items()})  # type: ignore[arg-type]
         return trial
 
 
@@ -176,7 +166,6 @@ def test_a_trial_whose_last_epoch_has_no_number_is_good_for_its_best_epoch_only(
 def test_a_run_that_another_call_has_cancelled_is_a_cancelled_trial(folder: Path) -> None:
     case = Case(folder)
     assert case.trial(*epochs(4.0), events.Cancelled(1)).state is TrialState.CANCELLED
-    assert case.study.ended == [(0, "failed", 4.0)]
 
 
 def test_the_best_trial_is_kept_and_published(folder: Path) -> None:

@@ -50,8 +50,7 @@ class Case:
 @pytest.fixture(name="case")
 def _case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
     case = Case(tmp_path)
-    # Without Optuna, and without the files of a version.
-    monkeypatch.setattr(registry, "check_installed", lambda: None)
+    # Without the files of a version.
     monkeypatch.setattr(registry, "copy_base", lambda base, folder: None)
     monkeypatch.setattr(registry, "Driver", lambda sweep, *_: SimpleNamespace(run=lambda: case.drive(sweep)))
     yield case

@@ -17,10 +17,9 @@ import pytest
 from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
 from layerserve_server.errors import UnknownDatasetError
-from layerserve_server.extensions.sweeps import driver, service, study_process
+from layerserve_server.extensions.sweeps import service
 from layerserve_server.extensions.sweeps.plan import Method, Plan
 from layerserve_server.extensions.sweeps.registry import MAX_CREATING, Sweeps
-from layerserve_server.extensions.sweeps.study_process import StudyProcess
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
 from layerserve_server.services import training
 from layerserve_server.training.request import RunRequest
@@ -84,20 +83,8 @@ class Sweeper:
         (self.state / "hold").unlink()
 
 
-class StudyHere(StudyProcess):
-    """Chooses settings in this process, which imports Optuna once for all tests."""
-
-    def _request(self, do, **arguments):
-        from layerserve_server.extensions.sweeps.study import Study
-
-        study = Study(self._folder, Plan.read(self._folder))
-        return json.loads(json.dumps(getattr(study, do)(**arguments)))
-
-
 @pytest.fixture
-def sweeper(put, start, connect, tmp_path, monkeypatch):
-    pytest.importorskip("optuna")
-    monkeypatch.setattr(driver, "StudyProcess", StudyHere)
+def sweeper(put, start, connect, tmp_path):
     put("double")
     return Sweeper(start, connect, tmp_path)
 
@@ -112,7 +99,6 @@ def seeds_of(sweep):
 
 
 def test_the_best_trial_of_a_grid_is_published_though_one_was_killed(sweeper, monkeypatch):
-    monkeypatch.setattr(driver, "StudyProcess", StudyProcess)
     sweep = sweeper.ended(sweeper.create(spec([5, 13, 3, 9], epochs=2, publish_label="best")))
     assert sweep.state == pb.SWEEP_STATE_FINISHED
     assert sorted(seeds_of(sweep).values()) == [3, 5, 9, 13]
@@ -237,7 +223,7 @@ def test_what_begins_as_its_dataset_is_deleted_ends(sweeper, monkeypatch, wait_u
     assert run.log.last.reason == "dataset '0' has been deleted"
 
 
-def test_sweeps_are_refused_while_others_are_tried_without_optuna_and_at_the_end(sweeper, monkeypatch):
+def test_sweeps_are_refused_while_others_are_tried_and_at_the_end(sweeper):
     def refused():
         with pytest.raises(grpc.RpcError) as caught:
             sweeper.create(spec([1]))
@@ -249,9 +235,6 @@ def test_sweeps_are_refused_while_others_are_tried_without_optuna_and_at_the_end
     registry._creating, registry._stopping = 0, True
     assert refused()[0] is status.UNAVAILABLE
     registry._stopping = False
-    monkeypatch.setattr(study_process, "find_spec", lambda name: None)
-    text = "sweeps require Optuna on the server: pip install optuna"
-    assert refused() == (status.FAILED_PRECONDITION, text)
 
 
 def test_a_state_folder_that_can_not_be_written_is_left_as_it_was(sweeper, monkeypatch, wait_until):
