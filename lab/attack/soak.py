@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from attacks.check import log_faults
 from attacks.honest import Figures, Honest
-from attacks.messages import MODEL, ROW, make_repository
+from attacks.messages import MODEL, ROW
+from attacks.repository import make_repository
 from attacks.runner import attackers
 from attacks.server import Server
 from layerserve import Client, LayerserveError, TrainingCancelled

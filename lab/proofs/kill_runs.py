@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from attack.background import Attacks
-from attacks.messages import make_repository
+from attacks.repository import make_repository
 from attacks.runner import attackers
 from layergraph import load_model
 from layerserve import (

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attacks.messages import make_repository
+from attacks.repository import make_repository
 from kill_runs import MODEL, Server, check_repository
 from layerserve import Checkpoints, LayerserveError, ServerFile
 from layerserve.sweeps import Range, SweepInfo

@@ -243,7 +243,7 @@ def _unfinished_calls(scene: Scene) -> Counter[str]:
 
 def _bombs(path: str) -> Callable[[Scene], Counter[str]]:
     def run(scene: Scene) -> Counter[str]:
-        seen = scene.attack(bombs, path, 100 * MIB, 8, times=2)
+        seen = scene.attack(bombs, path, 100 * MIB, 3, times=2)
         scene.only(seen, "status 8")
         return seen
 
@@ -261,7 +261,9 @@ def _lies(path: str) -> Callable[[Scene], Counter[str]]:
 
 def _unread(path: str, request: bytes, connections: int, calls: int, window: int) -> Callable[[Scene], Counter[str]]:
     def run(scene: Scene) -> Counter[str]:
-        seen = scene.attack(unread, path, request, connections, calls, scene.seconds + 5, window, times=2)
+        # So long that those who take nothing are ended.
+        seconds = scene.seconds + float(str(scene.server.given["stalled_seconds"])) + 1
+        seen = scene.attack(unread, path, request, connections, calls, seconds, window, times=2)
         scene.expect(seen["asked"], f"{dict(seen)}")
         return seen
 

@@ -1,11 +1,8 @@
-"""The repository that is attacked, and messages for it."""
+"""Messages for the repository that is attacked. Attackers import this often, and so without the engine."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from layergraph import Input, Model, layers
 from layerserve.calls import methods
 from layerserve.v1 import datasets_pb2
 from layerserve.v1 import training_pb2 as pb
@@ -14,7 +11,6 @@ from layerserve.v1.models_pb2 import DownloadModelRequest
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictStreamRequest
 from layerserve.v1.tensor_pb2 import DATA_TYPE_FLOAT32, ModelSpec
 from layerserve.values.tensors import encode
-from layerserve_zoo.zoo import ZOO
 
 PREDICT = methods.METHODS["Predict"].path
 PREDICT_STREAM = methods.METHODS["PredictStream"].path
@@ -36,20 +32,6 @@ LIST_SERVICES = b"\x3a\x00"
 #: What the honest caller predicts with.
 MODEL = "dense"
 ROW = np.linspace(-1, 1, 64, dtype=np.float32)[None]
-
-#: Numbers in a row of the outputs of `wide`: four bytes in, this many times four out.
-WIDTH = 65_536
-
-
-def make_repository(folder: Path) -> Path:
-    """`dense` and `headline` of the zoo, and `wide`, whose answers are much larger than its requests."""
-    for name in (MODEL, "headline"):
-        (version := folder / name / "1").mkdir(parents=True)
-        ZOO[name].make(small=True).save(version / "model.keras")
-    (version := folder / "wide" / "1").mkdir(parents=True)
-    inputs = Input((1,), name="x")
-    Model(inputs, layers.Dense(WIDTH, name="y")(inputs)).save(version / "model.keras")
-    return folder
 
 
 def predict(rows: int = 1, outputs: tuple[str, ...] = ()) -> bytes:

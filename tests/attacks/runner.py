@@ -11,7 +11,8 @@ from pathlib import Path
 
 from attacks.check import Check, Verdict, carry_out, log_faults
 from attacks.honest import Honest
-from attacks.messages import MODEL, ROW, make_repository
+from attacks.messages import MODEL, ROW
+from attacks.repository import make_repository
 from attacks.server import Server
 
 #: Processes that attackers run in at once.

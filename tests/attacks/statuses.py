@@ -87,13 +87,13 @@ def _data_after_end(wire: Wire) -> Answer:
 def _data_first(wire: Wire) -> Answer:
     wire.answers[1] = Answer()
     wire.send(frame(DATA, 1, 1, message(predict())))
-    return wire.wait(1, 5)
+    return wire.wait(1, 1)
 
 
 def _stream_twice(wire: Wire) -> Answer:
     number = wire.open(CHECK)
     wire.send(frame(HEADERS, END_HEADERS, number, header_block(call_headers(CHECK.encode()))))
-    return wire.wait(number, 5)
+    return wire.wait(number, 1)
 
 
 def _not_gzip(wire: Wire) -> Answer:

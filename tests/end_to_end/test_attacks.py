@@ -24,9 +24,11 @@ TRANSPORTS = [
 #: One server for all: limits so small that attacks pass them.
 SETTINGS = {
     **IMPATIENT,
+    "stalled_seconds": 1.5,
     "max_message_bytes": 32 << 20,
     "max_buffered_bytes": 128 << 20,
     "max_peer_streams": 128,
+    "warm_training": False,
 }
 NAMES = [
     "600 watches of one address, past its limit",

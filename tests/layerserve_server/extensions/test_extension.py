@@ -52,6 +52,7 @@ def test_an_extension_adds_a_method_a_setting_a_metric_and_a_command(folder: Pat
     assert "Notices:\n  --notice" in run(folder, "serve", "--help-all").replace("\n\n", "\n")
     command = [sys.executable, "-m", "layerserve", "serve", str(folder / "models"), "--notice", "Closed from 6 pm"]
     command += ["--grpc-port", "0", "--metrics-port", "0", "--log-format", "json", "--drain-seconds", "0"]
+    command += ["--no-warm-training"]
     server = subprocess.Popen(command, env=environment(folder), stderr=subprocess.PIPE, text=True)
     try:
         assert server.stderr is not None

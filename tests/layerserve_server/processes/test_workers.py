@@ -62,7 +62,7 @@ def serve(file):
     processes = []
 
     def start(state, *more):
-        options = ["--workers", "2", "--state", str(state), *map(str, more)]
+        options = ["--workers", "2", "--no-warm-training", "--state", str(state), *map(str, more)]
         options += ["--host", "127.0.0.1", "--grpc-port", "0", "--metrics-port", "0", "--drain-seconds", "0"]
         process = subprocess.Popen(
             [sys.executable, "-m", "layerserve_server", str(file), *options, "--tuning-seconds", "0"],

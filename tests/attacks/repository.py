@@ -1,0 +1,24 @@
+"""The repository that is attacked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from layergraph import Input, Model, layers
+from layerserve_zoo.zoo import ZOO
+
+from attacks.messages import MODEL
+
+#: Numbers in a row of the outputs of `wide`: four bytes in, this many times four out.
+WIDTH = 65_536
+
+
+def make_repository(folder: Path) -> Path:
+    """`dense` and `headline` of the zoo, and `wide`, whose answers are much larger than its requests."""
+    for name in (MODEL, "headline"):
+        (version := folder / name / "1").mkdir(parents=True)
+        ZOO[name].make(small=True).save(version / "model.keras")
+    (version := folder / "wide" / "1").mkdir(parents=True)
+    inputs = Input((1,), name="x")
+    Model(inputs, layers.Dense(WIDTH, name="y")(inputs)).save(version / "model.keras")
+    return folder
