@@ -53,6 +53,13 @@ def test_a_request_of_other_types_is_refused(changed):
         RunRequest.from_json(json.dumps({**json.loads(REQUEST.to_json()), **changed}))
 
 
+@pytest.mark.parametrize("lost", [("caller",), ("callers",), ("caller", "callers")])
+def test_a_request_that_has_lost_its_owner_or_restriction_is_open_to_nobody(lost):
+    kept = {name: value for name, value in json.loads(REQUEST.to_json()).items() if name not in lost}
+    assert RunRequest.from_json(REQUEST.to_json()).callers is None
+    assert RunRequest.from_json(json.dumps(kept)).callers == ()
+
+
 def test_the_error_says_which_value_it_is():
     text = json.dumps({**json.loads(STEP.to_line()), "epoch": 2**31})
     with pytest.raises(TypeError, match=r"^epoch: got '2147483648' of type int, expected int from -2147"):

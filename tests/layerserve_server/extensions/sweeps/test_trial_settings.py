@@ -60,7 +60,9 @@ def test_numbers_of_a_range_are_spread_over_it(drawn: list[Settings]) -> None:
     assert math.log10(rates[200]) == pytest.approx(-2.5, abs=0.3)
     assert {type(rank) for rank in ranks} == {int}
     assert (ranks[0], ranks[-1]) == (1, 64)
-    assert ranks[200] == pytest.approx(6.5, abs=2.5)  # half of the logarithms, from 0.5 to 64.5, are below 5.7
+    # Of the logarithms, from 0.5 to 64.5, half are below 5.7, and 23 % below 1.5.
+    assert ranks[200] == pytest.approx(6.5, abs=2.5)
+    assert ranks.count(1) / 400 == pytest.approx(0.23, abs=0.07)
 
 
 def test_a_grid_has_each_combination_once() -> None:
