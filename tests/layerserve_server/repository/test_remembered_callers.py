@@ -6,7 +6,7 @@ import errno
 import shutil
 
 import pytest
-from layerserve_server.access.reserved import Restriction
+from layerserve_server.access.reserved import UNREADABLE, Restriction
 from layerserve_server.repository import remembered_callers
 from layerserve_server.repository.remembered_callers import RememberedCallers
 
@@ -52,6 +52,20 @@ def test_what_was_lost_is_written_again(folder, lost):
     shutil.rmtree(folder) if lost == "all" else (folder / "m.json").unlink()
     look(kept)
     assert next_server(folder) == ANN
+
+
+def test_a_folder_that_can_not_be_read_opens_no_model(folder, caplog):
+    # A file in its place: permissions don't stop root.
+    folder.write_text("")
+    kept = RememberedCallers(folder, writes=True)
+    kept.refresh()
+    kept.refresh()
+    assert (kept.of("m"), kept.of("other")) == (UNREADABLE, UNREADABLE)
+    assert [record.message.partition(": ")[2] for record in caplog.records] == [
+        "Not a directory; only callers that manage a model may use it"
+    ]
+    folder.unlink()
+    assert next_server(folder) is None
 
 
 def test_a_restriction_that_has_ended_is_not_written_again(folder):
