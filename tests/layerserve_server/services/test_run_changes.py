@@ -46,9 +46,9 @@ class Changer(Trainer):
                 return found
         raise AssertionError(found)
 
-    def queue(self, **fields):
+    def queue(self, behaviour="train", **fields):
         """Queues a run and gives its id."""
-        call = self.stub.Train(messages(spec(**fields)), timeout=60)
+        call = self.stub.Train(messages(spec(behaviour, **fields)), timeout=60)
         return [next(call).event for _ in ("accepted", "queued")][-1].run_id
 
     def listed(self, **fields):
@@ -122,7 +122,8 @@ def test_a_run_that_receives_data_pauses_when_all_has_come(trainer):
 def test_a_paused_run_stays_paused_when_the_server_restarts(trainer, start, connect, tmp_path):
     _, run_id = trainer.begin(spec("wait"))
     _ = trainer.pause(run_id), trainer.events_until(run_id, "paused")
-    other = trainer.queue()
+    # The slot is free now: a run that doesn't wait may end before it is paused.
+    other = trainer.queue("wait")
     trainer.pause(other)
     trainer.app.stop()
     app = start()
