@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from layerserve.cli.server_commands import keyword
 from layerserve.cli.slice_commands import Mode
 from layerserve.errors import InvalidArgument
 from layerserve.training.options.arguments import Several, Split
@@ -50,7 +51,7 @@ def flags(options: Sequence[Option], data: Mapping[str, Any], modes: Sequence[Mo
 
     def shown(command: F) -> F:
         # typer doesn't evaluate a signature's annotations
-        arrays = [_keyword(name, annotation, None) for name, annotation in data.items()]
+        arrays = [keyword(name, annotation, None) for name, annotation in data.items()]
         parameters = [*arrays, *map(_parameter, options), *map(_mode_parameter, modes)]
         expand(command, parameters, before="version", eval_str=True)
         return command
@@ -101,16 +102,12 @@ def _parameter(option: Option) -> inspect.Parameter:
         metavar=f"[{'|'.join(kind.words)}]" if isinstance(kind, Words) else form.metavar,
         min=kind.least if isinstance(kind, Number) and form.type is not str and kind.least >= 0 else None,
     )
-    return _keyword(option.name, Annotated[form.type if default is not None else form.type | None, described], default)
+    return keyword(option.name, Annotated[form.type if default is not None else form.type | None, described], default)
 
 
 def _mode_parameter(mode: Mode) -> inspect.Parameter:
     described = typer.Option("--" + mode.name.replace("_", "-"), help=mode.help)
-    return _keyword(mode.name, Annotated[bool, described], False)
-
-
-def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+    return keyword(mode.name, Annotated[bool, described], False)
 
 
 def _bytes(flag: str, text: str) -> int:

@@ -47,17 +47,18 @@ def on_server(command: Callable[..., Result | None]) -> Callable[..., None]:
         if result is not None:
             _show(result, as_json)
 
-    added = [_parameter("address", Address, DEFAULT_ADDRESS)]
+    added = [keyword("address", Address, DEFAULT_ADDRESS)]
     if signature.return_annotation is not None or "as_json" in named:
-        added.append(_parameter("as_json", Json, False))
+        added.append(keyword("as_json", Json, False))
     kept = [one.replace(kind=one.KEYWORD_ONLY) for one in own if one.name not in ("context", "as_json")]
-    shown = [_parameter("context", typer.Context, inspect.Parameter.empty), *kept, *added]
+    shown = [keyword("context", typer.Context, inspect.Parameter.empty), *kept, *added]
     run.__annotations__ = {one.name: one.annotation for one in shown}
     run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     return run
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    """Returns a parameter that typer makes an option of."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
