@@ -19,10 +19,10 @@ if __name__ == "__main__":
 
 from layerserve_server.jobs import program
 from layerserve_server.training import events
+from layerserve_server.training.program.forked import detach
 from layerserve_server.training.program.main import _locked, _stop
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.control import ControlFile
-from layerserve_server.training.run_folder.layout import CHILD_OUTPUT
 from layerserve_server.training.run_folder.result import NO_SPACE, RunResult, StopRequest
 
 
@@ -92,12 +92,7 @@ def train(folder: Path, request: RunRequest) -> RunResult:
 
 def carry_out(folder: str, environment: Mapping[str, str]) -> None:
     """Executes the run in `folder`, as `layerserve_server.training.program.warm` does. Ends the process."""
-    os.setsid()
-    os.environ.clear()
-    os.environ.update(environment)
-    output = os.open(Path(folder) / CHILD_OUTPUT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for stream in (1, 2):
-        os.dup2(output, stream)
+    detach(Path(folder), environment)
     request = RunRequest.read(Path(folder))
     signal.signal(signal.SIGTERM, signal.SIG_IGN if request.description.startswith("stubborn") else _stop)
     with _locked(Path(folder)):

@@ -94,7 +94,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "training.runs.table": {
         "RunTable": lambda one: {
             "runs that are being created": len(one._creating),
-            "watchers of runs": sum(len(run.log._watchers) for run in one._runs.values()),
+            "watchers of runs": sum(len(run.log.watchers) for run in one._runs.values()),
         }
     },
     "services.upload_slots": {"UploadSlots": lambda one: {"slots of uploads, by address": len(one._peers)}},

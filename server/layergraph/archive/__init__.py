@@ -3,7 +3,7 @@
 Way in: `open_archive`, which detects the format by signature and finds what lies beside the file (`finding`). Each
 container has a file: `keras_zip`, `hdf5`, `json_and_weights`, `preset`, `saved_model/`, `imported/`. `limits` bounds
 what is read. Way out: a `ModelArchive`, with the config as parsed JSON and arrays that aren't read yet (`weights`).
-Files are written by `replacing`, whoever has their content.
+All files are written through `replacing`.
 """
 
 from layergraph.archive.archive import open_archive

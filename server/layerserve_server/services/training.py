@@ -237,7 +237,7 @@ async def _follow(run: Run, sequence: int, stream: Stream) -> AsyncGenerator[pb.
     """Yields a run's events from a sequence number on as they occur, until the last one."""
     wake = asyncio.Event()
     stream.on_closed(wake.set)
-    with run.log.watched(lambda: stream.soon(wake.set)):
+    with run.log.watchers.watched(lambda: stream.soon(wake.set)):
         while True:
             wake.clear()
             ended = run.log.ended  # before the events are read, since the last one may be added meanwhile

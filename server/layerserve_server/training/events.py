@@ -11,14 +11,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from layerserve_server.disk import json_object
 from layerserve_server.records import Int32, Time, checked
+from layerserve_server.training.watchers import Watchers
 
 #: Steps and epochs kept in memory per run, in bytes of the file; in memory they take several times as much.
 KEPT_BYTES = 256 << 10
@@ -248,7 +248,8 @@ class EventLog:
     #: Sequence number of the newest event dropped from memory, and (sequence, offset) of every MARKED_EVENTS-th event.
     _dropped: int = -1
     _marks: list[tuple[int, int]] = field(default_factory=list)
-    _watchers: list[Callable[[], None]] = field(default_factory=list)
+    #: Called after new events, in the thread that adds them.
+    watchers: Watchers = field(default_factory=Watchers)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     #: By log, up to MAX_EXTREMES of them: the lowest and the highest value of an epoch, each with the epoch.
     extremes: dict[str, tuple[tuple[float, int], tuple[float, int]]] = field(default_factory=dict)
@@ -282,7 +283,7 @@ class EventLog:
                 self._add(event, size)
                 new.append(event)
         if new:
-            self._call_watchers()
+            self.watchers.call()
         return list(new)
 
     def _add(self, event: Event, size: int) -> None:
@@ -332,12 +333,6 @@ class EventLog:
                 following = event.what
         return passing[::-1]
 
-    def _call_watchers(self) -> None:
-        with self._lock:
-            watchers = tuple(self._watchers)
-        for changed in watchers:
-            changed()
-
     def _lines(self, offset: int) -> Iterator[tuple[Event, int, int]]:
         """Yields the events in the file from an offset on, with their offsets and sizes; complete lines only."""
         try:
@@ -377,23 +372,12 @@ class EventLog:
                 found.append(_superseded(event) if ended else event)
         return found
 
-    @contextmanager
-    def watched(self, changed: Callable[[], None]) -> Iterator[None]:
-        """Registers a watcher within the block. It is called after new events, in the thread that adds them."""
-        with self._lock:
-            self._watchers.append(changed)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._watchers.remove(changed)
-
     def put(self, what: What) -> None:
         """Adds an event that couldn't be written to the file, so that watchers still receive it."""
         with self._lock:
             sequence = self.events[-1].sequence + 1 if self.events else 0
             self._add(Event(sequence, time.time(), what), 0)
-        self._call_watchers()
+        self.watchers.call()
 
     def copy(self) -> list[Event]:
         """Returns a copy of the events in memory, oldest first."""

@@ -17,7 +17,7 @@ from layerserve_server.training.request import RunRequest
         (None, None),
         (Restriction(("ann", "team-*")), ("ann", "team-*")),
         (Restriction(()), ()),
-        # Whoever manages the model may train it meanwhile. The run isn't open to everybody for that.
+        # Callers who manage the model may still train it. Such a run must not be open to all.
         (UNREADABLE, ()),
     ],
 )

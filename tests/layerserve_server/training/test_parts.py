@@ -316,7 +316,7 @@ def test_a_writer_goes_on_behind_half_a_line_of_a_killed_one(tmp_path):
 
 def test_watchers_are_called_for_what_comes_while_they_watch(tmp_path):
     log, called = EventLog(tmp_path), []
-    with log.watched(lambda: called.append(len(log.events))):
+    with log.watchers.watched(lambda: called.append(len(log.events))):
         log.refresh()
         assert called == []
         events.append(tmp_path, events.Log("a"))

@@ -7,8 +7,7 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from layerserve_server.training.events import Failed, Finished
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.layout import OF_KIND
 from layerserve_server.training.run_folder.result import RunResult
+from layerserve_server.training.watchers import Watchers
 
 #: Folder of the models that are to be published, in the run's folder.
 PUBLISH = f"{OF_KIND}/publish"
@@ -92,7 +92,8 @@ class Publications:
         self._count = 0
         #: Step of the version that is being published, whose file may be gone already; 0 for none.
         self._current = 0
-        self._watchers: list[Callable[[], None]] = []
+        #: Called after each outcome, in the thread that publishes.
+        self.watchers = Watchers()
         self._lock = threading.Lock()
 
     @property
@@ -127,12 +128,10 @@ class Publications:
             with self._lock:
                 self._outcomes.append(outcome)
                 self._count += 1
-                watchers = tuple(self._watchers)
             # Last: what was killed before is published again, which finds its version.
             path.unlink(missing_ok=True)
             self._current = 0
-            for changed in watchers:
-                changed()
+            self.watchers.call()
 
     def _publish(self, repository: Repository, file: Path, step: int) -> int:
         request = self._request
@@ -166,17 +165,6 @@ class Publications:
     def is_pending(self, step: int) -> bool:
         """Whether a version with this number of steps is to be published."""
         return self._current == step or any(one == step for one, _ in pending(self._folder))
-
-    @contextmanager
-    def watched(self, changed: Callable[[], None]) -> Iterator[None]:
-        """Registers a watcher within the block. It is called after each outcome, in the thread that publishes."""
-        with self._lock:
-            self._watchers.append(changed)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._watchers.remove(changed)
 
     def _note(self, published: Published) -> None:
         replace_file(self._folder / NOTE, json.dumps(asdict(published)))

@@ -149,7 +149,7 @@ class OnlineTrainingService:
         """
         wake = asyncio.Event()
         stream.on_closed(wake.set)
-        with run.log.watched(lambda: stream.soon(wake.set)):
+        with run.log.watchers.watched(lambda: stream.soon(wake.set)):
             while True:
                 wake.clear()
                 if _rests(run):
@@ -172,7 +172,7 @@ async def _raise_end(run: Run, stream: Stream) -> None:
     NotTrainableError if it failed, or a call has cancelled or paused it.
     """
     wake = asyncio.Event()
-    with run.log.watched(lambda: stream.soon(wake.set)):
+    with run.log.watchers.watched(lambda: stream.soon(wake.set)):
         while not _rests(run):
             if not stream.open():
                 raise UnavailableError(f"the server is stopping; attach to session '{run.id}' again")

@@ -94,7 +94,7 @@ class OnlineStream:
         self._stream.on_closed(self._wake.set)
         publications = publications_of(self._run)
         try:
-            with publications.watched(lambda: self._stream.soon(self._wake.set)):
+            with publications.watchers.watched(lambda: self._stream.soon(self._wake.set)):
                 while True:
                     self._wake.clear()
                     over = reading.done()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from layergraph import Input, Model, layers
 import layerserve_server.training.process.work  # noqa: F401
 from layerserve_server.inference import runner
 from layerserve_server.training.program import main
-from layerserve_server.training.run_folder.layout import CHILD_OUTPUT
+from layerserve_server.training.program.forked import detach
 
 # torch imports many modules when shapes are first inferred. That uses the meta device, which computes nothing.
 _inputs = Input((1,))
@@ -27,14 +26,7 @@ runner.make_ready()
 
 def train(folder: str, environment: Mapping[str, str]) -> None:
     """Executes the run in `folder` as `python -m layerserve_server.training.program.main` does. Ends the process."""
-    # Its own session: Linux divides the processor among sessions first, and the session gets a low priority.
-    os.setsid()
-    os.environ.clear()
-    os.environ.update(environment)
-    output = os.open(Path(folder) / CHILD_OUTPUT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for stream in (1, 2):
-        os.dup2(output, stream)
-    os.close(output)
+    detach(Path(folder), environment)
     # The random state would be the same in all forks.
     random.seed()
     np.random.seed()

@@ -158,7 +158,7 @@ class Run:
         """Whether the run has ended with a trained model that is kept and wasn't published."""
         last = self.log.last
         if isinstance(last, events.Finished):
-            may = not last.version and self.request.trains
+            may = not last.version and self.request.trains and self.kind.publisher is None
         else:
             may = isinstance(last, events.Failed) and not last.resumable
         if not may or not result_file(self.folder).is_file():

@@ -11,8 +11,14 @@ import pytest
 from damaged_files import TEXTS
 from layerserve_server.errors import NotTrainableError
 from layerserve_server.extensions.online import publications
+from layerserve_server.extensions.online.kind import online_kind
 from layerserve_server.extensions.online.publications import Publications, Published
+from layerserve_server.training import events
 from layerserve_server.training.request import RunRequest
+from layerserve_server.training.run_folder.layout import result_file
+from layerserve_server.training.run_folder.result import RunResult
+from layerserve_server.training.run_kind import RunKind
+from layerserve_server.training.runs.run import Run
 
 REQUEST = RunRequest("m", 4, (), publish_label="new")
 
@@ -48,7 +54,7 @@ def test_files_are_published_in_order_and_noted(tmp_path: Path) -> None:
         assert held.is_pending(step)
         return step + 100
 
-    with held.watched(lambda: called.append(held.count)):
+    with held.watchers.watched(lambda: called.append(held.count)):
         held.publish(publishing(publish))
     held.publish(publishing(lambda path, step: pytest.fail("nothing is left")))
     assert [(one.step, one.version) for one in held.outcomes(0)] == [(3, 103), (20, 120)]
@@ -110,3 +116,16 @@ def test_it_has_the_version_of_its_note(tmp_path: Path) -> None:
     assert Publications(tmp_path, REQUEST).version == 0
     (tmp_path / publications.NOTE).write_text('{"step": 7, "version": 4}')
     assert Publications(tmp_path, REQUEST).version == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "publishable"), [(RunKind(name="training", slots=1, off=""), True), (online_kind(1), False)]
+)
+def test_a_session_that_has_ended_is_published_no_more(tmp_path: Path, kind: RunKind, publishable: bool) -> None:
+    result_file(tmp_path).parent.mkdir()
+    result_file(tmp_path).write_text("model")
+    RunResult("trained").write(tmp_path)
+    events.append(tmp_path, events.Finished(0, {}, 1.0))
+    request = RunRequest("m", 4, (), kind=kind.name)
+    run = Run("run", tmp_path, request, events.EventLog.read(tmp_path), kind)
+    assert run.publishable is publishable

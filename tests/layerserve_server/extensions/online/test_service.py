@@ -6,7 +6,6 @@ What a session does is tested in tests/end_to_end/test_online.py.
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -14,11 +13,12 @@ from layerserve_server.errors import IdleStreamError, NotTrainableError, ServerE
 from layerserve_server.extensions.online.publications import IDLE
 from layerserve_server.extensions.online.service import _raise_end
 from layerserve_server.training import events
+from layerserve_server.training.watchers import Watchers
 
 
 def end(last):
     """Has a stream end with its session, whose last event this is. Returns its error; None if there is none."""
-    log = SimpleNamespace(ended=True, last=last, watched=lambda wake: nullcontext())
+    log = SimpleNamespace(ended=True, last=last, watchers=Watchers())
     try:
         asyncio.run(_raise_end(SimpleNamespace(id="r1", log=log), SimpleNamespace()))
     except ServerError as error:

@@ -17,14 +17,14 @@ from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import RunState
 
 ID = "20260101-0000-00000000"
-NOBODY: Any = SimpleNamespace(runs_changed=lambda *_: None, run_ended=lambda *_: None)
+NO_OBSERVER: Any = SimpleNamespace(runs_changed=lambda *_: None, run_ended=lambda *_: None)
 TEXT = "this server has no extension for runs of kind 'gone'; install it, and resume the run"
 
 
 def runs_in(folder: Path, kinds: Iterable[RunKind] = (), slots: int = 0) -> Runs:
     nothing: Any = SimpleNamespace()
     limits = RunLimits(slots, max_queued=1, max_bytes=1, max_kept=0, cancel_grace_seconds=1.0)
-    return Runs(folder, nothing, nothing, limits, NOBODY, ["false"], kinds=kinds)
+    return Runs(folder, nothing, nothing, limits, NO_OBSERVER, ["false"], kinds=kinds)
 
 
 def files(folder: Path) -> dict[Path, bytes]:
