@@ -48,11 +48,13 @@ class Forwarder:
     def __init__(self, socket: Path, gate: Gate, max_connection_calls: int) -> None:
         """`socket` is the Unix socket on which the other server listens, `gate` one with the secret of both.
 
-        `max_connection_calls` is the maximum number of open calls per connection there: further ones have another one.
+        `max_connection_calls` is the maximum number of open calls per connection there. A connection from here has half as
+        many.
         """
         self._gate = gate
         self._target = f"unix:{socket}"
-        self._max_calls = max_connection_calls
+        # The server there counts an ended call a moment longer than this one, and refuses calls above its limit.
+        self._max_calls = max(1, max_connection_calls // 2)
         self._channels: list[_Channel] = []
 
     async def forward(self, stream: Stream) -> AsyncGenerator[bytes, None]:
