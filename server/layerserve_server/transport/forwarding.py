@@ -48,8 +48,8 @@ class Forwarder:
     def __init__(self, socket: Path, gate: Gate, max_connection_calls: int) -> None:
         """`socket` is the Unix socket on which the other server listens, `gate` one with the secret of both.
 
-        `max_connection_calls` is the maximum number of open calls per connection there. A connection from here has half as
-        many.
+        `max_connection_calls` is the maximum number of open calls per connection there. A connection from here has half
+        as many.
         """
         self._gate = gate
         self._target = f"unix:{socket}"
