@@ -54,6 +54,7 @@ from .models.statistics import ModelStatistics, Statistics
 from .prediction.api import AsyncPreparedCall
 from .prediction.blocking import PreparedCall
 from .prediction.prediction import Prediction
+from .scoring.scorer import Scorer
 from .training.api import AsyncTrainingRun
 from .training.blocking import TrainingRun
 from .training.events import (
@@ -143,6 +144,7 @@ __all__ = [
     "RunSeries",
     "RunStarted",
     "SampleLosses",
+    "Scorer",
     "ServerFile",
     "ServerInfo",
     "Split",

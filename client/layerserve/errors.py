@@ -22,7 +22,7 @@
     │   ├── RunElsewhere              another server on the same repository owns the run
     │   ├── VersionConflict           another version than expected is the newest of the model
     │   ├── TooLarge                  more than a budget, the disk or a limit of the server allows: don't retry
-    │   ├── ModelMismatch              the served model isn't the one for which `layerserve codegen` wrote a class
+    │   ├── ModelMismatch              the model isn't the one of a class by `layerserve codegen`, or of a Scorer
     │   └── ClientClosed              the client was used after `close()`
     ├── Overloaded                    a limit of the server is reached: `retry_after` in seconds, if known
     │   └── QuotaExceeded             a limit of this caller: its rows per time, or its runs
@@ -249,7 +249,11 @@ class TooLarge(FailedPrecondition):
 
 
 class ModelMismatch(FailedPrecondition):
-    """The served model has other inputs or outputs than the class that `layerserve codegen` wrote for it."""
+    """The model isn't the one that was expected.
+
+    It has other inputs or outputs than the class that `layerserve codegen` wrote for it, or other files than when a
+    `Scorer` was made.
+    """
 
     code = "model_changed"
 

@@ -46,7 +46,8 @@ class ModelInfo(Tabular):
     whether engines are still being timed. `memory_bytes` is the memory that it takes, in bytes (0 unless it is
     loaded), and `last_used` when a request last used it. `canary_share` is the share of callers, from 0 to 1, that get
     it as the canary; 0 for other versions. `independent_rows` is whether each row of the outputs depends on its row of
-    the inputs only; False until the version is loaded for the first time.
+    the inputs only; False until the version is loaded for the first time. `digest` is the SHA-256 digest of its file,
+    in hexadecimal, or of the digests of its files; empty until then.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ModelInfo(Tabular):
     last_used: datetime | None = None
     canary_share: float = 0.0
     independent_rows: bool = False
+    digest: str = ""
 
     def table(self) -> Table:
         """Returns the version as a table of one row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,7 @@ class FakeModel:
             served_by_default=by_default,
             choosing_engine=self.choosing_engine,
             pinned=self.pinned,
+            digest=hashlib.sha256(self.file).hexdigest() if loaded else "",
             canary_share=canary_share,
             independent_rows=self.independent_rows and self.state != "failed",
         )

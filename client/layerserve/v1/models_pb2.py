@@ -27,7 +27,7 @@ from layerserve.v1 import options_pb2 as layerserve_dot_v1_dot_options__pb2
 from layerserve.v1 import tensor_pb2 as layerserve_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alayerserve/v1/models.proto\x12\rlayerserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\"\xf1\x04\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.layerserve.v1.VersionState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12)\n\x06inputs\x18\x06 \x03(\x0b\x32\x19.layerserve.v1.TensorSpec\x12*\n\x07outputs\x18\x07 \x03(\x0b\x32\x19.layerserve.v1.TensorSpec\x12\x0c\n\x04\x66ile\x18\x08 \x01(\t\x12\"\n\x0f\x66ile_size_bytes\x18\t \x01(\x03R\tfileBytes\x12\x15\n\rkeras_version\x18\n \x01(\t\x12\x17\n\x0fparameter_count\x18\x0b \x01(\x03\x12.\n\nready_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctraining_run\x18\r \x01(\t\x12\x10\n\x08\x63ompiled\x18\x0e \x01(\x08\x12\x19\n\x11served_by_default\x18\x0f \x01(\x08\x12,\n\x07\x65ngines\x18\x10 \x03(\x0b\x32\x1b.layerserve.v1.EngineChoice\x12\x17\n\x0f\x63hoosing_engine\x18\x11 \x01(\x08\x12\x0e\n\x06pinned\x18\x12 \x01(\x08\x12\x14\n\x0cmemory_bytes\x18\x13 \x01(\x03\x12-\n\tlast_used\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x63\x61nary_share\x18\x15 \x01(\x01\x12\x18\n\x10independent_rows\x18\x16 \x01(\x08\"\xba\x01\n\x0c\x45ngineChoice\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x43\n\x0cmilliseconds\x18\x03 \x03(\x0b\x32-.layerserve.v1.EngineChoice.MillisecondsEntry\x12\x12\n\ndifference\x18\x04 \x01(\x01\x1a\x33\n\x11MillisecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"!\n\x11ListModelsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x12ListModelsResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.layerserve.v1.ModelVersion\":\n\x0fGetModelRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\"@\n\x10GetModelResponse\x12,\n\x07version\x18\x01 \x01(\x0b\x32\x1b.layerserve.v1.ModelVersion\"k\n\x14\x44ownloadModelRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12*\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1a.layerserve.v1.ModelFormat\"c\n\x15\x44ownloadModelResponse\x12,\n\x07version\x18\x01 \x01(\x0b\x32\x1b.layerserve.v1.ModelVersion\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06sha256\x18\x03 \x01(\t\")\n\x19GetModelStatisticsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"v\n\x1aGetModelStatisticsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.layerserve.v1.ModelStatistics\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x02\n\x0fModelStatistics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x0f\n\x07\x62\x61tches\x18\x05 \x01(\x03\x12\x17\n\x0frequest_seconds\x18\x06 \x01(\x01\x12\x15\n\rqueue_seconds\x18\x07 \x01(\x01\x12\x0e\n\x06queued\x18\x08 \x01(\x03\x12\x17\n\x0f\x63ompute_seconds\x18\t \x01(\x01\x12\x18\n\x10waiting_requests\x18\n \x01(\x03\x12\x14\n\x0cwaiting_rows\x18\x0b \x01(\x03\x12\x30\n\rrequest_times\x18\x0c \x03(\x0b\x32\x19.layerserve.v1.TimeBucket\"0\n\nTimeBucket\x12\x13\n\x0bmax_seconds\x18\x01 \x01(\x01\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*\xd1\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_LOADING\x10\x01\x12\x17\n\x13VERSION_STATE_READY\x10\x02\x12\x18\n\x14VERSION_STATE_FAILED\x10\x03\x12\x1b\n\x17VERSION_STATE_UNLOADING\x10\x04\x12\x1b\n\x17VERSION_STATE_AVAILABLE\x10\x05\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\x06\x32\x98\x03\n\x0cModelService\x12Z\n\nListModels\x12 .layerserve.v1.ListModelsRequest\x1a!.layerserve.v1.ListModelsResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x02\x12T\n\x08GetModel\x12\x1e.layerserve.v1.GetModelRequest\x1a\x1f.layerserve.v1.GetModelResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x05\x12\x62\n\rDownloadModel\x12#.layerserve.v1.DownloadModelRequest\x1a$.layerserve.v1.DownloadModelResponse\"\x04\xe0\xe0\x18\x02\x30\x01\x12r\n\x12GetModelStatistics\x12(.layerserve.v1.GetModelStatisticsRequest\x1a).layerserve.v1.GetModelStatisticsResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1alayerserve/v1/models.proto\x12\rlayerserve.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\"\x81\x05\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.layerserve.v1.VersionState\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12)\n\x06inputs\x18\x06 \x03(\x0b\x32\x19.layerserve.v1.TensorSpec\x12*\n\x07outputs\x18\x07 \x03(\x0b\x32\x19.layerserve.v1.TensorSpec\x12\x0c\n\x04\x66ile\x18\x08 \x01(\t\x12\"\n\x0f\x66ile_size_bytes\x18\t \x01(\x03R\tfileBytes\x12\x15\n\rkeras_version\x18\n \x01(\t\x12\x17\n\x0fparameter_count\x18\x0b \x01(\x03\x12.\n\nready_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0ctraining_run\x18\r \x01(\t\x12\x10\n\x08\x63ompiled\x18\x0e \x01(\x08\x12\x19\n\x11served_by_default\x18\x0f \x01(\x08\x12,\n\x07\x65ngines\x18\x10 \x03(\x0b\x32\x1b.layerserve.v1.EngineChoice\x12\x17\n\x0f\x63hoosing_engine\x18\x11 \x01(\x08\x12\x0e\n\x06pinned\x18\x12 \x01(\x08\x12\x14\n\x0cmemory_bytes\x18\x13 \x01(\x03\x12-\n\tlast_used\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x63\x61nary_share\x18\x15 \x01(\x01\x12\x18\n\x10independent_rows\x18\x16 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x17 \x01(\t\"\xba\x01\n\x0c\x45ngineChoice\x12\x0c\n\x04rows\x18\x01 \x01(\x03\x12\x0e\n\x06\x65ngine\x18\x02 \x01(\t\x12\x43\n\x0cmilliseconds\x18\x03 \x03(\x0b\x32-.layerserve.v1.EngineChoice.MillisecondsEntry\x12\x12\n\ndifference\x18\x04 \x01(\x01\x1a\x33\n\x11MillisecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"!\n\x11ListModelsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x12ListModelsResponse\x12-\n\x08versions\x18\x01 \x03(\x0b\x32\x1b.layerserve.v1.ModelVersion\":\n\x0fGetModelRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\"@\n\x10GetModelResponse\x12,\n\x07version\x18\x01 \x01(\x0b\x32\x1b.layerserve.v1.ModelVersion\"k\n\x14\x44ownloadModelRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12*\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1a.layerserve.v1.ModelFormat\"c\n\x15\x44ownloadModelResponse\x12,\n\x07version\x18\x01 \x01(\x0b\x32\x1b.layerserve.v1.ModelVersion\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06sha256\x18\x03 \x01(\t\")\n\x19GetModelStatisticsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"v\n\x1aGetModelStatisticsResponse\x12.\n\x06models\x18\x01 \x03(\x0b\x32\x1e.layerserve.v1.ModelStatistics\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x9b\x02\n\x0fModelStatistics\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x61nswered\x18\x02 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x03 \x01(\x03\x12\x0c\n\x04rows\x18\x04 \x01(\x03\x12\x0f\n\x07\x62\x61tches\x18\x05 \x01(\x03\x12\x17\n\x0frequest_seconds\x18\x06 \x01(\x01\x12\x15\n\rqueue_seconds\x18\x07 \x01(\x01\x12\x0e\n\x06queued\x18\x08 \x01(\x03\x12\x17\n\x0f\x63ompute_seconds\x18\t \x01(\x01\x12\x18\n\x10waiting_requests\x18\n \x01(\x03\x12\x14\n\x0cwaiting_rows\x18\x0b \x01(\x03\x12\x30\n\rrequest_times\x18\x0c \x03(\x0b\x32\x19.layerserve.v1.TimeBucket\"0\n\nTimeBucket\x12\x13\n\x0bmax_seconds\x18\x01 \x01(\x01\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*\xd1\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15VERSION_STATE_LOADING\x10\x01\x12\x17\n\x13VERSION_STATE_READY\x10\x02\x12\x18\n\x14VERSION_STATE_FAILED\x10\x03\x12\x1b\n\x17VERSION_STATE_UNLOADING\x10\x04\x12\x1b\n\x17VERSION_STATE_AVAILABLE\x10\x05\x12\x1a\n\x16VERSION_STATE_UNLOADED\x10\x06\x32\x98\x03\n\x0cModelService\x12Z\n\nListModels\x12 .layerserve.v1.ListModelsRequest\x1a!.layerserve.v1.ListModelsResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x02\x12T\n\x08GetModel\x12\x1e.layerserve.v1.GetModelRequest\x1a\x1f.layerserve.v1.GetModelResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x05\x12\x62\n\rDownloadModel\x12#.layerserve.v1.DownloadModelRequest\x1a$.layerserve.v1.DownloadModelResponse\"\x04\xe0\xe0\x18\x02\x30\x01\x12r\n\x12GetModelStatistics\x12(.layerserve.v1.GetModelStatisticsRequest\x1a).layerserve.v1.GetModelStatisticsResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,34 +44,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['DownloadModel']._serialized_options = b'\340\340\030\002'
   _globals['_MODELSERVICE'].methods_by_name['GetModelStatistics']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['GetModelStatistics']._serialized_options = b'\220\002\001\340\340\030\002'
-  _globals['_VERSIONSTATE']._serialized_start=1892
-  _globals['_VERSIONSTATE']._serialized_end=2101
+  _globals['_VERSIONSTATE']._serialized_start=1908
+  _globals['_VERSIONSTATE']._serialized_end=2117
   _globals['_MODELVERSION']._serialized_start=136
-  _globals['_MODELVERSION']._serialized_end=761
-  _globals['_ENGINECHOICE']._serialized_start=764
-  _globals['_ENGINECHOICE']._serialized_end=950
-  _globals['_ENGINECHOICE_MILLISECONDSENTRY']._serialized_start=899
-  _globals['_ENGINECHOICE_MILLISECONDSENTRY']._serialized_end=950
-  _globals['_LISTMODELSREQUEST']._serialized_start=952
-  _globals['_LISTMODELSREQUEST']._serialized_end=985
-  _globals['_LISTMODELSRESPONSE']._serialized_start=987
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1054
-  _globals['_GETMODELREQUEST']._serialized_start=1056
-  _globals['_GETMODELREQUEST']._serialized_end=1114
-  _globals['_GETMODELRESPONSE']._serialized_start=1116
-  _globals['_GETMODELRESPONSE']._serialized_end=1180
-  _globals['_DOWNLOADMODELREQUEST']._serialized_start=1182
-  _globals['_DOWNLOADMODELREQUEST']._serialized_end=1289
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=1291
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=1390
-  _globals['_GETMODELSTATISTICSREQUEST']._serialized_start=1392
-  _globals['_GETMODELSTATISTICSREQUEST']._serialized_end=1433
-  _globals['_GETMODELSTATISTICSRESPONSE']._serialized_start=1435
-  _globals['_GETMODELSTATISTICSRESPONSE']._serialized_end=1553
-  _globals['_MODELSTATISTICS']._serialized_start=1556
-  _globals['_MODELSTATISTICS']._serialized_end=1839
-  _globals['_TIMEBUCKET']._serialized_start=1841
-  _globals['_TIMEBUCKET']._serialized_end=1889
-  _globals['_MODELSERVICE']._serialized_start=2104
-  _globals['_MODELSERVICE']._serialized_end=2512
+  _globals['_MODELVERSION']._serialized_end=777
+  _globals['_ENGINECHOICE']._serialized_start=780
+  _globals['_ENGINECHOICE']._serialized_end=966
+  _globals['_ENGINECHOICE_MILLISECONDSENTRY']._serialized_start=915
+  _globals['_ENGINECHOICE_MILLISECONDSENTRY']._serialized_end=966
+  _globals['_LISTMODELSREQUEST']._serialized_start=968
+  _globals['_LISTMODELSREQUEST']._serialized_end=1001
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1003
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1070
+  _globals['_GETMODELREQUEST']._serialized_start=1072
+  _globals['_GETMODELREQUEST']._serialized_end=1130
+  _globals['_GETMODELRESPONSE']._serialized_start=1132
+  _globals['_GETMODELRESPONSE']._serialized_end=1196
+  _globals['_DOWNLOADMODELREQUEST']._serialized_start=1198
+  _globals['_DOWNLOADMODELREQUEST']._serialized_end=1305
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=1307
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=1406
+  _globals['_GETMODELSTATISTICSREQUEST']._serialized_start=1408
+  _globals['_GETMODELSTATISTICSREQUEST']._serialized_end=1449
+  _globals['_GETMODELSTATISTICSRESPONSE']._serialized_start=1451
+  _globals['_GETMODELSTATISTICSRESPONSE']._serialized_end=1569
+  _globals['_MODELSTATISTICS']._serialized_start=1572
+  _globals['_MODELSTATISTICS']._serialized_end=1855
+  _globals['_TIMEBUCKET']._serialized_start=1857
+  _globals['_TIMEBUCKET']._serialized_end=1905
+  _globals['_MODELSERVICE']._serialized_start=2120
+  _globals['_MODELSERVICE']._serialized_end=2528
 # @@protoc_insertion_point(module_scope)

@@ -93,6 +93,7 @@ class ModelVersion(_message.Message):
     LAST_USED_FIELD_NUMBER: _builtins.int
     CANARY_SHARE_FIELD_NUMBER: _builtins.int
     INDEPENDENT_ROWS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the model."""
     version: _builtins.int
@@ -132,6 +133,10 @@ class ModelVersion(_message.Message):
     independent_rows: _builtins.bool
     """Whether each row of the outputs depends on its row of the inputs only, so that rows may be sent in several requests.
     Not set before the version was loaded for the first time.
+    """
+    digest: _builtins.str
+    """SHA-256 of the model file, in hexadecimal; of a version in several files, that of their digests and names. Empty until
+    loaded for the first time.
     """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -182,10 +187,11 @@ class ModelVersion(_message.Message):
         last_used: _timestamp_pb2.Timestamp | None = ...,
         canary_share: _builtins.float = ...,
         independent_rows: _builtins.bool = ...,
+        digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["last_used", b"last_used", "ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_share", b"canary_share", "choosing_engine", b"choosing_engine", "compiled", b"compiled", "engines", b"engines", "file", b"file", "file_size_bytes", b"file_size_bytes", "independent_rows", b"independent_rows", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "last_used", b"last_used", "memory_bytes", b"memory_bytes", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["canary_share", b"canary_share", "choosing_engine", b"choosing_engine", "compiled", b"compiled", "digest", b"digest", "engines", b"engines", "file", b"file", "file_size_bytes", b"file_size_bytes", "independent_rows", b"independent_rows", "inputs", b"inputs", "keras_version", b"keras_version", "labels", b"labels", "last_used", b"last_used", "memory_bytes", b"memory_bytes", "name", b"name", "outputs", b"outputs", "parameter_count", b"parameter_count", "pinned", b"pinned", "ready_time", b"ready_time", "reason", b"reason", "served_by_default", b"served_by_default", "state", b"state", "training_run", b"training_run", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

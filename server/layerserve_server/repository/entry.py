@@ -58,6 +58,8 @@ class Description:
     canary_share: float = 0.0
     #: Whether each row of its outputs depends on its row of the inputs only; False if it was never loaded.
     independent_rows: bool = False
+    #: SHA-256 digest of its files; empty if it was never loaded.
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class Facts:
     compiled: bool = False
     memory_bytes: int = 0
     independent_rows: bool = False
+    digest: str = ""
 
     @classmethod
     def of(cls, loaded: LoadedVersion) -> Facts:
@@ -88,6 +91,7 @@ class Facts:
             model.compiled,
             loaded.memory_bytes,
             model.plan().batched,
+            loaded.digest,
         )
 
 
@@ -213,4 +217,5 @@ class Entry:
             used_time=self.used_at or None,
             canary_share=canary_share,
             independent_rows=facts.independent_rows,
+            digest=facts.digest,
         )

@@ -36,6 +36,8 @@ class LoadedVersion:
     released: Callable[[LoadedVersion], None]
     #: The settings with which it was loaded.
     settings: ModelSettings = DEFAULTS
+    #: SHA-256 digest of its files (see `version_reader.version_digest`).
+    digest: str = ""
     #: Labels of the elements of a row, by output. An element without a label has an empty one, or none at the end.
     class_labels: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     ready_time: float = field(default_factory=time.time)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +17,7 @@ from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import ModelRunner, ServedModel
 from layerserve_server.repository import publishing
 from layerserve_server.repository.class_labels import read_class_labels
-from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.layout import FoundVersion, fingerprint
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.signatures import check_signatures
 from layerserve_server.repository.version import LoadedVersion
@@ -68,12 +70,34 @@ class VersionReader:
             queue=queue,
             parameter_count=model.count_params(),
             training_run=str(manifest.get("run", "")),
+            digest=self._digest_of(found),
             released=released,
             settings=settings,
             class_labels=class_labels,
         )
         loaded.measure()
         return loaded
+
+    def _digest_of(self, found: FoundVersion) -> str:
+        # After loading, which has read the files' digests beside them. They may be other files by now, or gone: then
+        # the next scan has them read again.
+        try:
+            digest = version_digest(found, self._digest)
+            return digest if fingerprint(os.lstat(found.path)) == found.fingerprint[:5] else ""
+        except OSError:
+            return ""
+
+
+def version_digest(found: FoundVersion, digest: Callable[[Path], str]) -> str:
+    """Returns the SHA-256 digest of a version's model file; of several files, that of their digests and names.
+
+    `digest` returns a file's. Raises OSError.
+    """
+    if not found.parts:
+        return digest(found.path)
+    names = sorted((found.path.name, *found.parts))
+    listed = "".join(f"{digest(found.path.parent / name)}  {name}\n" for name in names)
+    return hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _warm_up(found: FoundVersion, runner: ModelRunner, rows: int) -> None:

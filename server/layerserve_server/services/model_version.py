@@ -43,6 +43,7 @@ def model_version(one: Description) -> models_pb2.ModelVersion:
         pinned=one.pinned,
         memory_bytes=one.memory_bytes,
         independent_rows=one.independent_rows,
+        digest=one.digest,
         last_used=timestamp(one.used_time) if one.used_time is not None else None,
         canary_share=one.canary_share,
         engines=[

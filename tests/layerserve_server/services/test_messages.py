@@ -492,6 +492,7 @@ def test_a_version_is_described_whole():
         used_time=2.5,
         canary_share=0.05,
         independent_rows=True,
+        digest="abc",
     )
     assert model_version.model_version(one) == whole(
         models_pb2.ModelVersion(
@@ -514,6 +515,7 @@ def test_a_version_is_described_whole():
             pinned=True,
             memory_bytes=19,
             independent_rows=True,
+            digest="abc",
             last_used=messages.timestamp(2.5),
             canary_share=0.05,
             engines=[

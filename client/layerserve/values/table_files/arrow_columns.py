@@ -30,11 +30,23 @@ _MADE = 4096
 class ArrowColumn:
     """A column of an Arrow type, as numbers or text."""
 
-    def __init__(self, label: str, name: str, kind: Any, text: bool | None, fill: str | None) -> None:
-        """`text` is whether dates become text. Raises InvalidTensor for types other than numbers, text and dates."""
+    def __init__(
+        self,
+        label: str,
+        name: str,
+        kind: Any,
+        text: bool | None,
+        fill: str | None,
+        remedy: str = "; set `fill` to read another value in its place",
+    ) -> None:
+        """`text` is whether dates become text, `remedy` the next step after a missing value, for error texts.
+
+        Raises InvalidTensor for types other than numbers, text and dates.
+        """
         self.name = name
         self._what = f"{label}, column {name!r}"
         self._fill = fill
+        self._remedy = remedy
         self._type = kind
         self._lists: list[Any] = []
         while _is_list(kind):
@@ -106,8 +118,8 @@ class ArrowColumn:
         if array.null_count:
             place = int(np.argmax(array.is_null().to_numpy(zero_copy_only=False)))
             raise InvalidTensor(
-                f"{self._what}, row {row + place // max(1, of_row) + 1}: got no value (null), expected one; set `fill` "
-                "to read another value in its place"
+                f"{self._what}, row {row + place // max(1, of_row) + 1}: got no value (null), expected one"
+                f"{self._remedy}"
             )
 
     def _check_lengths(self, array: Any, row: int, of_row: int, length: int | None) -> None:

@@ -1,0 +1,104 @@
+"""A model that a server computes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from layerserve.calls.connection import TLS
+from layerserve.calls.tokens import Token
+from layerserve.client import Client
+from layerserve.errors import InvalidArgument, ModelMismatch, ModelNotReady
+from layerserve.models.info import ModelInfo
+from layerserve.models.node_shapes import NodeShapes
+from layerserve.prediction.row_parts import check_part
+from layerserve.scoring.open_models import Identity, dependent_rows
+from layerserve.values.tensor_spec import TensorSpec
+from layerserve.values.tensors import Array
+
+#: The name of a tensor of the graph: a layer, and numbers of its node and of the tensor there.
+_TENSOR = re.compile(r"(?P<layer>.+?)(:(?P<node>[0-9]+))?(:(?P<tensor>[0-9]+))?")
+
+
+class ServerModel:
+    """A version of a server's model, and a connection. Thread-safe."""
+
+    def __init__(
+        self,
+        address: str,
+        model: str | None,
+        version: int | None,
+        outputs: Sequence[str] | None,
+        *,
+        token: Token | None,
+        tls: bool | TLS,
+        timeout: float,
+    ) -> None:
+        """Raises the errors of `Client.model`, and InvalidArgument for a model whose rows depend on one another."""
+        self._client = Client(address, token=token, tls=tls, timeout=timeout)
+        self._outputs = outputs
+        name = self._only_model(address) if model is None else model
+        info = self._loaded(name, version)
+        if not info.independent_rows:
+            raise dependent_rows(name)
+        specs = info.outputs if outputs is None else self._specs(info, outputs)
+        self.identity = Identity(info.name, info.version, info.digest, info.inputs, specs)
+
+    def run(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Returns the outputs for some rows. Raises ModelMismatch if the version's file is another one by now."""
+        known = self.identity
+        made = self._client.predict_named(known.model, arrays, self._outputs, version=known.version)
+        # Asked afterwards: a file that was replaced before the request was computed is another one by now.
+        check_digest(known, self._client.model(known.model, version=known.version).digest)
+        rows = len(next(iter(arrays.values())))
+        check_part(made, rows, made)
+        return made
+
+    def _only_model(self, address: str) -> str:
+        found = list(dict.fromkeys(info.name for info in self._client.models()))
+        if len(found) == 1:
+            return found[0]
+        raise InvalidArgument(
+            f"model: got None, expected the name of one of the models of {address}: {', '.join(found) or 'it has none'}"
+        )
+
+    def _loaded(self, name: str, version: int | None) -> ModelInfo:
+        """Returns a version, which is loaded if its signature isn't known yet."""
+        info = self._client.model(name, version=version)
+        if info.state == "failed":
+            raise ModelNotReady(f"model {name!r} version {info.version} failed to load: {info.reason}")
+        if not info.inputs:
+            # The call loads it.
+            self._client.node_shapes(name, version=info.version)
+            info = self._client.model(name, version=info.version)
+        if not info.digest:
+            raise ModelNotReady(f"model {name!r} version {info.version}: its file is just being replaced; try again")
+        return info
+
+    def _specs(self, info: ModelInfo, outputs: Sequence[str]) -> tuple[TensorSpec, ...]:
+        known = {spec.name: spec for spec in info.outputs}
+        if known.keys() >= set(outputs):
+            return tuple(known[name] for name in outputs)
+        # The server says which of them it doesn't know.
+        shapes = self._client.node_shapes(info.name, version=info.version)
+        return tuple(known.get(name) or _tensor_spec(shapes, name) for name in outputs)
+
+
+def _tensor_spec(shapes: NodeShapes, name: str) -> TensorSpec:
+    """Returns the shape and dtype of any tensor of the graph. Raises LayerNotFound, and InvalidArgument."""
+    found = _TENSOR.fullmatch(name)
+    layer = shapes[found["layer"] if found else name]
+    node, tensor = (int((found and found[part]) or 0) for part in ("node", "tensor"))
+    tensors = layer.nested_outputs or (layer.nodes[node].outputs if node < len(layer.nodes) else ())
+    if tensor >= len(tensors):
+        raise InvalidArgument(f"outputs: got {name!r}, but layer {layer.path!r} has no such node or tensor")
+    return TensorSpec(name, tensors[tensor].shape, tensors[tensor].dtype)
+
+
+def check_digest(known: Identity, digest: str) -> None:
+    """Raises ModelMismatch if a version has another digest than when the scorer was made."""
+    if digest != known.digest:
+        raise ModelMismatch(
+            f"model {known.model!r} version {known.version}: got the digest {digest or '(none)'}, expected "
+            f"{known.digest}, as when the Scorer was made: its file was replaced; make a new Scorer and start again"
+        )
