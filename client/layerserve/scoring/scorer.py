@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
@@ -17,7 +18,10 @@ from layerserve.prediction.prediction import output_names
 from layerserve.scoring.batches import Batch, batch_of
 from layerserve.scoring.columns import input_array, no_rows
 from layerserve.scoring.open_models import OPEN, OpenModel
+from layerserve.scoring.ray_data import scored
 from layerserve.scoring.server_model import ServerModel, check_digest
+from layerserve.scoring.spark import predict_udf
+from layerserve.scoring.threads import limit_threads
 from layerserve.values.inputs import unknown_name
 from layerserve.values.tensor_spec import TensorSpec
 
@@ -25,8 +29,6 @@ from layerserve.values.tensor_spec import TensorSpec
 GROUP = "layerserve.local_models"
 #: The variable with the modules of custom layers, which a server has, too.
 PLUGINS = "LAYERSERVE_PLUGINS"
-#: The variable with the number of threads that a process may compute with. Ray and Spark set it in theirs.
-THREADS = "OMP_NUM_THREADS"
 
 _RANDOM = secrets.token_hex(8)
 
@@ -141,6 +143,47 @@ class Scorer:
         results = self._open().run(arrays) if rows.rows else {spec.name: no_rows(spec) for spec in self.outputs}
         return rows.scored(self.columns, [(spec, results[spec.name]) for spec in self.outputs], self.metadata)
 
+    def ray(
+        self,
+        dataset: Any,
+        *,
+        concurrency: int | tuple[int, int] = (1, 64),
+        batch_size: int | None = 1024,
+        num_cpus: float = 1,
+        **options: Any,
+    ) -> Any:
+        """Returns a Dataset of Ray Data with the kept columns and the outputs for each row of a dataset.
+
+        Args:
+            dataset: Any Dataset of Ray Data, such as by `ray.data.read_parquet`.
+            concurrency: Number of actors, or the fewest and the most of them. Each opens the model once.
+            batch_size: Rows that are computed at a time.
+            num_cpus: Cores of an actor, with a thread of torch each.
+            options: Further arguments of `Dataset.map_batches`.
+
+        Nothing is computed until the result is used. Ray starts an actor again that died, and repeats its batches.
+
+        Example:
+            scorer.ray(ray.data.read_parquet("rows")).write_parquet("scored")
+        """
+        return scored(self, dataset, concurrency, batch_size, num_cpus, options)
+
+    def spark_udf(self, *, batch_size: int = 1024) -> Any:
+        """Returns a function of Spark's columns, those of the model's inputs in their order, by `predict_batch_udf`.
+
+        Its value is the output: a number, or an array if a row has axes. It is a struct of several outputs. As Spark
+        has it, arrays of several axes are flat, in inputs and outputs, and a missing number is NaN. `columns` and
+        `input_columns` don't count. `batch_size` is the number of rows that are computed at a time.
+
+        Example:
+            frame.withColumn("scores", scorer.spark_udf()("pixels"))
+
+        Raises InvalidArgument if pyspark isn't installed, and InvalidTensor for outputs of a type that Spark lacks.
+        """
+        plain = copy(self)
+        plain.columns, plain._input_columns = (), {}
+        return predict_udf(plain, batch_size)
+
     def __repr__(self) -> str:
         return f"Scorer({self._source!r}, {self.model!r}, version={self.version})"
 
@@ -164,7 +207,7 @@ class Scorer:
     def _open_version(self, model: str | None, version: int | None) -> OpenModel:
         if not self._is_path:
             return ServerModel(self._source, model, version, self._asked, **self._connection)
-        _limit_threads(is_maker=self._made_in == _process())
+        limit_threads(is_maker=self._made_in == _process())
         for point in entry_points(group=GROUP):
             opened: OpenModel = point.load()(self._source, model, version, self._asked, self._plugins)
             return opened
@@ -231,16 +274,6 @@ def _is_path(source: str | os.PathLike[str]) -> bool:
             f"source: got {source!r}, expected a path that exists, or the address of a server as host:port"
         ) from None
     return False
-
-
-def _limit_threads(*, is_maker: bool) -> None:
-    """Has torch compute with the cores that were given to this process, unless it is the one that made the scorer."""
-    given = os.environ.get(THREADS, "")
-    if is_maker and not given:
-        return
-    import torch
-
-    torch.set_num_threads(int(given) if given.isdecimal() and int(given) else 1)
 
 
 def _process() -> str:

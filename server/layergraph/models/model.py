@@ -88,6 +88,13 @@ class Model(Trainer):
         """The names of inputs and outputs in exports to TensorFlow, by the signature's key."""
         return signatures_of(self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the model as `save` writes it: with its weights, compile arguments and optimizer state."""
+        # Imported on first use, as the modules for saving are.
+        from layergraph.models.pickling import pickled
+
+        return pickled(self)
+
     def get_config(self) -> dict[str, Any]:
         """The graph in Keras 3's format."""
         # Imported on first use: the modules for saving take a tenth of the time of `import layergraph`.
