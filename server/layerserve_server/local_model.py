@@ -81,7 +81,8 @@ def _specs(specs: Sequence[Spec]) -> tuple[TensorSpec, ...]:
 
 def find(path: Path, model: str | None, version: int | None) -> FoundVersion:
     """Finds a version at a path. Raises ModelNotFound, VersionNotFound, and InvalidArgument without a name."""
-    versions = [one for one in _versions(path) if one.fingerprint != layout.NOTHING or one.problem]
+    # A folder without a model has its own path.
+    versions = [one for one in _versions(path) if one.problem or not one.path.is_dir()]
     known = sorted({one.name for one in versions})
     if not known:
         raise client_errors.ModelNotFound(f"path {str(path)!r}: got no model, expected a model file or a repository")

@@ -65,7 +65,7 @@ def _of_arrow(column: Any, name: str, spec: TensorSpec) -> Array:
     import pyarrow
 
     if isinstance(column, pyarrow.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks == 1 else pyarrow.concat_arrays(column.chunks)
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
     if isinstance(column.type, pyarrow.BaseExtensionType):
         column = _of_extension(column, name)
         if isinstance(column, np.ndarray):

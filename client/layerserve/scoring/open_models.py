@@ -72,6 +72,6 @@ OPEN = OpenModels()
 def dependent_rows(model: str) -> InvalidArgument:
     """Returns the error for a model that can't be computed in batches of any size."""
     return InvalidArgument(
-        f"model {model!r}: its outputs aren't computed row by row, so results would depend on batches; compute all rows "
-        "in one request: client.predict"
+        f"model {model!r}: its outputs aren't computed row by row, so results would depend on batches; compute all "
+        "rows in one request: client.predict"
     )

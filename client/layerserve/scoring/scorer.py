@@ -24,6 +24,7 @@ from layerserve.scoring.spark import predict_udf
 from layerserve.scoring.threads import limit_threads
 from layerserve.values.inputs import unknown_name
 from layerserve.values.tensor_spec import TensorSpec
+from layerserve.values.tensors import Array
 
 #: Group of the entry point that opens models on disk, which needs torch.
 GROUP = "layerserve.local_models"
@@ -135,12 +136,7 @@ class Scorer:
         """
         rows = batch_of(batch)
         self._check_present(rows)
-        arrays = {
-            spec.name: input_array([(name, rows.column(name)) for name in columns], spec)
-            for spec, columns in self._sources()
-            if set(columns) <= set(rows.names)
-        }
-        results = self._open().run(arrays) if rows.rows else {spec.name: no_rows(spec) for spec in self.outputs}
+        results = self._results(rows) if rows.rows else {spec.name: no_rows(spec) for spec in self.outputs}
         return rows.scored(self.columns, [(spec, results[spec.name]) for spec in self.outputs], self.metadata)
 
     def ray(
@@ -189,6 +185,14 @@ class Scorer:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
+
+    def _results(self, rows: Batch) -> Mapping[str, Array]:
+        arrays = {
+            spec.name: input_array([(name, rows.column(name)) for name in columns], spec)
+            for spec, columns in self._sources()
+            if set(columns) <= set(rows.names)
+        }
+        return self._open().run(arrays)
 
     @property
     def _key(self) -> tuple[Any, ...]:

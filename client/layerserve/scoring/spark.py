@@ -14,53 +14,56 @@ from layerserve.values.tensors import Array
 if TYPE_CHECKING:
     from layerserve.scoring.scorer import Scorer
 
-#: Spark's types by dtype, those that its `predict_batch_udf` takes. It has no unsigned ones: the next wider is taken.
+#: The class of Spark's type by dtype, and the dtype of its values if that is another one. Spark has no unsigned numbers
+#: and no halves: the next wider type is taken.
 _TYPES = {
-    "bool": "boolean",
-    "int8": "tinyint",
-    "uint8": "smallint",
-    "int16": "smallint",
-    "uint16": "int",
-    "int32": "int",
-    "uint32": "bigint",
-    "int64": "bigint",
-    "float16": "float",
-    "bfloat16": "float",
-    "float32": "float",
-    "float64": "double",
-    "string": "string",
+    "bool": ("BooleanType", None),
+    "int8": ("ByteType", None),
+    "uint8": ("ShortType", "int16"),
+    "int16": ("ShortType", None),
+    "uint16": ("IntegerType", "int32"),
+    "int32": ("IntegerType", None),
+    "uint32": ("LongType", "int64"),
+    "int64": ("LongType", None),
+    "float16": ("FloatType", "float32"),
+    "bfloat16": ("FloatType", None),
+    "float32": ("FloatType", None),
+    "float64": ("DoubleType", None),
+    "string": ("StringType", None),
 }
-_NUMPY = {"tinyint": "int8", "smallint": "int16", "int": "int32", "bigint": "int64", "float": "float32"}
 
 
 def predict_udf(scorer: Scorer, batch_size: int) -> Any:
     """See `Scorer.spark_udf`."""
     try:
         from pyspark.ml.functions import predict_batch_udf
-    except ImportError:
-        raise InvalidArgument("spark_udf: requires pyspark: pip install 'layerserve[spark]'") from None
-    types = {spec.name: _type(spec) for spec in scorer.outputs}
-    several = len(types) > 1
-    fields = ", ".join(f"`{name.replace('`', '``')}` {kind}" for name, kind in types.items())
+        from pyspark.sql.types import StructField, StructType
+    except ImportError as missing:
+        raise InvalidArgument(f"spark_udf: requires {missing.name}: pip install 'layerserve[spark]'") from None
+    fields = [StructField(spec.name, _type(spec)) for spec in scorer.outputs]
     shapes = {
-        at: list(map(int, filter(None, spec.shape[1:])))
+        at: [axis for axis in spec.shape[1:] if axis is not None]
         for at, spec in enumerate(scorer.inputs)
         if len(spec.shape) > 1 and None not in spec.shape[1:]
     }
     return predict_batch_udf(
         Predict(scorer).make,
-        return_type=f"struct<{fields}>" if several else next(iter(types.values())),
+        return_type=StructType(fields) if len(fields) > 1 else fields[0].dataType,
         batch_size=batch_size,
         input_tensor_shapes=shapes,
     )
 
 
-def _type(spec: TensorSpec) -> str:
-    """Returns an output's type. Raises InvalidTensor if Spark has none for it."""
-    kind = _TYPES.get(spec.dtype)
-    if kind is None or (kind == "boolean" and len(spec.shape) == 1):
-        raise InvalidTensor(name=spec.name, got=f"dtype {spec.dtype}", expected="a type that predict_batch_udf has")
-    return kind if len(spec.shape) == 1 else f"array<{kind}>"
+def _type(spec: TensorSpec) -> Any:
+    """Returns Spark's type of an output. Raises InvalidTensor if it has none."""
+    from pyspark.sql import types
+
+    name, _ = _TYPES.get(spec.dtype, ("", None))
+    is_scalar = len(spec.shape) == 1
+    if not name or (is_scalar and spec.dtype == "bool"):
+        raise InvalidTensor(name=spec.name, got=f"dtype {spec.dtype}", expected="a dtype that predict_batch_udf takes")
+    kind = getattr(types, name)()
+    return kind if is_scalar else types.ArrayType(kind, containsNull=False)
 
 
 class Predict:
@@ -88,4 +91,4 @@ def _flat(array: Array, spec: TensorSpec) -> Array:
     flat = array if array.ndim < 2 else array.reshape(len(array), -1)
     if spec.dtype == "string":
         return texts(flat, spec.name)
-    return flat.astype(_NUMPY.get(_TYPES[spec.dtype], flat.dtype), copy=False)
+    return flat.astype(_TYPES[spec.dtype][1] or flat.dtype, copy=False)
