@@ -40,7 +40,7 @@ from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.probes import MetricPage, Probes
-from layerserve_server.wiring import ALL, Inference, ModelLoader, make_imports, routes_of
+from layerserve_server.wiring import ALL, JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class App:
             settings.check_seconds,
             settings.check_bytes,
             keep_warm=settings.warm_training and settings.training_slots > 0,
-            readers=[reader for one in ALL for reader in one.body_readers],
+            modules=JOB_MODULES,
             programs=[kind.program for kind in kinds if kind.program],
         )
         self._imports = make_imports(settings, jobs, spare) if load is None else None
@@ -111,6 +111,7 @@ class App:
             metrics=self.metrics,
             repository=self.repository,
             predictor=inference.predictor,
+            make_decoders=inference.make_decoders,
             manager=Manager(self.repository, changes, open_work=self._work.of_model),
             uploads=Uploads(self.repository, changes, max_bytes=settings.max_upload_bytes),
             runs=self.runs,

@@ -60,7 +60,7 @@ LAYERSERVE_V1 = Extension(name="layerserve_v1", serving=_predictions, main=_own)
 OPEN_INFERENCE = Extension(
     name="open_inference",
     rights=RIGHTS,
-    body_readers=[infer_body.__name__],
+    job_modules=[infer_body.__name__],
     serving=_infer,
     main=_open_inference,
 )

@@ -34,7 +34,7 @@ from layerserve_server.repository.remembered_callers import RememberedCallers
 from layerserve_server.repository.repository import Repository, RepositoryOptions
 from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.repository.version_reader import Load, VersionReader
+from layerserve_server.repository.version_reader import Load, MakeDecoders, VersionReader
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.settings.settings import Settings
 from layerserve_server.transport.call import Routes
@@ -56,6 +56,8 @@ logger = logging.getLogger(__name__)
 ALL = (*CORE_PROTOCOLS, *EXTENSIONS)
 #: The right of each method, and of each path of the metrics port.
 RIGHTS: Mapping[str, Right] = {**CORE, **{name: right for one in ALL for name, right in one.rights.items()}}
+#: The modules of their jobs without torch.
+JOB_MODULES = [module for one in ALL for module in one.job_modules]
 #: Interval at which it is written down which models were used last, in seconds.
 USAGE_SECONDS = 10.0
 
@@ -94,6 +96,7 @@ class Inference:
         self._usage = Usage(settings.state_folder / "usage.json")
         self._filler = threading.Thread(target=self._fill, name="fill memory", daemon=True)
         self._closed = False
+        self.make_decoders: list[MakeDecoders] = []
         self.repository = Repository(
             RepositoryFolder(
                 settings.root,
@@ -106,6 +109,7 @@ class Inference:
                 load,
                 partial(make_queue, settings, self.metrics, traced=self.traced),
                 sha256 if imports is None else imports.sha256,
+                self.make_decoders,
             ),
             self.metrics,
             RepositoryOptions(
@@ -129,7 +133,12 @@ class Inference:
     def parts(self) -> list[Part]:
         """Returns what each protocol and extension adds to every process."""
         process = Process(
-            settings=self._settings, metrics=self.metrics, repository=self.repository, predictor=self.predictor
+            settings=self._settings,
+            metrics=self.metrics,
+            repository=self.repository,
+            predictor=self.predictor,
+            jobs=self._jobs,
+            make_decoders=self.make_decoders,
         )
         return [one.serving(process) for one in ALL]
 

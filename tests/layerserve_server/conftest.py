@@ -32,7 +32,7 @@ from layerserve_server.jobs.forked_process import ForkedProcess
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
 from layerserve_server.jobs.table import Job
-from layerserve_server.wiring import ALL
+from layerserve_server.wiring import JOB_MODULES
 from some_limits import some_limits
 
 
@@ -45,9 +45,11 @@ class Spec:
 
 @dataclass
 class FakeModel:
-    """Doubles its input `x` (rows, 2) and adds `offset`; refuses a row whose first number is negative."""
+    """Doubles its input `x` and adds `offset`; refuses a row whose first number is negative."""
 
     offset: float = 0.0
+    #: The shape of a row of `x`.
+    row: Sequence[int | None] = (2,)
     input_specs: Sequence[Spec] = (Spec("x", (None, 2), "float32"),)
     output_specs: Sequence[Spec] = (Spec("y", (None, 2), "float32"),)
     batched: bool = True
@@ -69,6 +71,8 @@ class FakeModel:
 
     def __post_init__(self) -> None:
         self.gate.set()
+        if tuple(self.row) != (2,):
+            self.input_specs = (Spec("x", (None, *self.row), "float32"),)
 
     def plan(self, outputs: Sequence[str] | None = None) -> FakePlan:
         names = tuple(outputs or ("y",))
@@ -145,8 +149,8 @@ def read_fake(path: Path, settings: object = None) -> FakeModel:
         raise CorruptFileError(path, "the file is truncated") from error
 
 
-#: Modules that read long bodies: in a child that takes too much memory they can't be imported any more.
-READERS = [reader for one in ALL for reader in one.body_readers]
+#: Modules of jobs: in a child that takes too much memory they can't be imported any more.
+READERS = JOB_MODULES
 
 
 class JobsHere(Jobs):

@@ -16,12 +16,15 @@ from layerserve.cli.slice_commands import source_of
 from layerserve.cli.table_arrays import read_columns
 from layerserve.errors import InvalidArgument
 from layerserve.training.server_file import ServerFile
+from layerserve.values.image_elements import image_elements
 from layerserve.values.table_files.formats import FORMATS
 from layerserve.values.tensor_spec import TensorSpec
 
 STDIN = "-"
 #: Prefix of paths below the server's data root.
 SERVER = "server:"
+#: Suffixes of image files.
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 def read_arrays(
@@ -29,17 +32,24 @@ def read_arrays(
 ) -> Any:
     """Reads the arguments of `--input`, `--x` and similar options. Returns a dict by name, or one value without a name.
 
-    Each argument is PATH or NAME=PATH. A path is a .npy file; a .npz file, with PATH:KEY for one of its arrays; a .json
-    file, or "-" for JSON on standard input, with an object of values by name or a single value. A .npz file with
-    several arrays and no key gives all of them by name. So does a table, .csv, .tsv or .parquet; in PATH:KEY the key is
-    a list of columns. `server:PATH` and `server:PATH:KEY` are files of the server, `dataset:ID:KEY` arrays of a
-    dataset. Raises InvalidArgument for other arguments, and OSError.
+    Each argument is PATH or NAME=PATH. A path is an image, of which several for one input are its rows; a .npy file; a
+    .npz file, with PATH:KEY for one of its arrays; a .json file, or "-" for JSON on standard input, with an object of
+    values by name or a single value. A .npz file with several arrays and no key gives all of them by name. So does a
+    table, .csv, .tsv or .parquet; in PATH:KEY the key is a list of columns. `server:PATH` and `server:PATH:KEY` are
+    files of the server, `dataset:ID:KEY` arrays of a dataset. Raises InvalidArgument for other arguments, and OSError.
 
     `specs` returns the model's inputs, or its outputs; it is called for a table, and if a .npz file has several arrays.
     Other arrays and columns in the file, such as labels, are ignored, those of a .npz file with a note on standard
     error. `fill` is read in place of missing values of tables.
     """
     named: dict[str, Any] = {}
+    images, arguments = _images(arguments)
+    if images.keys() == {""} and not arguments:
+        return images[""]
+    if "" in images:
+        raise InvalidArgument("got an image without a name beside other arrays, expected NAME=PATH")
+    for name, value in images.items():
+        _add(named, name, value)
     for argument in arguments:
         name, equals, path = argument.partition("=")
         value = _read(path if equals else argument, name if equals else "", specs, fill)
@@ -54,11 +64,25 @@ def read_arrays(
                 value = _of_use(argument, value, {spec.name for spec in specs()})
             for key, item in value.items():
                 _add(named, key, item)
-        elif len(arguments) == 1:
+        elif len(arguments) == 1 and not images:
             return value
         else:
             raise InvalidArgument(f"{argument}: got several arrays, one of them without a name, expected NAME=PATH")
     return named
+
+
+def _images(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Returns the contents of image files by name of input, empty for none, and the other arguments."""
+    paths: dict[str, list[Path]] = {}
+    others = []
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        place = Path(path if equals else argument)
+        if place.suffix.lower() in IMAGES and not str(place).startswith(SERVER):
+            paths.setdefault(name if equals else "", []).append(place)
+        else:
+            others.append(argument)
+    return {name: image_elements(of_name) for name, of_name in paths.items()}, others
 
 
 def _of_use(path: str, arrays: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -101,7 +125,7 @@ def _read(path: str, name: str, specs: Callable[[], Sequence[TensorSpec]] | None
             raise _unreadable(path, error, "an array in .npy format") from None
     if suffix == ".json":
         return _parse(Path(path).read_text(), path)
-    known = ".npy, .npz, .csv, .tsv, .parquet or .json, or - for standard input"
+    known = ".npy, .npz, .csv, .tsv, .parquet or .json, an image, or - for standard input"
     raise InvalidArgument(f"{path}: got {suffix or 'no suffix'}, expected {known}")
 
 

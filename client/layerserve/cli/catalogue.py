@@ -29,8 +29,8 @@ def models(
     JSON: {"models": [{"name", "version", "state", "reason", "labels", "inputs", "outputs", "file", "file_bytes",
     "keras_version", "parameter_count", "ready_time", "training_run", "compiled", "served_by_default", "engines",
     "choosing_engine", "pinned", "memory_bytes", "last_used", "canary_share"]}]; an input or output is {"name",
-    "shape", "dtype"} with null for an axis of any length, one of the engines {"rows", "engine", "milliseconds",
-    "difference"}.
+    "shape", "dtype", "encoding"} with null for an axis of any length and "image" for an input that takes image files,
+    one of the engines {"rows", "engine", "milliseconds", "difference"}.
     """
     found = client.models(name)
     nothing = f"no model {name!r}" if name else "no models"

@@ -30,8 +30,8 @@ def predict(
             "--input",
             "-i",
             metavar="[NAME=]PATH",
-            help="Input file: .npy, .npz (all arrays, or PATH:KEY), .json, or - for JSON on standard input. "
-            "Can be repeated.  [default: -]",
+            help="Input file: .npy, .npz (all arrays, or PATH:KEY), .json, an image, such as .jpg, for an input that "
+            "takes them (several are its rows), or - for JSON on standard input. Can be repeated.  [default: -]",
         ),
     ] = None,
     output: Annotated[

@@ -62,7 +62,7 @@ def _difference(expected: TensorSpec, got: TensorSpec | None) -> str:
 
 
 def _text(spec: TensorSpec) -> str:
-    return f"{shape_text(spec.shape)} {spec.dtype}"
+    return " or ".join(filter(None, (f"{shape_text(spec.shape)} {spec.dtype}", spec.encoding)))
 
 
 def _fits(spec: TensorSpec, array: Array | None) -> bool:

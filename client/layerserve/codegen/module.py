@@ -70,9 +70,14 @@ def _contract(model: str, inputs: Sequence[TensorSpec], outputs: Sequence[Tensor
     lines = ["CONTRACT = Contract(", f"    model={literal(model)},"]
     for kind, specs in (("inputs", inputs), ("outputs", outputs)):
         lines.append(f"    {kind}=[")
-        lines += [f"        TensorSpec({literal(s.name)}, {_shape(s)}, {literal(s.dtype)})," for s in specs]
+        lines += [f"        {_spec(spec)}," for spec in specs]
         lines.append("    ],")
     return [*lines, ")"]
+
+
+def _spec(spec: TensorSpec) -> str:
+    encoding = f", {literal(spec.encoding)}" if spec.encoding else ""
+    return f"TensorSpec({literal(spec.name)}, {_shape(spec)}, {literal(spec.dtype)}{encoding})"
 
 
 def _shape(spec: TensorSpec) -> str:

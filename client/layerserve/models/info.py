@@ -125,7 +125,10 @@ def _memory_text(info: ModelInfo) -> str:
 
 
 def _specs_text(specs: tuple[TensorSpec, ...]) -> str:
-    return "\n".join(f"{spec.name} {shape_text(spec.shape)} {spec.dtype}" for spec in specs)
+    return "\n".join(
+        f"{spec.name} {shape_text(spec.shape)} {spec.dtype}{' or ' if spec.encoding else ''}{spec.encoding}"
+        for spec in specs
+    )
 
 
 def model_spec(name: str, version: int | None = None, label: str | None = None) -> tensor_pb2.ModelSpec:

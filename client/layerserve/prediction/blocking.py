@@ -38,7 +38,9 @@ class PredictionMethods(ModelMethods):
         `inputs` is a dict by input name, a list in the model's order, or an array for a model with one input. A
         DataFrame is a dict of its columns, or an array of its rows for a model with one input. Values are arrays,
         nested lists, text, or anything that NumPy converts to an array. Numbers are converted to the input's dtype:
-        rounded if that is a float (as in Keras), and refused if a value would change otherwise.
+        rounded if that is a float (as in Keras), and refused if a value would change otherwise. For an input that takes
+        images (`encoding` in its signature), a value may also be an image, or a list of them: bytes, the path of a
+        file, or an image of Pillow. Arrays are taken as they are, without the scaling of images.
 
         `outputs` are the names of outputs, or of any tensors of the model's graph: "layer", "layer:node" or
         "layer:node:tensor" ("outer/inner" in a nested model). Default: all outputs of the model.

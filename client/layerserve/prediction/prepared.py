@@ -12,7 +12,7 @@ from layerserve.models.signatures import Signatures, fetch_signature
 from layerserve.prediction.prediction import MAX_MESSAGE_BYTES, as_asked, output_names, read_prediction
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.values.casting import as_array, cast
-from layerserve.values.inputs import match
+from layerserve.values.inputs import as_input, match, sent_dtype
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array
 from layerserve.values.wire import TensorWriter
@@ -34,8 +34,8 @@ class RequestForm:
         """
         parts: list[Any] = [self._head]
         for name, value, spec in match(inputs, self._inputs, "input"):
-            array = as_array(value, name)
-            dtype = spec.dtype if spec else None
+            array = as_input(value, name, spec) if spec and spec.encoding else as_array(value, name)
+            dtype = sent_dtype(array, spec) if spec else None
             self._tensors.write(parts, name, cast(array, dtype, name) if dtype else array, dtype)
         message = b"".join(parts)
         if len(message) > MAX_MESSAGE_BYTES:

@@ -32,7 +32,7 @@ class Rows:
         """Returns the rows of what a caller gives. Raises as `match` and `as_input` do."""
         return cls(
             [
-                (name, value if _sliced_later(value, spec) else as_input(value, name), spec)
+                (name, value if _sliced_later(value, spec) else as_input(value, name, spec), spec)
                 for name, value, spec in match(inputs, specs, "input")
             ]
         )

@@ -122,7 +122,9 @@ class FakeModel:
 
 def _specs(specs: Iterable[TensorSpec]) -> list[tensor_pb2.TensorSpec]:
     return [
-        tensor_pb2.TensorSpec(name=spec.name, dtype=dtype_enum(spec.dtype), shape=wire_shape(spec.shape))
+        tensor_pb2.TensorSpec(
+            name=spec.name, dtype=dtype_enum(spec.dtype), shape=wire_shape(spec.shape), encoding=spec.encoding
+        )
         for spec in specs
     ]
 

@@ -10,6 +10,7 @@ from typing import Any
 from layerserve.errors import InvalidArgument, MissingInput, UnknownInput, UnknownOutput
 from layerserve.v1.tensor_pb2 import Tensor
 from layerserve.values.casting import as_array, cast, default_cast, yields_batches
+from layerserve.values.image_elements import image_elements
 from layerserve.values.tables import shape_text
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array, encode
@@ -22,11 +23,18 @@ def encode_inputs(inputs: Any, specs: Sequence[TensorSpec]) -> list[Tensor]:
     converted to the inputs' dtypes (see `layerserve.values.casting`). A mapping may lack inputs: which are required
     depends on the requested outputs, and is checked by the server. Raises UnknownInput, MissingInput, InvalidTensor.
     """
-    return [encode_input(as_input(value, name), name, spec) for name, value, spec in match(inputs, specs, "input")]
+    return [
+        encode_input(as_input(value, name, spec), name, spec) for name, value, spec in match(inputs, specs, "input")
+    ]
 
 
-def as_input(value: Any, name: str) -> Array:
-    """Converts the value of an input to an array. Raises InvalidTensor, and InvalidArgument for what yields batches."""
+def as_input(value: Any, name: str, spec: TensorSpec | None) -> Array:
+    """Converts the value of an input to an array: of bytes, if it is images and the input takes them so.
+
+    Raises InvalidTensor, InvalidArgument for what yields batches, and OSError if an image can't be read.
+    """
+    if spec is not None and spec.encoding and (elements := image_elements(value)) is not None:
+        return elements
     if isinstance(value, os.PathLike):
         raise InvalidArgument(
             f"{name}: got {value!r}, expected an array of rows; read the file, such as [PIL.Image.open(path)] or "
@@ -44,8 +52,14 @@ def encode_input(value: Any, name: str, spec: TensorSpec | None) -> Tensor:
     """Returns the tensor of an array, or of what converts to one. Raises InvalidTensor."""
     array = as_array(value, name)
     # Without a spec from the server, Keras's default dtype is the best guess.
-    array = cast(array, spec.dtype, name) if spec else default_cast(array, name)
-    return encode(array, name, spec.dtype if spec else None)
+    dtype = sent_dtype(array, spec) if spec else None
+    array = cast(array, dtype, name) if dtype else default_cast(array, name)
+    return encode(array, name, dtype)
+
+
+def sent_dtype(array: Array, spec: TensorSpec) -> str:
+    """Returns the dtype in which an array is sent for an input."""
+    return "string" if spec.encoding and array.dtype == object else spec.dtype
 
 
 def match(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from layerserve_server.repository.model_settings import ModelSettings
     from layerserve_server.repository.repository import Repository
     from layerserve_server.repository.uploads import Uploads
+    from layerserve_server.repository.version_reader import MakeDecoders
     from layerserve_server.repository.version_source import VersionSource
     from layerserve_server.repository.writer import Writer
     from layerserve_server.services.open_work import OpenWork
@@ -57,6 +58,10 @@ class Process:
     metrics: Metrics
     repository: Repository
     predictor: Predictor
+    #: Work in child processes.
+    jobs: Jobs
+    #: Make decoders of inputs that requests may have as bytes, of each version that is read.
+    make_decoders: list[MakeDecoders]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +76,6 @@ class Core(Process):
     work: OpenWork
     #: What each run has if its request doesn't say otherwise.
     defaults: RunDefaults
-    #: Work in child processes.
-    jobs: Jobs
     #: The metrics of all processes.
     registry: CollectorRegistry
     #: Version of the package.
@@ -180,8 +183,8 @@ class Extension:
     rights: Mapping[str, Right] = field(default_factory=dict)
     #: Kinds of verifiers of tokens, each with a table of the tokens file.
     verifiers: Sequence[VerifierKind] = ()
-    #: Modules that read long bodies in another process (see `BodyReader`).
-    body_readers: Sequence[str] = ()
+    #: Modules of its jobs without torch, and readers of long bodies (see `BodyReader`): imported before a job begins.
+    job_modules: Sequence[str] = ()
     #: Makes what reads PATH if `Settings.source_of` says that it does, with whether this process fetches or waits for
     #: another that does. Raises ValueError.
     source: Callable[[Settings, Metrics, bool], Source | None] = _none

@@ -23,6 +23,7 @@ GROUP = "layerserve.extensions"
 OWN = {
     "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
     "estimates": "layerserve_server.extensions.estimates.extension:ESTIMATES",
+    "images": "layerserve_server.extensions.images.extension:IMAGES",
     "mirroring": "layerserve_server.extensions.mirroring.extension:MIRRORING",
     "online": "layerserve_server.extensions.online.extension:ONLINE",
     "page": "layerserve_server.extensions.page.extension:PAGE",

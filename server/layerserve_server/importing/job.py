@@ -11,7 +11,6 @@ import codecs
 import contextlib
 import errno
 import os
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,11 +54,11 @@ def read_model_file(arguments: Mapping[str, Any], channel: Channel) -> dict[str,
 
 
 def _readable(path: Path) -> list[Path]:
-    """Python's modules, of which some are imported when first needed, and the files that may belong to the model.
+    """Python's modules, and the files that may belong to the model.
 
     A `.keras` or `.h5` may be beside those of others: only a config belongs to it.
     """
-    found = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    found = sandbox.python_folders()
     alone = path.suffix in MODEL_SUFFIXES
     found += [path.resolve()] if alone else [path.parent]
     with contextlib.suppress(OSError), os.scandir(path.parent) as entries:

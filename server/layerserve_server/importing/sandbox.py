@@ -13,6 +13,7 @@ import platform
 import resource
 import struct
 import sys
+import sysconfig
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -154,7 +155,12 @@ def description() -> str:
     return f"{landlock}, {'seccomp' if has_seccomp() else 'no seccomp'}"
 
 
-def enter(readable: Iterable[Path], listed: Iterable[Path], writable: Path, file_bytes: int) -> None:
+def python_folders() -> list[Path]:
+    """Returns the folders of Python's modules, of which some are imported when first needed."""
+    return [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+
+
+def enter(readable: Iterable[Path], listed: Iterable[Path], writable: Path | None, file_bytes: int) -> None:
     """Restricts this process to reading files and folders `readable`, to the names in folders `listed`, and to files of
     at most `file_bytes` in the folder `writable`.
     """
@@ -167,7 +173,7 @@ def enter(readable: Iterable[Path], listed: Iterable[Path], writable: Path, file
         _filter_calls(platform.machine())
 
 
-def _restrict_files(version: int, readable: Iterable[Path], listed: Iterable[Path], writable: Path) -> None:
+def _restrict_files(version: int, readable: Iterable[Path], listed: Iterable[Path], writable: Path | None) -> None:
     rights = (1 << max(count for first, count in _FILE_RIGHTS.items() if first <= version)) - 1
     ruleset = struct.pack("QQQ", rights, _NETWORK if version >= 4 else 0, _SCOPES if version >= 6 else 0)
     # Older versions know a prefix of the structure.
@@ -179,7 +185,8 @@ def _restrict_files(version: int, readable: Iterable[Path], listed: Iterable[Pat
             _allow(rules, path, _READ_FILE | _READ_DIR)
         for path in listed:
             _allow(rules, path, _READ_DIR)
-        _allow(rules, writable, writing & rights)
+        if writable is not None:
+            _allow(rules, writable, writing & rights)
         _checked(_libc.syscall(_RESTRICT_SELF, rules, 0))
     finally:
         os.close(rules)

@@ -50,7 +50,7 @@ class Channel:
         """Sends an object. Raises OSError."""
         self.socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def send_bytes(self, data: bytes) -> None:
+    def send_bytes(self, data: bytes | memoryview) -> None:
         """Sends bytes, whose number the other end has to know. Raises OSError."""
         self.socket.sendall(data)
 
@@ -75,15 +75,20 @@ class Channel:
     def read(self, size: int) -> bytes:
         """Returns this number of bytes. Raises OSError."""
         data = bytearray(size)
+        self.read_into(memoryview(data))
+        return bytes(data)
+
+    def read_into(self, view: memoryview) -> None:
+        """Reads as many bytes as fit into a view of bytes. Raises OSError."""
+        size = len(view)
         taken, self._received = self._received[:size], self._received[size:]
-        data[: len(taken)] = taken
-        view, at = memoryview(data), len(taken)
+        view[: len(taken)] = taken
+        at = len(taken)
         while at < size:
             count = self.socket.recv_into(view[at:])
             if not count:
                 raise ConnectionError("it sent a part of a message")
             at += count
-        return bytes(data)
 
     def _object(self, limit: int | None, gone: Callable[[], bool]) -> dict[str, Any]:
         line = self._line(limit, gone)

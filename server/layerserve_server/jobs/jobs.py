@@ -44,18 +44,18 @@ class Jobs:
         *,
         idle_seconds: float = IDLE_SECONDS,
         keep_warm: bool = False,
-        readers: Sequence[str] = (),
+        modules: Sequence[str] = (),
         programs: Sequence[str] = (),
     ) -> None:
         """`check_seconds` limits a job's processor time, `check_bytes` its memory in addition to its model's.
 
-        Processes end after `idle_seconds` without a job. With `keep_warm`, the one with torch stays. `readers` are
-        modules that read long bodies, which the one without torch imports; `programs` are those of extensions for runs,
+        Processes end after `idle_seconds` without a job. With `keep_warm`, the one with torch stays. `modules` are
+        those of extensions' jobs, which the one without torch imports; `programs` are those of extensions for runs,
         which the other one imports.
         """
         self._check_seconds = check_seconds
         self._check_bytes = check_bytes
-        self._cold = ForkServer(PROGRAM, ["cold", str(idle_seconds), *readers])
+        self._cold = ForkServer(PROGRAM, ["cold", str(idle_seconds), *modules])
         self._warm = ForkServer(PROGRAM, ["warm", "inf" if keep_warm else str(idle_seconds), *programs])
         self._slots = threading.BoundedSemaphore(MAX_QUEUED)
 

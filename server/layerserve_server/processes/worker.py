@@ -28,7 +28,7 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.probes import MetricPage, Probes
-from layerserve_server.wiring import Inference, ModelLoader, make_imports, routes_of
+from layerserve_server.wiring import JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def main() -> None:
     runner.set_threads(settings.compute_threads)
     runner.load_plugins(settings.plugins)
     runner.make_ready()
-    jobs = Jobs()
+    jobs = Jobs(modules=JOB_MODULES)
     imports = make_imports(settings, jobs, Path(configuration["spare_imports"]))
     group = ProcessGroup.of(Path(configuration["socket"]).parent, bytes.fromhex(configuration["secret"]))
     inference = Inference(settings, ModelLoader(settings, jobs, imports=imports), jobs, imports, group, worker=True)

@@ -83,7 +83,7 @@ class Facts:
         model = loaded.model
         return cls(
             loaded.found.fingerprint,
-            tuple(model.input_specs),
+            tuple(loaded.input_specs),
             tuple(model.output_specs),
             model.keras_version or "",
             loaded.parameter_count,

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -241,13 +241,20 @@ def invalid_files(root: Path, kind: type[ModelSettings]) -> list[str]:
     return found
 
 
+def _table(kind: type[ModelSettings], key: str) -> type[BaseModel]:
+    """Returns what the tables of a setting are, such as `SignatureSettings`."""
+    annotation = kind.model_fields[key].annotation
+    found = [one for part in (annotation, *get_args(annotation)) for one in get_args(part) if isinstance(one, type)]
+    return next((one for one in found if issubclass(one, BaseModel)), kind)
+
+
 def _problem(entry: Mapping[str, Any], kind: type[ModelSettings]) -> str:
     """Returns the text for an error of pydantic: the key, the value got and that expected."""
     if not entry["loc"]:
         return str(entry["msg"]).removeprefix("Value error, ")
     key = ".".join(map(str, entry["loc"]))
     if entry["type"] == "extra_forbidden":
-        known = (SignatureSettings if entry["loc"][0] == "signatures" else kind).model_fields
+        known = _table(kind, str(entry["loc"][0])).model_fields if len(entry["loc"]) > 1 else kind.model_fields
         near = difflib.get_close_matches(str(entry["loc"][-1]), known, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(known)}"
         return f"unknown setting '{key}'; {hint}"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from layerserve_server.inference.batching import BatchQueue
-from layerserve_server.inference.runner import ModelRunner, ServedModel
+from layerserve_server.inference.input_decoder import InputDecoder, with_encodings
+from layerserve_server.inference.runner import ModelRunner, ServedModel, TensorSpec
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.signatures import Signature, signatures_of
@@ -40,6 +41,8 @@ class LoadedVersion:
     digest: str = ""
     #: Labels of the elements of a row, by output. An element without a label has an empty one, or none at the end.
     class_labels: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
+    #: Of inputs that requests may have as bytes, by name.
+    decoders: Mapping[str, InputDecoder] = field(default_factory=dict)
     ready_time: float = field(default_factory=time.time)
     #: When it was loaded and last used, on the clock of `time.monotonic`, in seconds, and its number of uses.
     loaded_at: float = field(default_factory=time.monotonic)
@@ -69,6 +72,11 @@ class LoadedVersion:
     def version(self) -> int:
         """Number of the version."""
         return self.found.version
+
+    @property
+    def input_specs(self) -> Sequence[TensorSpec]:
+        """The inputs of the model, those with a decoder as `EncodedSpec`."""
+        return with_encodings(self.model.input_specs, self.decoders)
 
     @property
     def signatures(self) -> Mapping[str, Signature]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +14,8 @@ from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.errors import ServerError, VersionFailedError, safe_text
 from layerserve_server.inference.batching import BatchQueue
-from layerserve_server.inference.runner import ModelRunner, ServedModel
+from layerserve_server.inference.input_decoder import InputDecoder
+from layerserve_server.inference.runner import ModelRunner, ServedModel, TensorSpec
 from layerserve_server.repository import publishing
 from layerserve_server.repository.class_labels import read_class_labels
 from layerserve_server.repository.layout import FoundVersion, fingerprint
@@ -28,16 +29,25 @@ logger = logging.getLogger(__name__)
 Load: TypeAlias = Callable[[Path, ModelSettings], ServedModel]
 #: Makes the queue of a version, from the model's name, the version, its runner and settings.
 MakeQueue: TypeAlias = Callable[[str, int, ModelRunner, ModelSettings], BatchQueue]
+#: Makes decoders of inputs, by name, from a model's settings and inputs. Raises VersionFailedError.
+MakeDecoders: TypeAlias = Callable[[ModelSettings, Sequence[TensorSpec]], Mapping[str, InputDecoder]]
 
 
 class VersionReader:
     """Reads versions from their files."""
 
-    def __init__(self, load: Load, make_queue: MakeQueue, digest: Callable[[Path], str]) -> None:
-        """`digest` returns a file's SHA-256 digest."""
+    def __init__(
+        self,
+        load: Load,
+        make_queue: MakeQueue,
+        digest: Callable[[Path], str],
+        make_decoders: Sequence[MakeDecoders] = (),
+    ) -> None:
+        """`digest` returns a file's SHA-256 digest. `make_decoders` may be added to until the first version is read."""
         self.load = load
         self.make_queue = make_queue
         self._digest = digest
+        self._make_decoders = make_decoders
 
     def read(
         self, found: FoundVersion, settings: ModelSettings, released: Callable[[LoadedVersion], None]
@@ -59,6 +69,9 @@ class VersionReader:
         runner = ModelRunner(model, settings.compute_threads)
         check_signatures(model, runner, settings.signatures or {})
         class_labels = read_class_labels(found, settings.class_labels, runner)
+        decoders: dict[str, InputDecoder] = {}
+        for make in self._make_decoders:
+            decoders |= make(settings, model.input_specs)
         if settings.warm_up_rows:
             _warm_up(found, runner, settings.warm_up_rows)
         # Last, since metrics follow the queue of a version from here on.
@@ -74,6 +87,7 @@ class VersionReader:
             released=released,
             settings=settings,
             class_labels=class_labels,
+            decoders=decoders,
         )
         loaded.measure()
         return loaded

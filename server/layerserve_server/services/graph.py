@@ -55,7 +55,7 @@ def _encoded(version: LoadedVersion) -> bytes:
     response = graph_pb2.GetNodeShapesResponse(
         model=model_spec(version.name, version.version),
         layers=[_layer(layer) for layer in version.model.node_table()],
-        inputs=tensor_specs(version.model.input_specs),
+        inputs=tensor_specs(version.input_specs),
         outputs=tensor_specs(version.model.output_specs),
         output_tensors=map(_tensor, version.model.output_nodes()),
     )

@@ -15,6 +15,7 @@ from layerserve.values import tensors
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.rights import Right
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError
+from layerserve_server.inference.input_decoder import encoding_of
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
@@ -107,7 +108,10 @@ def tensor_specs(specs: Iterable[TensorSpec]) -> Sequence[tensor_pb2.TensorSpec]
     """Returns the messages for inputs or outputs of a model."""
     return [
         tensor_pb2.TensorSpec(
-            name=spec.name, dtype=tensors.dtype_enum(spec.dtype, spec.name), shape=tensors.wire_shape(spec.shape)
+            name=spec.name,
+            dtype=tensors.dtype_enum(spec.dtype, spec.name),
+            shape=tensors.wire_shape(spec.shape),
+            encoding=encoding_of(spec),
         )
         for spec in specs
     ]

@@ -70,6 +70,9 @@ class Call(Protocol):
     def set_metric_labels(self, model: str, version: int) -> None:
         """Sets the model and version labels of the call's metrics. Only existing names: each creates a time series."""
 
+    def hold(self, size: int) -> None:
+        """Counts `size` bytes towards the memory budget until the call has ended. Raises BusyError if it is used up."""
+
     def after_batch(self, work: Callable[[], None]) -> None:
         """Runs `work` in this thread after the handlers of all calls of this event batch have returned.
 

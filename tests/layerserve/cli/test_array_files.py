@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +83,20 @@ def test_files_of_the_server_have_a_path_and_perhaps_a_key():
         "x": ServerFile("f/a.npz", "k"),
         "y": ServerFile("t.parquet", "p,q"),
     }
+
+
+def test_images_are_rows():
+    for name in ("a.jpg", "b.PNG"):
+        Path(name).write_bytes(name.encode())
+    assert read_arrays(["a.jpg"]).tolist() == [b"a.jpg"]
+    assert read_arrays(["a.jpg", "b.PNG"]).tolist() == [b"a.jpg", b"b.PNG"]
+    np.save("x.npy", [1])
+    both = read_arrays(["x=b.PNG", "y=x.npy", "x=a.jpg"])
+    assert (both["x"].tolist(), both["y"].tolist()) == ([b"b.PNG", b"a.jpg"], [1])
+    with pytest.raises(InvalidArgument, match="got an image without a name"):
+        read_arrays(["a.jpg", "y=x.npy"])
+    with pytest.raises(FileNotFoundError):
+        read_arrays(["missing.gif"])
 
 
 def test_a_npy_file_is_mapped_and_not_read():

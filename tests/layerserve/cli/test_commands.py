@@ -46,7 +46,7 @@ def test_models_are_json_for_programs(cli):
     status, out, _ = cli("models --json double")
     (model,) = json.loads(out)["models"]
     assert (status, model["name"], model["state"], model["labels"]) == (0, "double", "ready", ["stable"])
-    assert model["inputs"] == [{"name": "x", "shape": [None, 3], "dtype": "float32"}]
+    assert model["inputs"] == [{"name": "x", "shape": [None, 3], "dtype": "float32", "encoding": ""}]
 
 
 def test_no_models_is_said(cli):
@@ -444,7 +444,7 @@ def test_a_file_that_can_not_be_written_is_named(cli, tmp_path):
         ("predict double -i x=nope.npy", "nope.npy: No such file or directory"),
         (
             "predict double -i setup.cfg",
-            "got .cfg, expected .npy, .npz, .csv, .tsv, .parquet or .json, or - for standard input",
+            "got .cfg, expected .npy, .npz, .csv, .tsv, .parquet or .json, an image, or - for standard input",
         ),
         ("predict double --version 3", "has no version 3"),
         ("predict double -o out.csv", "out.csv: got .csv, expected"),

@@ -48,6 +48,14 @@ class Served:
         with lease as loaded:
             return image_ranges(loaded.model)
 
+    def encodings(self, model: str, version: int | None) -> Mapping[str, str]:
+        """Returns what inputs of a version take as bytes, such as "image", by input."""
+        lease = self._lease(model, version)
+        if lease is None:
+            return {}
+        with lease as loaded:
+            return {name: decoder.encoding for name, decoder in loaded.decoders.items()}
+
     def class_names(self, model: str, version: int | None) -> Mapping[str, Sequence[bytes]]:
         """Returns the names of classes by output, from the model's settings."""
         lease = self._lease(model, version)

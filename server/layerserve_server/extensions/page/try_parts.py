@@ -51,6 +51,8 @@ class InputField:
     #: The range that pixels are scaled to, and whether the graph says so.
     range: Range = (0.0, 1.0)
     range_known: bool = False
+    #: Whether it takes image files as they are.
+    encoded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +94,17 @@ class TryParts:
 
         def show(reply: ModelMetadataResponse) -> HttpReply:
             ranges = self._served.image_ranges(reply.name, version or None)
+            encodings = self._served.encodings(reply.name, version or None)
             return self._pages.html(
                 "try.html",
                 name=reply.name,
                 version=version,
                 default=self._served.default(reply.name),
                 grpc_port=self._served.grpc_port,
-                inputs=[input_field(one, ranges.get(one.name)) for one in reply.inputs[:MAX_INPUTS]],
+                inputs=[
+                    image_field(one) if encodings.get(one.name) == "image" else input_field(one, ranges.get(one.name))
+                    for one in reply.inputs[:MAX_INPUTS]
+                ],
                 ranges=RANGES,
                 output=output,
                 floats=FLOATS,
@@ -132,6 +138,11 @@ class TryParts:
             )
 
         return Translated(message, show)
+
+
+def image_field(spec: ModelMetadataResponse.TensorMetadata) -> InputField:
+    """Returns the field of an input that takes image files."""
+    return InputField(spec, DTYPES.get(spec.datatype, ""), "", image=True, encoded=True)
 
 
 def input_field(spec: ModelMetadataResponse.TensorMetadata, pixels: Range | None = None) -> InputField:

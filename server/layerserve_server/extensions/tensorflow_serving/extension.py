@@ -53,7 +53,7 @@ TENSORFLOW_SERVING = Extension(
     name="tensorflow_serving",
     settings=TensorFlowServingSettings,
     rights={**RIGHTS, METRICS_PATH: "read"},
-    body_readers=["layerserve_server.extensions.tensorflow_serving.rest_body"],
+    job_modules=["layerserve_server.extensions.tensorflow_serving.rest_body"],
     serving=_serving,
     main=_main,
 )

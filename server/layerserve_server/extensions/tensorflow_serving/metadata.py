@@ -13,6 +13,7 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_servin
 )
 from layerserve_server.extensions.tensorflow_serving.signatures import specs_of
 from layerserve_server.extensions.tensorflow_serving.tensors import WIRE_TYPES, wire_shape
+from layerserve_server.inference.input_decoder import preferred
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
@@ -82,7 +83,7 @@ def _signatures(version: LoadedVersion) -> SignatureDefMap:
         signature = SignatureDef(method_name=PREDICT_METHOD)
         for name, spec in inputs.items():
             # The name in TensorFlow's graph, which no request uses.
-            signature.inputs[name].CopyFrom(_info(f"{key}_{name}:0", spec))
+            signature.inputs[name].CopyFrom(_info(f"{key}_{name}:0", preferred(spec)))
         for name, spec in outputs.items():
             signature.outputs[name].CopyFrom(_info(f"{name}:0", spec))
         found.signature_def[key].CopyFrom(signature)

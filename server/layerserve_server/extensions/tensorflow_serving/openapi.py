@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from layerserve_server.extensions.tensorflow_serving.signatures import DEFAULT_KEY, signature, specs_of
+from layerserve_server.inference.input_decoder import forms
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.rest.openapi import Described, Schema, nested_schema, object_schema, operation
@@ -39,8 +40,13 @@ def describe(version: LoadedVersion) -> Described:
 
 def _named(specs: Mapping[str, TensorSpec], *, rows: bool, alone: bool = False) -> Schema:
     """Returns the schema of tensors by name; of one tensor without its name, or, with `alone`, in both forms."""
-    values = {name: nested_schema(spec.shape[1:] if rows else spec.shape, spec.dtype) for name, spec in specs.items()}
+    values = {name: _values(spec, rows=rows) for name, spec in specs.items()}
     if len(values) > 1:
         return object_schema(values)
     value = next(iter(values.values()))
     return {"anyOf": [value, object_schema(values)]} if alone else value
+
+
+def _values(spec: TensorSpec, *, rows: bool) -> Schema:
+    found = [nested_schema(one.shape[1:] if rows else one.shape, one.dtype) for one in forms(spec)]
+    return found[0] if len(found) == 1 else {"anyOf": found}

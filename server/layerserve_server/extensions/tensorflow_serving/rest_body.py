@@ -27,6 +27,8 @@ class InputSpec(NamedTuple):
 
     dtype: str
     shape: Sequence[int | None]
+    #: Whether it may be strings or {"b64": ...}, too, one for each row.
+    encoded: bool = False
 
 
 class Outline(NamedTuple):
@@ -75,7 +77,9 @@ class PredictBody:
         message = PredictRequest()
         names = list(specs) if self.outline.names is None else self.outline.names
         for name, (column, label, key) in zip(names, self._columns.values(), strict=True):
-            dtype, shape = specs[name]
+            dtype, shape, encoded = specs[name]
+            if encoded and _is_text(column):
+                dtype, shape = "string", shape[:1]
             message.inputs[name].CopyFrom(_tensor(array_of(column, dtype, Place(label, key, shape)), dtype))
         return message.SerializeToString()
 
@@ -120,6 +124,13 @@ def _columns(value: Any) -> dict[str, tuple[Any, str, str]]:
 def _is_named(value: Any) -> bool:
     """Whether a value has inputs by their names, and isn't a string in base64: as TensorFlow Serving decides."""
     return isinstance(value, dict) and not (value.keys() == {"b64"} and isinstance(value["b64"], str))
+
+
+def _is_text(column: Any) -> bool:
+    """Whether the first element of nested lists is a string, or one in base64."""
+    while isinstance(column, list) and column:
+        column = column[0]
+    return isinstance(column, (str, dict))
 
 
 def _key(name: str) -> str:

@@ -25,7 +25,8 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_servin
 from layerserve_server.extensions.tensorflow_serving.rest_body import InputSpec, Outline, PredictBody
 from layerserve_server.extensions.tensorflow_serving.signatures import DEFAULT_KEY, Names, own_inputs, signature
 from layerserve_server.extensions.tensorflow_serving.tensors import RAW_FIELDS, TensorFlowTensor
-from layerserve_server.inference.runner import Array
+from layerserve_server.inference.input_decoder import encoding_of
+from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
@@ -64,7 +65,7 @@ class Predict:
         if self._reader.is_long(len(request.body)):
             with self._reader.reading(request.body, rest_body.__name__) as reading:
                 outline = Outline(**reading.line())
-                reading.send({name: [spec.dtype, list(spec.shape)] for name, spec in specs(outline).items()})
+                reading.send(specs(outline))
                 inputs = reading.message()
         else:
             body = PredictBody(request.body)
@@ -106,8 +107,12 @@ def input_specs(version: LoadedVersion, key: str, outline: Outline) -> dict[str,
             )
         names = only
     own = own_inputs(version, Names(key, tuple(sorted(names))), ())
-    by_name = {spec.name: spec for spec in version.model.input_specs}
-    return {name: InputSpec(by_name[own[name]].dtype, by_name[own[name]].shape) for name in names}
+    by_name = {spec.name: spec for spec in version.input_specs}
+    return {name: _input_spec(by_name[own[name]]) for name in names}
+
+
+def _input_spec(spec: TensorSpec) -> InputSpec:
+    return InputSpec(spec.dtype, spec.shape, bool(encoding_of(spec)))
 
 
 def _reply(write: Callable[[dict[str, Array]], Iterator[bytes]], order: Sequence[str], message: bytes) -> HttpReply:

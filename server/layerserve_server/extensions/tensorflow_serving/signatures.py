@@ -45,7 +45,7 @@ def signature(version: LoadedVersion, key: str) -> Signature:
 
 def specs_of(version: LoadedVersion, names: Signature) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
     """Returns the specs of a signature's inputs and outputs, by its names."""
-    inputs = {spec.name: spec for spec in version.model.input_specs}
+    inputs = {spec.name: spec for spec in version.input_specs}
     outputs = {spec.name: spec for spec in version.model.output_specs}
     hidden = tuple(own for own in names.outputs.values() if own not in outputs)
     if hidden:

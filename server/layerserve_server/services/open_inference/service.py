@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.rights import Right
 from layerserve_server.errors import InvalidRequestError, ServerError, UnknownMethodError, safe_text
+from layerserve_server.inference.input_decoder import preferred
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.repository.entry import Description
@@ -124,7 +125,7 @@ class OpenInferenceService:
                 name=version.name,
                 versions=map(str, versions),
                 platform=PLATFORM,
-                inputs=map(_metadata, version.model.input_specs),
+                inputs=map(_metadata, map(preferred, version.input_specs)),
                 outputs=map(_metadata, version.model.output_specs),
             )
 
@@ -206,7 +207,7 @@ def config(version: LoadedVersion) -> pb.ModelConfig:
         version_policy=pb.ModelVersionPolicy(latest=pb.ModelVersionPolicy.Latest(num_versions=1)),
         input=[
             pb.ModelInput(name=spec.name, data_type=config_type(spec.dtype, spec.name), dims=_wire_shape(spec)[axes])
-            for spec in version.model.input_specs
+            for spec in map(preferred, version.input_specs)
         ],
         output=[
             pb.ModelOutput(

@@ -8,8 +8,10 @@ from math import prod
 import numpy as np
 from layerserve.values import tensors
 
-from layerserve_server.inference.admission import Admission, Admitted
+from layerserve_server.inference.admission import Admission, Admitted, by_name
+from layerserve_server.inference.input_decoder import InputDecoder
 from layerserve_server.inference.runner import Array
+from layerserve_server.services.prediction.encoded_rows import EncodedRows
 from layerserve_server.services.prediction.predict_protocol import NO_NAMES, GivenTensor
 from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
 
@@ -44,9 +46,18 @@ class TemplatedRequest:
 class Decoder:
     """Decodes requests for the same outputs of a version."""
 
-    def __init__(self, admission: Admission, further_names: Mapping[str, str] = NO_NAMES) -> None:
-        """`further_names` are names of inputs besides the model's own, with those."""
+    def __init__(
+        self,
+        admission: Admission,
+        further_names: Mapping[str, str] = NO_NAMES,
+        decoders: Mapping[str, InputDecoder] = {},
+    ) -> None:
+        """`further_names` are names of inputs besides the model's own, with those.
+
+        `decoders` are those of inputs that requests may have as bytes.
+        """
         self._admission = admission
+        self._decoders = decoders
         own = {spec.name for spec in admission.model_inputs}
         self._own_names = {further: name for further, name in further_names.items() if further not in own}
         #: By input name: the model's own name, dtype, dtype in NumPy, shape of a row, and size of a row in bytes.
@@ -65,13 +76,19 @@ class Decoder:
                 self._inputs[further] = self._inputs[name]
         self._count = len(admission.inputs)
 
-    def read(self, given: Sequence[GivenTensor]) -> Admitted:
-        """Returns the model's input arrays. Raises InvalidTensorError, and as `admission.admit` does."""
+    def read(self, given: Sequence[GivenTensor]) -> Admitted | EncodedRows:
+        """Returns the model's input arrays, or what decodes them. Raises InvalidTensorError, and as `admit` does."""
         admitted = self._read_in_place(given) if self._inputs else None
         if admitted is not None:
             return admitted
         own_names = self._own_names
-        return self._admission.admit([(own_names.get(tensor.name, tensor.name), tensor.array()) for tensor in given])
+        arrays = [(own_names.get(tensor.name, tensor.name), tensor.array()) for tensor in given]
+        if self._decoders:
+            named = by_name(arrays, self._admission.model_inputs)
+            in_bytes = {name for name, array in named.items() if array.dtype == object}
+            if decoders := {name: one for name, one in self._decoders.items() if name in in_bytes}:
+                return EncodedRows(named, decoders, self._admission)
+        return self._admission.admit(arrays)
 
     def layouts(self, template: RequestTemplate) -> tuple[Layout, ...] | None:
         """Returns the layouts of the inputs in messages of a template; None if they can't be read in place."""

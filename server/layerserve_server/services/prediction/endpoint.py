@@ -52,5 +52,5 @@ def _make_endpoint(version: LoadedVersion, requested: RequestedOutputs) -> Endpo
     computed = tuple(dict.fromkeys(names))
     padding = version.runner.padding(computed, plan.input_specs)
     admission = Admission(plan, version.model.input_specs, computed, padding)
-    decoder = Decoder(admission, protocol.input_names(version, requested))
+    decoder = Decoder(admission, protocol.input_names(version, requested), version.decoders)
     return Endpoint(admission, decoder, computed, protocol.encoder(version, requested, names))

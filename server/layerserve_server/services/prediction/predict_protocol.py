@@ -14,6 +14,7 @@ from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.services.prediction.encoded_rows import EncodedRows
 from layerserve_server.transport.perimeter.message_size import is_long
 
 #: Names of inputs are the model's own only.
@@ -49,8 +50,8 @@ class GivenTensor(Protocol):
 class TensorDecoder(Protocol):
     """Decodes the tensors of requests for the same outputs of a version."""
 
-    def read(self, given: Sequence[GivenTensor]) -> Admitted:
-        """Returns the model's input arrays. Raises InvalidTensorError, and as `admission.admit` does."""
+    def read(self, given: Sequence[GivenTensor]) -> Admitted | EncodedRows:
+        """Returns the model's input arrays, or what decodes them. Raises InvalidTensorError, and as `admit` does."""
 
 
 class RequestedOutputs(NamedTuple):
@@ -76,8 +77,8 @@ class PredictionRequest:
     #: Maximum time in the queue, in seconds, after which the request is refused; None if unlimited.
     max_wait: float | None = None
 
-    def admit(self, decoder: TensorDecoder) -> Admitted:
-        """Returns the model's input arrays. Raises as `TensorDecoder.read` does."""
+    def admit(self, decoder: TensorDecoder) -> Admitted | EncodedRows:
+        """Returns the model's input arrays, or what decodes them. Raises as `TensorDecoder.read` does."""
         return decoder.read(self.tensors)
 
 

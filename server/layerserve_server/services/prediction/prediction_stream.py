@@ -183,6 +183,7 @@ class PredictionStream:
         for call in left:
             gone, call.gone = call.gone, _nothing
             gone()
+            call.drop()
         while self._ready:
             self._stream.memory.give(len(self._ready.popleft()[0]))
 
@@ -199,6 +200,7 @@ class PredictionStream:
             # The callback refers to the pending request, and that to this call: a reference cycle, which would keep
             # the arrays until the garbage collector runs.
             call.gone = _nothing
+            call.drop()
             message = self.hold(message, call)
             if self._order is None:
                 self._ready.append((message, call.size))
@@ -243,6 +245,8 @@ class StreamedCall:
         self.size = size
         #: Id of the request.
         self.id = ""
+        #: Bytes besides its message that count towards the memory budget.
+        self.reserved = 0
         #: Its reply, while replies to earlier requests are missing.
         self.held: bytes | None = None
         self.model = self.version = ""
@@ -269,6 +273,15 @@ class StreamedCall:
 
     def client(self) -> object:
         return self._stream.client()
+
+    def hold(self, size: int) -> None:
+        self._stream.memory.take(size)
+        self.reserved += size
+
+    def drop(self) -> None:
+        """Returns what was held to the memory budget."""
+        reserved, self.reserved = self.reserved, 0
+        self._stream.memory.give(reserved)
 
     def answer(self, message: bytes) -> None:
         self._answers.end(self, self._answers.protocol.wrap(message))

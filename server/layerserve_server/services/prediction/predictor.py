@@ -16,6 +16,7 @@ from layerserve_server.repository.version import Lease
 from layerserve_server.services.prediction.caller_key import caller_key
 from layerserve_server.services.prediction.coalesced import CoalescedCalls
 from layerserve_server.services.prediction.decoder import TemplatedRequest
+from layerserve_server.services.prediction.encoded_rows import EncodedRows
 from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
 from layerserve_server.services.prediction.observer import Answered, RequestObserver, Watch
 from layerserve_server.services.prediction.predict_protocol import PredictionRequest, PredictProtocol
@@ -105,18 +106,17 @@ class Predictor:
                 held.end()
                 self._parse(call, request.requested.protocol)
                 return
-            seen = [watch(request.requested, admitted.arrays, request.id) for watch in watches]
-            queued = _queued(call, held, endpoint, admitted, request, [answered for answered in seen if answered])
-            queue = version.queue
-            queue.put(queued)
-            call.on_gone(queued.cancel)
+            if isinstance(admitted, EncodedRows):
+                admitted.decode(call, partial(_put_decoded, call, held, endpoint, request, watches))
+                return
+            _put(call, held, endpoint, request, watches, admitted)
         except BaseException:
             held.end()
             raise
         if here:
-            call.after_batch(queue.run_if_quick)
+            call.after_batch(version.queue.run_if_quick)
         else:
-            queue.run_in_background()
+            version.queue.run_in_background()
 
     def _parse(self, call: Call, protocol: PredictProtocol, templates: RequestTemplates | None = None) -> None:
         """Parses a request and begins it. Its template is added to `templates` unless the request is refused."""
@@ -182,6 +182,41 @@ def _admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
     caller.check_model("predict", request.choice[0])
     if caller.quota is not None:
         caller.quota.take_rows(max((1, *(tensor.shape[0] for tensor in request.tensors if tensor.shape))))
+
+
+def _put_decoded(
+    call: Call,
+    held: Lease,
+    endpoint: Endpoint,
+    request: PredictionRequest | TemplatedRequest,
+    watches: Sequence[Watch],
+    outcome: Admitted | Exception,
+) -> None:
+    """Queues a request whose inputs were decoded by other processes, or fails its call with the error of that."""
+    try:
+        if isinstance(outcome, Exception):
+            raise outcome
+        _put(call, held, endpoint, request, watches, outcome)
+    except Exception as error:
+        held.end()
+        call.fail(error)
+    else:
+        held.version.queue.run_in_background()
+
+
+def _put(
+    call: Call,
+    held: Lease,
+    endpoint: Endpoint,
+    request: PredictionRequest | TemplatedRequest,
+    watches: Sequence[Watch],
+    admitted: Admitted,
+) -> None:
+    """Queues a request in the queue of its version."""
+    seen = [watch(request.requested, admitted.arrays, request.id) for watch in watches]
+    queued = _queued(call, held, endpoint, admitted, request, [answered for answered in seen if answered])
+    held.version.queue.put(queued)
+    call.on_gone(queued.cancel)
 
 
 def _queued(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from layerserve_server.inference.input_decoder import forms
 from layerserve_server.inference.runner import TensorSpec
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.datatypes import DATATYPES
@@ -13,13 +14,14 @@ from layerserve_server.services.rest.openapi import Described, Schema, object_sc
 def describe(version: LoadedVersion) -> Described:
     """Returns the path of a model, with its inputs."""
     name = version.name
+    inputs = [_tensor(form) for spec in version.input_specs for form in forms(spec)]
     infer = {
         "type": "object",
         "required": ["inputs"],
         "properties": {
             "id": {"type": "string"},
             "parameters": {"type": "object"},
-            "inputs": {"type": "array", "items": {"oneOf": [_tensor(spec) for spec in version.model.input_specs]}},
+            "inputs": {"type": "array", "items": {"oneOf": inputs}},
             "outputs": {"type": "array", "items": object_schema({"name": {"type": "string"}}, more=True)},
         },
     }

@@ -49,6 +49,8 @@ function rank(line) {
 }
 
 function array(input, imports, lines) {
+  // The client reads the file.
+  if (input.encoded) return literal(input.file.name);
   if (input.file) {
     imports.add("import numpy as np").add("from PIL import Image");
     const [, height, width, channels] = input.lengths;
@@ -76,6 +78,7 @@ function literal(value) {
 }
 
 function elements(input) {
+  if (input.encoded) throw new Error(`input '${input.name}': is a file; copy as Python`);
   const found = input.data ? [...input.data] : [input.value].flat(Infinity);
   if (found.length > MOST_ELEMENTS) {
     throw new Error(`input '${input.name}': got ${found.length} elements, expected at most ${MOST_ELEMENTS} in a command; copy as Python`);

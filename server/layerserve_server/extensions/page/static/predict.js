@@ -22,7 +22,9 @@ export async function inputsOf(form) {
     const type = SENT_AS[datatype] ?? datatype;
     const file = field.querySelector("input[type=file]")?.files[0];
     const text = field.querySelector("textarea").value;
-    if (file) {
+    if (file && "encoded" in field.dataset) {
+      inputs.push({ name, type, dtype, file, encoded: true, shape: [1], data: await elementOf(file) });
+    } else if (file) {
       const range = field.querySelector("select").value.split(",").map(Number);
       inputs.push({ name, type, dtype, file, range, lengths, ...(await pixelsOf(file, lengths, range, type)) });
     } else if (type !== "BYTES" && !text.trim()) {
@@ -90,6 +92,15 @@ function numbersOf(text, name, rank) {
   };
   const rows = given.split("\n").map((line) => line.trim().split(/[\s,;]+/).map(word));
   return rank > 1 ? rows : rows.flat();
+}
+
+// A file as an element of BYTES in binary: its length in 4 bytes, and its content.
+async function elementOf(file) {
+  const content = new Uint8Array(await file.arrayBuffer());
+  const element = new Uint8Array(4 + content.length);
+  new DataView(element.buffer).setUint32(0, content.length, true);
+  element.set(content, 4);
+  return element;
 }
 
 async function drawn(file, height, width) {
