@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,11 @@ else:
 PEERS = {
     "import tritonclient.grpc as triton": "tritonclient",
     "import grpc\nimport tensorflow as tf": "tensorflow_serving",
+    "import ray": "ray",
+    "from pyspark": "pyspark",
 }
+#: Programs that these packages need.
+PROGRAMS = {"pyspark": "java"}
 #: Rows of a table.
 RIDES = "31,Bonn,7.5\n62,Oslo,9\n" * 4
 #: Features of `images`, where they aren't the 64 of the small dense network.
@@ -336,13 +341,19 @@ def run_python(block: Block, names: dict[str, object], place: Place, folder: Pat
         (folder / match[1]).write_text(block.text)
         return
     for start, peer in PEERS.items():
-        if block.text.startswith(start) and importlib.util.find_spec(peer) is None:
+        if block.text.startswith(start) and lacks(peer):
             check_imports(tree)
             return
     names.update(place.names)
     if block.page in FEATURES:
         names["images"] = images(FEATURES[block.page])
     execute(place.moved(block.text), ROOT / block.page, block.line, names)
+
+
+def lacks(peer: str) -> bool:
+    """Whether a package, or the program that it needs, isn't installed."""
+    program = PROGRAMS.get(peer)
+    return importlib.util.find_spec(peer) is None or (program is not None and shutil.which(program) is None)
 
 
 def check_audit(entry: dict[str, object], place: Place) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import layergraph
 import numpy as np
 import pytest
+import torch
 from layergraph import layers
 from layerserve import (
     InvalidArgument,
@@ -22,6 +23,7 @@ from layerserve import (
     UnknownOutput,
     VersionNotFound,
 )
+from layerserve.scoring.threads import THREADS, limit_threads
 from layerserve_server.disk import sha256
 from layerserve_server.local_model import find
 from layerserve_server.repository.layout import find_version
@@ -186,40 +188,50 @@ def test_errors_are_those_that_a_server_gives(folder: Path, tmp_path: Path) -> N
         Scorer(tmp_path / "mixes.keras")
 
 
-#: Scores in the process that made the scorer, a forked one and a spawned one; prints threads, and whether all agree.
-PROCESSES = """
-import multiprocessing, os, pickle, sys
+#: Scores in the process that made the scorer, whose threads have computed before, and in one that it forks.
+FORKS = """
+import multiprocessing, pickle, sys
 import numpy as np
 from layerserve import Scorer
 assert "torch" not in sys.modules
 
 def score(given):
     made = pickle.loads(given)({"x": np.ones((512, 3))})["y"]
-    import torch
     return torch.get_num_threads(), made
 
-if __name__ == "__main__":
-    scorer = Scorer(sys.argv[1])
-    given = pickle.dumps(scorer)
-    import torch
-    torch.set_num_threads(3)
-    torch.ones(2000, 2000) @ torch.ones(2000, 2000)
-    found = [score(given)]
-    for method, variable in (("fork", ""), ("spawn", "2")):
-        if variable:
-            os.environ["OMP_NUM_THREADS"] = variable
-        with multiprocessing.get_context(method).Pool(1) as pool:
-            found += pool.map(score, [given])
-    print([threads for threads, _ in found], all(np.array_equal(one, found[0][1]) for _, one in found))
+scorer = Scorer(sys.argv[1])
+import torch
+torch.set_num_threads(3)
+torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+given = pickle.dumps(scorer)
+found = [score(given)]
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    found += pool.map(score, [given])
+print([threads for threads, _ in found], np.array_equal(found[0][1], found[1][1]))
 """
 
 
-def test_other_processes_compute_with_the_threads_that_they_are_given(folder: Path, tmp_path: Path) -> None:
-    """Also forked ones of a parent whose threads have computed."""
-    (tmp_path / "program.py").write_text(PROCESSES)
-    command = [sys.executable, str(tmp_path / "program.py"), str(folder / "two.keras")]
+def test_a_forked_process_opens_the_model_anew_with_one_thread(folder: Path) -> None:
+    command = [sys.executable, "-c", FORKS, str(folder / "two.keras")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    assert done.stdout == "[3, 1, 2] True\n", done.stderr
+    assert done.stdout == "[3, 1] True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "is_maker", "threads"),
+    [("2", True, 2), ("2", False, 2), ("", True, 3), ("", False, 1), ("x", False, 1)],
+)
+def test_other_processes_compute_with_the_cores_that_they_are_given(
+    monkeypatch: pytest.MonkeyPatch, variable: str, is_maker: bool, threads: int
+) -> None:
+    monkeypatch.setenv(THREADS, variable)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        limit_threads(is_maker=is_maker)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_version_digest_is_that_of_its_file(folder: Path) -> None:

@@ -52,21 +52,21 @@ class Arrays:
     """A dict of arrays."""
 
     def __init__(self, value: Mapping[str, Any]) -> None:
-        self._value = value
-        self.names = tuple(map(str, value))
-        lengths = {str(name): _length(column, str(name)) for name, column in value.items()}
+        self._columns = {str(name): column for name, column in value.items()}
+        self.names = tuple(self._columns)
+        lengths = {name: _length(column, name) for name, column in self._columns.items()}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
             raise InvalidArgument(f"batch: got {listed}, expected the same number of rows in each column")
         self.rows = next(iter(lengths.values()), 0)
 
     def column(self, name: str) -> Any:
-        return self._value[name]
+        return self._columns[name]
 
     def scored(
         self, kept: Sequence[str], outputs: Sequence[tuple[TensorSpec, Array]], facts: Mapping[str, str]
     ) -> dict[str, Any]:
-        return {**{name: self._value[name] for name in kept}, **{spec.name: array for spec, array in outputs}}
+        return {**{name: self._columns[name] for name in kept}, **{spec.name: array for spec, array in outputs}}
 
 
 class ArrowTable:
@@ -97,13 +97,15 @@ class Frame:
     def __init__(self, value: Any) -> None:
         self._value = value
         self.names = tuple(map(str, value.columns))
+        # Those of columns without names are numbers.
+        self._labels = dict(zip(self.names, value.columns, strict=True))
         self.rows = len(value)
 
     def column(self, name: str) -> Any:
-        return self._value[name]
+        return self._value[self._labels[name]]
 
     def scored(self, kept: Sequence[str], outputs: Sequence[tuple[TensorSpec, Array]], facts: Mapping[str, str]) -> Any:
-        frame = self._value[list(kept)].copy()
+        frame = self._value[[self._labels[name] for name in kept]].copy()
         for spec, array in outputs:
             values = texts(array, spec.name) if spec.dtype == "string" else array
             # A column has one object a row.

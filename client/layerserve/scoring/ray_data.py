@@ -35,12 +35,16 @@ def scored(
     """See `Scorer.ray`."""
     if not hasattr(dataset, "map_batches"):
         raise InvalidArgument(f"dataset: got {type(dataset).__name__}, expected a Dataset of Ray Data")
+    # Imported here: who has a dataset has the package.
+    from ray.data import ActorPoolStrategy
+
+    fewest, most = (concurrency, concurrency) if isinstance(concurrency, int) else concurrency
     return dataset.map_batches(
         ScoringActor,
         fn_constructor_args=(scorer, num_cpus),
         batch_format="pyarrow",
         batch_size=batch_size,
-        concurrency=concurrency,
+        compute=ActorPoolStrategy(min_size=fewest, max_size=most),
         num_cpus=num_cpus,
         **options,
     )
