@@ -6,11 +6,13 @@ The client finds `open_model` as an entry point of the group `layerserve.local_m
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from layergraph.errors import LayerGraphError, ModelFileError
 from layerserve import errors as client_errors
 from layerserve.scoring.open_models import Identity, dependent_rows
@@ -58,21 +60,57 @@ class LocalModel:
         settings = _settings(found)
         self._model = load_model(found.path, None, settings.golden_rtol, settings.golden_atol)
         digest = version_digest(found, sha256)
-        if _look_again(found).fingerprint != found.fingerprint:
+        if found.fingerprint not in _fingerprints_now(found):
             raise client_errors.ModelNotReady(f"{found.label}: its file was changed while it was read; try again")
         self._runner = ModelRunner(self._model)
         plan = self._plan = self._runner.plan(outputs or ())
         if not plan.batched:
             raise dependent_rows(found.name)
         inputs, made = _specs(plan.input_specs), _specs(plan.output_specs)
+        self._decoders = _decoders(settings, inputs)
+        inputs = tuple(replace(spec, encoding="image") if spec.name in self._decoders else spec for spec in inputs)
         self._outputs = tuple(spec.name for spec in made)
         self.identity = Identity(found.name, found.version, digest, inputs, made)
 
     def run(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
         """Returns the outputs for some rows, those of `Predict`. Raises LayerserveError."""
         with _errors_of_the_client():
-            admitted = admit(self._plan, self._model.input_specs, tuple(arrays.items()))
+            given = {name: self._decoded(name, array) for name, array in arrays.items()}
+            admitted = admit(self._plan, self._model.input_specs, tuple(given.items()))
             return self._runner(self._outputs, admitted.arrays)
+
+    def _decoded(self, name: str, array: Array) -> Array:
+        """Returns the array of encoded images, and other arrays as they are. Raises InvalidTensor."""
+        if name not in self._decoders or array.dtype != object:
+            return array
+        decode = self._decoders[name]
+        rows: list[Array] = []
+        for row, image in enumerate(array.tolist()):
+            try:
+                rows.append(decode(image))
+            except ValueError as error:
+                raise client_errors.InvalidTensor(f"input {name!r}, row {row}: {error}") from error
+            if rows[-1].shape != rows[0].shape:
+                raise client_errors.InvalidTensor(
+                    f"input {name!r}, row {row}: got an image of shape {rows[-1].shape}, expected {rows[0].shape}, as "
+                    "of row 0; set the input's size in the model's settings"
+                )
+        return np.stack(rows)
+
+
+def _decoders(settings: ModelSettings, inputs: Sequence[TensorSpec]) -> dict[str, Callable[[bytes], Array]]:
+    """Returns what decodes the inputs that the model's settings take encoded. Raises ModelNotReady."""
+    # Of the extension for images, if it is there.
+    of_inputs = getattr(settings, "inputs", {})
+    specs = {spec.name: spec for spec in inputs}
+    if not of_inputs.keys() & specs.keys():
+        return {}
+    from layerserve.images.decoder import ImageDecoder
+
+    try:
+        return {name: ImageDecoder(specs[name], one.options()) for name, one in of_inputs.items() if name in specs}
+    except ValueError as error:
+        raise client_errors.ModelNotReady(f"inputs: {error}") from error
 
 
 def _specs(specs: Sequence[Spec]) -> tuple[TensorSpec, ...]:
@@ -147,9 +185,10 @@ def _of_folder(folder: Path) -> FoundVersion | None:
     return None if found.path == folder and not found.problem else found
 
 
-def _look_again(found: FoundVersion) -> FoundVersion:
+def _fingerprints_now(found: FoundVersion) -> list[object]:
+    """Returns the fingerprints of a version's file as of a file, and as of a folder, which may have parts of it."""
     at_folder = _of_folder(found.path.parent)
-    return at_folder if at_folder is not None and at_folder.path == found.path else _of_file(found.path)
+    return [one.fingerprint for one in (at_folder, _of_file(found.path)) if one is not None and one.path == found.path]
 
 
 def _settings(found: FoundVersion) -> ModelSettings:

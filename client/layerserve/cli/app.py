@@ -22,6 +22,7 @@ from layerserve.cli.top import top
 from layerserve.cli.wrong_lines import explain
 from layerserve.errors import LayerserveError
 from layerserve.models.changes import VersionWarning
+from layerserve.scoring.files.command import score
 
 
 def run(argv: Sequence[str]) -> int:
@@ -67,6 +68,7 @@ PANELS: dict[str, Mapping[str, Callable[..., Any] | typer.Typer | None]] = {
     },
     "Predict": {
         "predict": predict,
+        "score": score,
         "shapes": catalogue.shapes,
         "graph": graph,
         "codegen": codegen,

@@ -23,6 +23,8 @@ def input_array(columns: Sequence[tuple[str, Any]], spec: TensorSpec) -> Array:
 
     `columns` are names with arrays, Series, or arrays of Arrow. Raises InvalidTensor.
     """
+    if spec.encoding and len(columns) == 1 and (encoded := _encoded(columns[0][1], columns[0][0])) is not None:
+        return encoded
     arrays = [cast(_array(column, name, spec), spec.dtype, name) for name, column in columns]
     if len(arrays) > 1:
         for (name, _), array in zip(columns, arrays, strict=True):
@@ -38,6 +40,23 @@ def input_array(columns: Sequence[tuple[str, Any]], spec: TensorSpec) -> Array:
     if array.ndim == 2 and 1 < len(row) == len(spec.shape) - 1 and array.shape[1] == math.prod(row):
         # Spark, and Parquet files of others, have flat lists only.
         return array.reshape(len(array), *row)
+    return array
+
+
+def _encoded(column: Any, name: str) -> Array | None:
+    """Returns a column of bytes, such as images, as they are; None for another column. Raises InvalidTensor."""
+    if hasattr(column, "null_count"):
+        if str(column.type) not in ("binary", "large_binary", "binary_view"):
+            return None
+        elements = column.to_pylist()
+    else:
+        elements = list(column) if np.asarray(column).dtype.kind in "OS" else []
+        if not elements or not any(isinstance(one, bytes) for one in elements):
+            return None
+    if None in elements:
+        raise _missing(name, elements.index(None))
+    array = np.empty(len(elements), object)
+    array[:] = elements
     return array
 
 

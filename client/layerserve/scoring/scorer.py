@@ -107,6 +107,11 @@ class Scorer:
         return self._identity.digest
 
     @property
+    def engine(self) -> str:
+        """What computes: "server", or "process" for each process that has the scorer."""
+        return "process" if self._is_path else "server"
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs of the model."""
         return self._identity.inputs
@@ -189,7 +194,7 @@ class Scorer:
     def _results(self, rows: Batch) -> Mapping[str, Array]:
         arrays = {
             spec.name: input_array([(name, rows.column(name)) for name in columns], spec)
-            for spec, columns in self._sources()
+            for spec, columns in self.sources()
             if set(columns) <= set(rows.names)
         }
         return self._open().run(arrays)
@@ -220,19 +225,19 @@ class Scorer:
             "pip install 'layerserve[server]'; or pass the address of a server"
         )
 
-    def _sources(self) -> list[tuple[TensorSpec, tuple[str, ...]]]:
-        """Returns the inputs with their columns."""
+    def sources(self) -> list[tuple[TensorSpec, tuple[str, ...]]]:
+        """Returns the inputs, each with the columns that it is made of."""
         return [(spec, self._input_columns.get(spec.name, (spec.name,))) for spec in self.inputs]
 
     def _check_present(self, rows: Batch) -> None:
-        needed = [column for _, columns in self._sources() for column in columns]
+        needed = [column for _, columns in self.sources() for column in columns]
         for column in (*needed, *self.columns):
             if rows.names.count(column) > 1:
                 raise InvalidArgument(f"batch: got {rows.names.count(column)} columns {column!r}, expected one")
         # Only a server knows which inputs some of its outputs depend on.
         if (self._asked is None or self._is_path) and not set(needed) <= set(rows.names):
             missing = [column for column in needed if column not in rows.names]
-            first = next(spec.name for spec, columns in self._sources() if missing[0] in columns)
+            first = next(spec.name for spec, columns in self.sources() if missing[0] in columns)
             raise MissingInput(
                 f"batch: got the columns {_listed(rows.names)}, but model {self.model!r} needs {_listed(needed)}: "
                 f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing; a column of another name is given "

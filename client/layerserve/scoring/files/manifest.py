@@ -1,0 +1,97 @@
+"""The manifest of a result: what it is of, and which parts are done."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from layerserve.errors import InvalidArgument
+from layerserve.scoring.files.fragments import Source
+from layerserve.scoring.files.locations import Location
+from layerserve.scoring.scorer import Scorer
+
+#: Writing takes at most this share of the time, whatever the number of parts.
+_SHARE = 0.02
+
+
+def job_facts(scorer: Scorer, source: Source, **options: Any) -> dict[str, Any]:
+    """Returns what makes two jobs the same one, for JSON."""
+    return {
+        "model": scorer.model,
+        "version": scorer.version,
+        "digest": scorer.digest,
+        "computed by": scorer.engine,
+        "outputs": [spec.name for spec in scorer.outputs],
+        "columns": {spec.name: list(columns) for spec, columns in scorer.sources()},
+        "keep": list(scorer.columns),
+        **options,
+        "input": {file.name: [file.size, file.version] for file in source.files},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that is done: its rows, the rows that were rejected, and the size of its file, in bytes."""
+
+    rows: int
+    rejected: int
+    bytes: int
+
+
+class Manifest:
+    """Which parts of a job are done. It is written after them: what it doesn't name is computed again."""
+
+    def __init__(self, location: Location, job: Mapping[str, Any]) -> None:
+        self._location = location
+        self._job = job
+        self.parts: dict[int, Part] = {}
+        self._written = self._took = 0.0
+
+    def resume(self) -> None:
+        """Reads what is done. Raises InvalidArgument if it is of another job, and names what differs."""
+        try:
+            document = json.loads(self._location.read())
+            job, parts = document["job"], document["parts"]
+            self.parts = {int(index): Part(*numbers) for index, numbers in parts.items()}
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError):
+            raise InvalidArgument(
+                f"--resume: {self._location.url!r} is damaged; pass --overwrite to start again"
+            ) from None
+        for name, value in json.loads(json.dumps(self._job)).items():
+            if job.get(name) != value:
+                raise InvalidArgument(
+                    f"--resume: {_difference(name, job.get(name), value)}; pass the same, or --overwrite to start again"
+                )
+
+    def add(self, index: int, part: Part) -> None:
+        """Adds a part."""
+        self.parts[index] = part
+        if time.monotonic() - self._written >= self._took / _SHARE:
+            self.write()
+
+    def write(self, *, complete: bool = False) -> None:
+        """Writes the manifest."""
+        start = time.monotonic()
+        parts = {str(index): [part.rows, part.rejected, part.bytes] for index, part in sorted(self.parts.items())}
+        document = {"job": self._job, "complete": complete, "parts": parts}
+        self._location.write(json.dumps(document).encode())
+        self._written = time.monotonic()
+        self._took = self._written - start
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    if name != "input" or not isinstance(was, dict):
+        return f"got {name} {now!r}, but the result is of {name} {was!r}"
+    for what, names in (
+        ("has new files", now.keys() - was.keys()),
+        ("lacks files", was.keys() - now.keys()),
+        ("has changed files", {file for file in now.keys() & was.keys() if now[file] != was[file]}),
+    ):
+        if names:
+            return f"the input {what}: {', '.join(sorted(names)[:5])}"
+    return "the files of the input are in another order"
