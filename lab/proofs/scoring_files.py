@@ -135,7 +135,7 @@ def killed(folder: Path, command: list[str], options: list[str], seconds: float,
         with subprocess.Popen(line, stderr=subprocess.DEVNULL) as process:
             while left:
                 try:
-                    process.wait(random.uniform(0.2, 0.5) * seconds)
+                    process.wait(random.uniform(0.1, 0.3) * seconds)
                     break
                 except subprocess.TimeoutExpired:
                     pass

@@ -279,11 +279,13 @@ def test_dead_workers_are_replaced_but_not_for_ever(
         monkeypatch.setattr(workers, "_PROGRAM", program)
         return job.score(scorer, Location(str(source)), Location(str(tmp_path / to)), workers=1)
 
-    dies = f"import os, pathlib; once = pathlib.Path({str(once)!r}); "
-    dies += f"once.exists() or (once.touch(), os.kill(os.getpid(), {int(signal.SIGKILL)})); "
+    kill = f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"
+    dies = f"import pathlib; once = pathlib.Path({str(once)!r})\nif not once.exists():\n"
+    dies += f"  once.touch(); (once.parent / 'out' / '.tmp-half').touch(); {kill}\n"
     assert score("out", dies + workers._PROGRAM).rows == 5
+    assert not list((tmp_path / "out").glob(".tmp-*"))
     with pytest.raises(Aborted, match=r"^in.parquet, row groups 0 to 0: 3 workers died of it, .* SIGKILL"):
-        score("other", f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})")
+        score("other", kill)
 
 
 def test_the_command(

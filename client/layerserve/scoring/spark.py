@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from layerserve.errors import InvalidArgument, InvalidTensor
 from layerserve.scoring.columns import texts
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array
-
-if TYPE_CHECKING:
-    from layerserve.scoring.scorer import Scorer
 
 #: The class of Spark's type by dtype, and the dtype of its values if that is another one. Spark has no unsigned numbers
 #: and no halves: the next wider type is taken.
@@ -33,7 +30,7 @@ _TYPES = {
 }
 
 
-def predict_udf(scorer: Scorer, batch_size: int) -> Any:
+def predict_udf(scorer: Any, batch_size: int) -> Any:
     """See `Scorer.spark_udf`."""
     try:
         from pyspark.ml.functions import predict_batch_udf
@@ -69,7 +66,7 @@ def _type(spec: TensorSpec) -> Any:
 class Predict:
     """What a Python worker of Spark calls. Its parameters are the inputs of the model, which Spark counts."""
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: Any) -> None:
         self._scorer = scorer
 
     def make(self) -> Callable[..., Any]:

@@ -123,10 +123,10 @@ def score(
                         message.rejected_file.move(_rejected_place(to, folder, message.index, is_file=is_file))
                     message.file.move(folder.child(_part(message.index, ending)))
                     manifest.add(message.index, Part(message.rows, message.rejected, message.bytes))
-        except BaseException:
+        finally:
             manifest.write()
+            # Also those of workers that died.
             _remove_temporary(folder)
-            raise
         if is_file:
             temporary = to.temporary()
             with temporary.writing() as opened:

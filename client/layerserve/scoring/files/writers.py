@@ -52,7 +52,9 @@ class ParquetWriter(Writer):
     """Writes a Parquet file."""
 
     def __init__(self, file: BinaryIO, schema: Any) -> None:
-        self._writer = parquet.ParquetWriter(file, schema)
+        # Looking for equal numbers would take as long as a small model.
+        texts = [one.name for one in schema if _may_repeat(one.type)]
+        self._writer = parquet.ParquetWriter(file, schema, use_dictionary=texts or False)
         self._schema = schema
         self._held: list[Any] = []
         self._rows = self._bytes = 0
@@ -72,6 +74,11 @@ class ParquetWriter(Writer):
     def close(self) -> None:
         self._flush()
         self._writer.close()
+
+
+def _may_repeat(kind: Any) -> bool:
+    types = pyarrow.types
+    return bool(types.is_dictionary(kind) or types.is_string(kind) or types.is_large_string(kind))
 
 
 class CsvWriter(Writer):
