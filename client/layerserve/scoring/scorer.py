@@ -222,7 +222,7 @@ class Scorer:
             return opened
         raise InvalidArgument(
             f"source: got the path {self._source!r}, but the package that computes isn't installed: "
-            "pip install 'layerserve[server]'; or pass the address of a server"
+            "pip install '.[server]' in the folder of the repository; or pass the address of a server"
         )
 
     def sources(self) -> list[tuple[TensorSpec, tuple[str, ...]]]:

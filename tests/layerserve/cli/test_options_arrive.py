@@ -56,7 +56,8 @@ def commands():
     for line, command in groups:
         if hasattr(command, "commands"):
             groups += [(f"{line} {name}".strip(), one) for name, one in command.commands.items()]
-        elif line not in {*extensions.names(), "top"}:
+        # `score` reads files, of a model on disk as well: see test_score_command.
+        elif line not in {*extensions.names(), "top", "score"}:
             others = {option.name for option in TRAIN} if line in ("train", "evaluate", "sweep start") else set()
             options = [
                 option

@@ -180,4 +180,4 @@ def _fsspec() -> Any:
 
 def missing_package(error: ImportError) -> InvalidArgument:
     """Returns the error for a package of the extra that isn't installed."""
-    return InvalidArgument(f"score: requires {error.name}: pip install 'layerserve[score]'")
+    return InvalidArgument(f"score: requires {error.name}: pip install '.[score]' in the folder of the repository")
