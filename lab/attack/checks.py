@@ -5,6 +5,7 @@ from attacks import floods, memory, statuses, watches
 from attack import (
     draining,
     http_requests,
+    images,
     lists,
     model_files,
     neighbours,
@@ -30,4 +31,5 @@ CHECKS = [
     *trainings.CHECKS,
     *services.CHECKS,
     *model_files.CHECKS,
+    *images.CHECKS,
 ]

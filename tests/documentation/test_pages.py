@@ -26,6 +26,7 @@ from layerserve_server.access.tokens_file import parse_tokens
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import VERIFIERS, Settings, model_settings
 from layerserve_server.repository.model_settings import parse_settings
+from PIL import Image
 from shared_jobs import SharedJobs, used
 
 if sys.version_info >= (3, 11):
@@ -128,6 +129,9 @@ def _place(tmp_path_factory: pytest.TempPathFactory, jobs: SharedJobs) -> Iterat
     tickets().save(models / "tickets" / "1" / "model.keras")
     (models / "rides" / "1").mkdir(parents=True)
     rides().save(models / "rides" / "1" / "model.keras")
+    (models / "cats" / "1").mkdir(parents=True)
+    cats().save(models / "cats" / "1" / "model.keras")
+    (models / "cats" / "layerserve.toml").write_text('[inputs.image]\ndecode = "image"\n')
     (data / "rides.csv").write_text("age,city,price\n" + RIDES)
     (data / "renamed.csv").write_text('"Age, in years",City,Price\n,Bonn,1\n' + RIDES)
     write_files(folder, whole)
@@ -166,6 +170,12 @@ def rides() -> layergraph.Model:
     return model
 
 
+def cats() -> layergraph.Model:
+    """An image -> its mean color."""
+    image = layergraph.Input((8, 8, 3), name="image")
+    return layergraph.Model(image, layers.GlobalAveragePooling2D(name="color")(image))
+
+
 def sentences() -> layergraph.Model:
     """Words -> the last state of a recurrent layer, and one for each step."""
     words = layergraph.Input((None,), dtype="int32", name="words")
@@ -181,6 +191,7 @@ def write_files(folder: Path, model: bytes) -> None:
     (given / "model.keras").write_bytes(model)
     sentences().save(given / "model.h5")
     (given / "rides.csv").write_text("age,city,price\n" + RIDES)
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(given / "cat.png")
     authority = Authority(given)
     (given / "clients-ca.pem").write_bytes(authority.ca.cert_pem.bytes())
     client = authority.ca.issue_cert("client", key_type=trustme.KeyType.ECDSA)

@@ -33,7 +33,7 @@ def _serving(process: Process) -> Part:
     pool = ImagePool(
         process.jobs,
         ImageMetrics(process.metrics.families).count,
-        workers=max(1, settings.image_workers // settings.workers),
+        workers=settings.image_processes,
         seconds=settings.image_seconds,
         max_pixels=settings.image_max_pixels,
     )

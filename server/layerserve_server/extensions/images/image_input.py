@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from math import prod
 from typing import cast
 
 import numpy as np
 from layergraph.errors import unknown_name
-from layerserve.images.decoder import ImageDecoder
 from layerserve.images.options import ImageOptions
 from layerserve.values.tensor_spec import TensorSpec as ClientSpec
 
 from layerserve_server.errors import InvalidTensorError, VersionFailedError, safe_text
 from layerserve_server.extensions.images.model_settings import ImageModelSettings
 from layerserve_server.extensions.images.pool import ImagePool, Images
-from layerserve_server.extensions.images.worker import described
 from layerserve_server.inference.admission import shape_text
 from layerserve_server.inference.input_decoder import InputDecoder
 from layerserve_server.inference.runner import Array, TensorSpec
@@ -34,9 +33,13 @@ class ImageInputs:
 
     def decoders(self, settings: ModelSettings, specs: Sequence[TensorSpec]) -> Mapping[str, InputDecoder]:
         """Returns the decoders by name. Raises VersionFailedError if an input can't have images as its rows."""
+        if not isinstance(settings, ImageModelSettings):
+            return {}
+        if settings.inputs and find_spec("PIL") is None:
+            raise VersionFailedError("inputs: requires Pillow: pip install Pillow")
         by_name = {spec.name: spec for spec in specs}
         found: dict[str, InputDecoder] = {}
-        for name, one in cast("ImageModelSettings", settings).inputs.items():
+        for name, one in settings.inputs.items():
             label = f"inputs.{safe_text(name, 80)}"
             spec = by_name.get(name)
             if spec is None:
@@ -56,6 +59,11 @@ class ImageInput:
 
     def __init__(self, spec: ClientSpec, options: ImageOptions, pool: ImagePool, max_bytes: int) -> None:
         """Raises ValueError if images can't be the rows of the input."""
+        # Imported here, since Pillow may be missing.
+        from layerserve.images.decoder import ImageDecoder
+
+        from layerserve_server.extensions.images.worker import described
+
         decoder = ImageDecoder(spec, options)
         self._name = spec.name
         self._shape, self._dtype = decoder.shape, decoder.dtype

@@ -12,12 +12,13 @@ from layerserve_server.settings.settings import Settings
 class ImageSettings(Settings):
     """The settings of a server with inputs that take encoded images (see `model_settings`)."""
 
-    image_workers: int = Field(
-        default=min(8, os.cpu_count() or 1),
+    image_workers: int | None = Field(
+        default=None,
         ge=1,
         le=256,
         description=(
-            "Maximum number of processes that decode images, of all workers together. They start when they are needed."
+            "Maximum number of processes that decode images, of all workers together, which start when they are needed. "
+            "Default: one per core, at most 8."
         ),
         json_schema_extra={"section": "Images", "unset": "one per core, at most 8"},
     )
@@ -30,3 +31,8 @@ class ImageSettings(Settings):
         le=10**9,
         description="Maximum number of pixels of an image, which is looked at before it is decoded.",
     )
+
+    @property
+    def image_processes(self) -> int:
+        """Maximum number of processes that decode images, in each process of the server."""
+        return max(1, (self.image_workers or min(8, os.cpu_count() or 1)) // self.workers)

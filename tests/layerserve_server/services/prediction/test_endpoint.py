@@ -25,7 +25,7 @@ def version_of(made):
     plan = SimpleNamespace(batched=True, input_specs=())
     runner = SimpleNamespace(plan=lambda outputs: made.append(outputs) or plan, padding=lambda outputs, inputs: None)
     model = SimpleNamespace(input_specs=(), output_specs=(SimpleNamespace(name="y"),))
-    return SimpleNamespace(name="m", version=1, runner=runner, model=model, endpoints={})
+    return SimpleNamespace(name="m", version=1, runner=runner, model=model, endpoints={}, decoders={})
 
 
 def test_callers_can_not_fill_the_memory_with_choices_of_outputs():
@@ -59,7 +59,7 @@ def test_requests_for_the_same_outputs_by_other_inputs_are_not_batched(padding):
         plan=lambda outputs: Plan(x) if outputs else Plan(x, spare), padding=lambda outputs, inputs: padding
     )
     model = SimpleNamespace(input_specs=(x, spare), output_specs=(SimpleNamespace(name="y"),))
-    version = SimpleNamespace(name="m", version=1, runner=runner, model=model, endpoints={})
+    version = SimpleNamespace(name="m", version=1, runner=runner, model=model, endpoints={}, decoders={})
     whole, named = (endpoint_of(version, RequestedOutputs(PROTOCOL, outputs)) for outputs in ((), ("y",)))
     assert whole.computed == named.computed
     arrays = {"x": np.ones((1, 2)), "spare": np.ones((1, 2))}
