@@ -17,8 +17,8 @@ class ImageSettings(Settings):
         ge=1,
         le=256,
         description=(
-            "Maximum number of processes that decode images, of all workers together, which start when they are needed. "
-            "Default: one per core, at most 8."
+            "Maximum number of processes that decode images, of all workers together, which start when they are "
+            "needed. Default: one per core, at most 8."
         ),
         json_schema_extra={"section": "Images", "unset": "one per core, at most 8"},
     )
