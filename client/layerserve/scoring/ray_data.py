@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from layerserve.errors import InvalidArgument
 from layerserve.scoring.threads import THREADS
-
-if TYPE_CHECKING:
-    from layerserve.scoring.scorer import Scorer
 
 
 class ScoringActor:
     """What an actor does: opens the model at its first batch, and scores tables of Arrow."""
 
-    def __init__(self, scorer: Scorer, cpus: float) -> None:
+    def __init__(self, scorer: Callable[[Any], Any], cpus: float) -> None:
         # Ray sets it only where it isn't set yet.
         os.environ[THREADS] = str(max(1, int(cpus)))
         self._scorer = scorer
@@ -25,7 +23,7 @@ class ScoringActor:
 
 
 def scored(
-    scorer: Scorer,
+    scorer: Callable[[Any], Any],
     dataset: Any,
     concurrency: int | tuple[int, int],
     batch_size: int | None,
