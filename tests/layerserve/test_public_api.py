@@ -51,7 +51,7 @@ def imported(statement, names):
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
 
 
-@pytest.mark.parametrize("module", ["*", "AsyncClient", "testing", "cli", "values"])
+@pytest.mark.parametrize("module", ["*", "AsyncClient", "Scorer", "testing", "cli", "values"])
 def test_importing_the_client_imports_nothing_heavy(module):
     assert imported(f"from layerserve import {module}", HEAVY) == []
 

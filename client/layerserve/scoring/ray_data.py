@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from layerserve.errors import InvalidArgument
@@ -12,7 +13,7 @@ from layerserve.scoring.threads import THREADS
 class ScoringActor:
     """What an actor does: opens the model at its first batch, and scores tables of Arrow."""
 
-    def __init__(self, scorer: Any, cpus: float) -> None:
+    def __init__(self, scorer: Callable[[Any], Any], cpus: float) -> None:
         # Ray sets it only where it isn't set yet.
         os.environ[THREADS] = str(max(1, int(cpus)))
         self._scorer = scorer
@@ -22,7 +23,7 @@ class ScoringActor:
 
 
 def scored(
-    scorer: Any,
+    scorer: Callable[[Any], Any],
     dataset: Any,
     concurrency: int | tuple[int, int],
     batch_size: int | None,

@@ -183,7 +183,7 @@ class Scorer:
         """
         plain = copy(self)
         plain.columns, plain._input_columns = (), {}
-        return predict_udf(plain, batch_size)
+        return predict_udf(plain, self.inputs, self.outputs, batch_size)
 
     def __repr__(self) -> str:
         return f"Scorer({self._source!r}, {self.model!r}, version={self.version})"

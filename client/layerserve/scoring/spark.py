@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -30,23 +30,23 @@ _TYPES = {
 }
 
 
-def predict_udf(scorer: Any, batch_size: int) -> Any:
-    """See `Scorer.spark_udf`."""
+def predict_udf(
+    score: Callable[[Any], Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], batch_size: int
+) -> Any:
+    """See `Scorer.spark_udf`. `score` returns the outputs for a dict of arrays by input."""
     try:
         from pyspark.ml.functions import predict_batch_udf
         from pyspark.sql.types import StructField, StructType
     except ImportError as missing:
-        raise InvalidArgument(
-            f"spark_udf: requires {missing.name}: pip install '.[spark]' in the folder of the repository"
-        ) from None
-    fields = [StructField(spec.name, _type(spec)) for spec in scorer.outputs]
+        raise InvalidArgument(f"spark_udf: requires {missing.name}: pip install 'layerserve[spark]'") from None
+    fields = [StructField(spec.name, _type(spec)) for spec in outputs]
     shapes = {
         at: [axis for axis in spec.shape[1:] if axis is not None]
-        for at, spec in enumerate(scorer.inputs)
+        for at, spec in enumerate(inputs)
         if len(spec.shape) > 1 and None not in spec.shape[1:]
     }
     return predict_batch_udf(
-        Predict(scorer).make,
+        Predict(score, inputs, outputs).make,
         return_type=StructType(fields) if len(fields) > 1 else fields[0].dataType,
         batch_size=batch_size,
         input_tensor_shapes=shapes,
@@ -68,19 +68,21 @@ def _type(spec: TensorSpec) -> Any:
 class Predict:
     """What a Python worker of Spark calls. Its parameters are the inputs of the model, which Spark counts."""
 
-    def __init__(self, scorer: Any) -> None:
-        self._scorer = scorer
+    def __init__(
+        self, score: Callable[[Any], Any], inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    ) -> None:
+        self._score, self._inputs, self._outputs = score, tuple(inputs), tuple(outputs)
 
     def make(self) -> Callable[..., Any]:
         """Returns the function that computes a batch, in the process that computes it."""
 
         def predict(*arrays: Array) -> Array | Mapping[str, Array]:
-            names = [spec.name for spec in self._scorer.inputs]
-            results = self._scorer(dict(zip(names, arrays, strict=True)))
-            made = {spec.name: _flat(results[spec.name], spec) for spec in self._scorer.outputs}
+            names = [spec.name for spec in self._inputs]
+            results = self._score(dict(zip(names, arrays, strict=True)))
+            made = {spec.name: _flat(results[spec.name], spec) for spec in self._outputs}
             return made if len(made) > 1 else next(iter(made.values()))
 
-        several = [Parameter(f"input_{at}", Parameter.POSITIONAL_ONLY) for at in range(len(self._scorer.inputs))]
+        several = [Parameter(f"input_{at}", Parameter.POSITIONAL_ONLY) for at in range(len(self._inputs))]
         predict.__signature__ = Signature(several)  # type: ignore[attr-defined]
         return predict
 

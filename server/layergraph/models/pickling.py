@@ -26,16 +26,12 @@ def pickled(model: Model) -> tuple[Callable[..., Model], tuple[Any, ...]]:
         model.save(path, form.generation)
         content = path.read_bytes()
     classes = {type(layer).__name__: type(layer) for layer in model.walk_layers() if layer.computes_by_call}
-    return unpickled, (content, form.suffix, classes, model.keras_version, model.file_suffix)
+    # What a file of another release can't tell: the one that the model came from, and how that trained.
+    origin = model.keras_version, model.file_suffix, model.training_rules
+    return unpickled, (content, form.suffix, classes, origin)
 
 
-def unpickled(
-    content: bytes,
-    suffix: str,
-    classes: Mapping[str, Any],
-    keras_version: str | None,
-    file_suffix: str | None,
-) -> Model:
+def unpickled(content: bytes, suffix: str, classes: Mapping[str, Any], origin: tuple[Any, ...]) -> Model:
     """Returns the model of `pickled`. Raises errors.ModelFileError, as `load_model` does."""
     with tempfile.TemporaryDirectory(prefix="layergraph-") as folder:
         path = Path(folder) / f"model{suffix}"
@@ -44,7 +40,7 @@ def unpickled(
         if model.optimizer_state is not None:
             # Otherwise read when training starts, from a file that is gone by then.
             model.optimizer_state = list(model.optimizer_state)
-    model.keras_version, model.file_suffix = keras_version, file_suffix
+    model.keras_version, model.file_suffix, model.training_rules = origin
     return model
 
 

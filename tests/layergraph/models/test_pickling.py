@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
 import joblib
 import layergraph as keras
 import numpy as np
@@ -52,8 +51,8 @@ def words() -> keras.Model:
     return keras.Model(x, layers.GRU(3)(layers.Embedding(4, 2, mask_zero=True)(ids)))
 
 
-def of_keras2() -> keras.Model:
-    return keras.load_model(FIXTURES / "keras2_normalization.h5")
+def of_keras1() -> keras.Model:
+    return keras.load_model(FIXTURES / "early_training" / "1.2.2_nadam.h5")
 
 
 def through_joblib(model: keras.Model) -> keras.Model:
@@ -66,7 +65,7 @@ def through_joblib(model: keras.Model) -> keras.Model:
 WAYS: dict[str, Callable[[keras.Model], keras.Model]] = {
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),
     "oldest protocol": lambda model: pickle.loads(pickle.dumps(model, 0)),
-    "cloudpickle": lambda model: pickle.loads(cloudpickle.dumps(model)),
+    "cloudpickle": lambda model: pickle.loads(pytest.importorskip("cloudpickle").dumps(model)),
     "joblib": through_joblib,
     "deepcopy": copy.deepcopy,
 }
@@ -83,6 +82,7 @@ def rows(model: keras.Model) -> dict[str, Any]:
 def check_equal(model: keras.Model, other: keras.Model) -> None:
     assert type(other) is type(model)
     assert (other.name, other.keras_version, other.compiled) == (model.name, model.keras_version, model.compiled)
+    assert other.training_rules == model.training_rules
     assert other.get_config() == model.get_config()
     assert [weight.path for weight in other.trainable_weights] == [weight.path for weight in model.trainable_weights]
     for mine, theirs in zip(model.weights, other.weights, strict=True):
@@ -99,7 +99,7 @@ def test_a_model_comes_back_by_every_way(way: Callable[[keras.Model], keras.Mode
     check_equal(model, way(model))
 
 
-@pytest.mark.parametrize("make", [sequential, frozen, words, of_keras2], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [sequential, frozen, words, of_keras1], ids=lambda make: make.__name__)
 def test_models_come_back_equal_bit_for_bit(make: Callable[[], keras.Model]) -> None:
     model = make()
     check_equal(model, pickle.loads(pickle.dumps(model)))
@@ -125,7 +125,7 @@ def test_training_goes_on_with_the_state_of_the_optimizer() -> None:
 
 def test_a_model_without_a_graph_comes_back() -> None:
     other = pickle.loads(pickle.dumps(keras.Sequential([layers.Dense(3)])))
-    assert other.predict(np.ones((2, 4)), verbose=0).shape == (2, 3)
+    assert other(np.ones((2, 4), "float32")).shape == (2, 3)
 
 
 def predicted(model: keras.Model, arrays: dict[str, Any]) -> dict[str, Any]:
@@ -142,9 +142,9 @@ def test_another_process_computes_the_same() -> None:
 
 def test_the_bytes_are_read_as_any_model_file() -> None:
     """So nothing in them is run, and what a file may not have is refused."""
-    content, suffix, *_ = pickled(nested())[1]
+    content, suffix, _, origin = pickled(nested())[1]
     with pytest.raises(CorruptFileError):
-        unpickled(content[: len(content) // 2], suffix, {}, None, None)
-    content, suffix, *_ = pickled(sequential())[1]
+        unpickled(content[: len(content) // 2], suffix, {}, origin)
+    content, suffix, _, origin = pickled(sequential())[1]
     with pytest.raises(UnsupportedModelError, match="Halved"):
-        unpickled(content, suffix, {}, None, None)
+        unpickled(content, suffix, {}, origin)
