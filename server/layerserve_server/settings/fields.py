@@ -470,9 +470,13 @@ class SettingFields(BaseSettings):
         le=1_000_000,
         description="Interval between checkpoints of a training run, in seconds. 0 writes one after each step.",
     )
-    data_root: Path | None = Field(
+    data_root: Path | str | None = Field(
         default=None,
-        description="Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv).",
+        description=(
+            "Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv). Or the "
+            "address of a folder in a store, such as s3://BUCKET/FOLDER, from which they may read .parquet files "
+            "(packages fsspec and that of the store)."
+        ),
         json_schema_extra={"basic": True, "unset": "reading files is disabled", "exists": "a folder"},
     )
     max_dataset_bytes: int = Field(
