@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import grouped_data
@@ -12,6 +13,8 @@ import torch
 from grouped_data import grouped
 from layergraph.errors import DataError
 from layergraph.training import row_groups
+from layergraph.training.callbacks.callback import Callback
+from layergraph.training.checkpoint import Checkpoints
 from layergraph.training.epochs import Epochs, GroupedOrder, epoch_order
 from layergraph.training.mapped_text import MappedText
 from layergraph.training.row_groups import RowGroups
@@ -168,3 +171,36 @@ def test_text_is_not_taken_for_numbers() -> None:
     (array,) = grouped([np.array([b"a"] * 200, object)], ROWS)
     with pytest.raises(DataError, match="got dtype object, expected numbers"):
         grouped_data.model().fit(array, np.zeros((200, 1)), verbose=0)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_run_goes_on_after_any_batch_as_if_unbroken(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    x, y = rng.random((60, 4), np.float32), rng.integers(0, 3, 60)
+    initial = grouped_data.classifier().get_weights()
+
+    def run(checkpoints: Checkpoints | None, stop: int | None) -> list[Any]:
+        """Trains on groups that are read anew, up to a batch if one is given."""
+        model = grouped_data.classifier()
+        model.set_weights(initial)
+        batches = iter(range(100))
+
+        class Stop(Callback):
+            def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+                if next(batches) == stop:
+                    raise Stopped
+
+        array, labels = grouped([x, y], (13, 7, 2, 20, 11, 7))
+        model.fit(array, labels, epochs=2, batch_size=8, seed=3, verbose=0, checkpoints=checkpoints, callbacks=[Stop()])
+        return model.get_weights()
+
+    unbroken = run(None, None)
+    for stop in range(1, 16):
+        checkpoints = Checkpoints(tmp_path / f"{stop}", every_steps=1)
+        with pytest.raises(Stopped):
+            run(checkpoints, stop)
+        for ours, expected in zip(run(Checkpoints(tmp_path / f"{stop}", every_steps=1), None), unbroken, strict=True):
+            np.testing.assert_array_equal(ours, expected)

@@ -35,8 +35,8 @@ def torchrun(script: Path) -> str:
     return ended.stdout
 
 
-#: Compares the models of `worker_runs.py`, and data in row groups (`grouped_data.py`), then has a callback decide, and a
-#: run refused.
+#: Compares the models of `worker_runs.py`, and data in row groups of `grouped_data.py`, then has a callback decide, and
+#: a run refused.
 RUN = """
 import gc
 import os
