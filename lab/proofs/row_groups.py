@@ -96,7 +96,7 @@ def train(client: Client, folder: str, workers: int = 1, **changes: Any) -> Any:
         if changes.pop("arrays", False)
         else (ServerFile(f"{folder}/parquet/", columns=["x"]), ServerFile(f"{folder}/parquet/", columns=["y"]))
     )
-    options = {
+    options: dict[str, Any] = {
         "batch_size": BATCH, "epochs": 2, "seed": SEED, "publish": False, "resources": Resources(workers=workers),
     }  # fmt: skip
     return client.train("wide", x, y, **options | changes)
@@ -161,7 +161,7 @@ def keras_in_the_same_order(folder: Path, models: Path, losses: list[float]) -> 
 def kill(client: Client, data: Path, kills: int) -> None:
     write(data / "small", 300)
     rng = random.Random(3)
-    options = {"epochs": 2, "checkpoints": Checkpoints(resume_seconds=0.01), "publish": True}
+    options: dict[str, Any] = {"epochs": 2, "checkpoints": Checkpoints(resume_seconds=0.01), "publish": True}
     for workers in (1, 2):
         unbroken = train(client, "small", workers, **options).wait()
         expected = _weights(client, unbroken.version)

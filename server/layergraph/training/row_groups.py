@@ -115,16 +115,15 @@ class GroupedRows:
         if self._taken is not None and np.array_equal(self._taken[0], rows):
             return self._taken[1]
         groups = self.groups.of_rows(rows)
-        starts = self.groups.starts
+        local = rows - self.groups.starts[groups]
         found: list[Array] = []
         # One after another, and first those in memory, which others may take the place of.
         for group in sorted(np.unique(groups).tolist(), key=lambda group: group not in self._held):
             places = np.flatnonzero(groups == group)
-            local = rows[places] - starts[group]
-            taken = [_rows(array, local) for array in self._group(group)]
-            found = found or [np.empty((len(rows), *part.shape[1:]), part.dtype) for part in taken]
-            for whole, part in zip(found, taken, strict=True):
-                whole[places] = part
+            arrays = self._group(group)
+            found = found or [_empty(array, len(rows)) for array in arrays]
+            for whole, array in zip(found, arrays, strict=True):
+                _copy(array, local[places], whole, places)
         self._taken = (rows, found)
         return found
 
@@ -157,8 +156,19 @@ def _parts(sizes: Sequence[int]) -> list[range]:
     return parts
 
 
-def _rows(array: Array | MappedText, rows: Array) -> Array:
-    return array.take(torch.from_numpy(rows)) if isinstance(array, MappedText) else array[rows]
+def _empty(array: Array | MappedText, rows: int) -> Array:
+    return np.empty((rows, *array.shape[1:]), object if isinstance(array, MappedText) else array.dtype)
+
+
+def _copy(array: Array | MappedText, rows: Array, target: Array, places: Array) -> None:
+    """Copies rows of an array to places in another, which ascend."""
+    if isinstance(array, MappedText):
+        target[places] = array.take(torch.from_numpy(rows))
+    elif places[-1] - places[0] < len(places):
+        # Adjacent, as most are: without another copy.
+        np.take(array, rows, 0, target[places[0] : places[-1] + 1], "clip")
+    else:
+        target[places] = array[rows]
 
 
 def _joined(parts: Sequence[Array | MappedText]) -> Array | MappedText:

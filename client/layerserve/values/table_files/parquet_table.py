@@ -92,5 +92,7 @@ class ParquetTable(Table):
             else:
                 dtype = NUMPY_DTYPES[array.dtype]
                 rest = array.shape[1:] if columns[0].is_list else ()
-                yield joined([c.numbers(h, row, rest).astype(dtype) for c, h in zip(columns, held, strict=True)])
+                yield joined(
+                    [c.numbers(h, row, rest).astype(dtype, copy=False) for c, h in zip(columns, held, strict=True)]
+                )
             row += batch.num_rows
