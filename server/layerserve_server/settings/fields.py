@@ -503,7 +503,12 @@ class SettingFields(BaseSettings):
         description="Time for which an upload of a dataset that was cut is kept, so that it can go on, in seconds.",
     )
     max_run_bytes: int = Field(
-        default=4 * GIB, ge=1, description="Maximum size of the data of a training run, in bytes."
+        default=4 * GIB,
+        ge=1,
+        description=(
+            "Maximum size of the data in the folder of a training run, in bytes. Uncompressed arrays and Parquet, which "
+            "are read where they lie, don't count."
+        ),
     )
     max_written_bytes: int = Field(
         default=16 * GIB,
