@@ -506,8 +506,8 @@ class SettingFields(BaseSettings):
         default=4 * GIB,
         ge=1,
         description=(
-            "Maximum size of the data in the folder of a training run, in bytes. Uncompressed arrays and Parquet, which "
-            "are read where they lie, don't count."
+            "Maximum size of the data in the folder of a training run, in bytes. Uncompressed arrays and Parquet don't "
+            "count, which are read where they lie."
         ),
     )
     max_written_bytes: int = Field(
