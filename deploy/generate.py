@@ -67,8 +67,8 @@ def with_settings(schema: dict[str, Any]) -> dict[str, Any]:
 def _value(field: dict[str, Any]) -> dict[str, Any]:
     """Returns the JSON Schema of a setting's value."""
     kept = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern")
-    options = [one for one in field.get("anyOf", [field]) if one.get("type") != "null"]
-    (only,) = options
+    # A path, which may be an address, has its type twice.
+    (only,) = {one.get("type"): one for one in field.get("anyOf", [field]) if one.get("type") != "null"}.values()
     return {name: only[name] for name in kept if name in only} | {"description": field["description"]}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import layergraph
 import numpy as np
+import pyarrow
 import pytest
 import trustme
 from authorities import Authority
@@ -27,6 +28,7 @@ from layerserve_server.app import App
 from layerserve_server.extensions.installed import VERIFIERS, Settings, model_settings
 from layerserve_server.repository.model_settings import parse_settings
 from PIL import Image
+from pyarrow import parquet
 from shared_jobs import SharedJobs, used
 
 if sys.version_info >= (3, 11):
@@ -133,6 +135,10 @@ def _place(tmp_path_factory: pytest.TempPathFactory, jobs: SharedJobs) -> Iterat
     cats().save(models / "cats" / "1" / "model.keras")
     (models / "cats" / "layerserve.toml").write_text('[inputs.image]\ndecode = "image"\n')
     (data / "rides.csv").write_text("age,city,price\n" + RIDES)
+    (data / "days").mkdir()
+    for day, (age, city, price) in enumerate(line.split(",") for line in RIDES.split()):
+        columns = {"age": [float(age)], "city": [city], "price": [float(price)]}
+        parquet.write_table(pyarrow.table(columns), data / "days" / f"{day}.parquet")
     (data / "renamed.csv").write_text('"Age, in years",City,Price\n,Bonn,1\n' + RIDES)
     write_files(folder, whole)
     settings = Settings(

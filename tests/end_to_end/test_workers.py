@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from layergraph import Input, Model, layers
-from layerserve import Checkpoints, Client, EpochEnd, InvalidArgument, LogLine, Resources
+from layerserve import Checkpoints, Client, EpochEnd, InvalidArgument, LogLine, Resources, ServerFile
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.training.proc_files import children_of
+from pyarrow import parquet
 from small_runs import training_processes
 
 ROWS = 90
@@ -44,8 +46,24 @@ def _repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", name="data")
+def _data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data root, with the rows of `start` in a folder of Parquet files, in groups of several sizes."""
+    root = tmp_path_factory.mktemp("data")
+    x, y, weight = rows()
+    lists = pyarrow.array(x.ravel())
+    for length in (2, 6, 6):
+        lists = pyarrow.FixedSizeListArray.from_arrays(lists, length)
+    table = pyarrow.table({"image": lists, "kind": y, "weight": weight})
+    (root / "images").mkdir()
+    for number, (first, stop, size) in enumerate([(0, 40, 16), (40, 41, 16), (41, ROWS, 20)]):
+        part = table.slice(first, stop - first)
+        parquet.write_table(part, root / "images" / f"part-{number}.parquet", row_group_size=size)
+    return root
+
+
 @pytest.fixture(scope="module", name="app")
-def _app(repository: Path) -> Iterator[App]:
+def _app(repository: Path, data: Path) -> Iterator[App]:
     settings = Settings(
         path=repository,
         host="127.0.0.1",
@@ -54,6 +72,7 @@ def _app(repository: Path) -> Iterator[App]:
         poll_seconds=0.1,
         max_workers=2,
         training_nice=0,
+        data_root=data,
     )
     with App(settings) as app:
         yield app
@@ -65,14 +84,19 @@ def _client(app: App) -> Iterator[Client]:
         yield client
 
 
-def start(client: Client, **changes: Any) -> Any:
+def rows() -> tuple[Any, Any, Any]:
     rng = np.random.default_rng(3)
     x, y = rng.standard_normal((ROWS, 6, 6, 2)).astype("float32"), rng.integers(0, 3, ROWS)
+    return x, y, rng.random(ROWS).astype("float32")
+
+
+def start(client: Client, *given_data: Any, **changes: Any) -> Any:
+    x, y, weight = rows()
     given: dict[str, Any] = {
         "optimizer": {"class_name": "SGD", "config": {"learning_rate": 0.05, "momentum": 0.9}},
         "loss": "sparse_categorical_crossentropy",
         "weighted_metrics": ["accuracy"],
-        "sample_weight": rng.random(ROWS).astype("float32"),
+        "sample_weight": weight,
         "validation_data": (x[:33], y[:33]),
         "epochs": COMPARED,
         "seed": 4,
@@ -80,7 +104,7 @@ def start(client: Client, **changes: Any) -> Any:
         "resources": Resources(workers=2),
         "callbacks": [{"class_name": "ReduceLROnPlateau", "config": {"monitor": "loss", "patience": 1}}],
     }
-    return client.train("images", x, y, **{**given, **changes})
+    return client.train("images", *(given_data or (x, y)), **{**given, **changes})
 
 
 def wait_for_epoch(run: Any) -> None:
@@ -107,6 +131,15 @@ def test_two_workers_give_the_numbers_of_one_even_if_one_of_them_is_lost(client:
     for name, values in one.history.items():
         assert len(run.history[name]) == EPOCHS
         np.testing.assert_allclose(run.history[name][: len(values)], values, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_workers_of_row_groups_give_the_numbers_of_one_that_has_the_arrays(client: Client) -> None:
+    one = start(client, resources=Resources(workers=1), publish=False).wait()
+    folder = {name: ServerFile("images/", columns=[name]) for name in ("image", "kind", "weight")}
+    run = start(client, folder["image"], folder["kind"], sample_weight=folder["weight"], publish=False).wait()
+    assert list(run.history) == list(one.history)
+    for name, values in one.history.items():
+        np.testing.assert_allclose(run.history[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_what_cannot_be_shared_out_is_refused_before_the_run(client: Client) -> None:

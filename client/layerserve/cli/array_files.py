@@ -104,7 +104,8 @@ def _add(named: dict[str, Any], name: str, value: Any) -> None:
 def _read(path: str, name: str, specs: Callable[[], Sequence[TensorSpec]] | None, fill: str | None) -> Any:
     if path.startswith(SERVER):
         file, _, key = path.removeprefix(SERVER).partition(":")
-        return ServerFile(file, key, fill=fill if Path(file).suffix in FORMATS else None)
+        is_table = Path(file).suffix in FORMATS or file.endswith("/")
+        return ServerFile(file, key, fill=fill if is_table else None)
     if (source := source_of(path)) is not None:
         return source.array(path.removeprefix(source.prefix), fill)
     if path == STDIN:

@@ -38,7 +38,9 @@ def predict_udf(
         from pyspark.ml.functions import predict_batch_udf
         from pyspark.sql.types import StructField, StructType
     except ImportError as missing:
-        raise InvalidArgument(f"spark_udf: requires {missing.name}: pip install 'layerserve[spark]'") from None
+        raise InvalidArgument(
+            f"spark_udf: requires {missing.name}: pip install '.[spark]' in the folder of the repository"
+        ) from None
     fields = [StructField(spec.name, _type(spec)) for spec in outputs]
     shapes = {
         at: [axis for axis in spec.shape[1:] if axis is not None]

@@ -24,8 +24,9 @@ class ServerArray:
 class ServerFile(ServerArray):
     """Arrays in a file below the server's data root, to be passed to `train` and `evaluate` in place of arrays.
 
-    `path` is relative to the data root: a .npy or .npz file, or a table, .parquet, .csv or .tsv. `key` is the name of
-    an array in a .npz file, or the names of columns in a table, separated by commas; several become the last axis.
+    `path` is relative to the data root: a .npy or .npz file, or a table, .parquet, .csv or .tsv; or with '/' at its
+    end, a folder of .parquet files. `key` is the name of an array in a .npz file, or the names of columns in a table,
+    separated by commas; several become the last axis.
 
     `columns` has names of columns that may contain commas: a list, or for a model with several inputs or outputs a dict
     with the column, or the columns, of each. The same file may be passed as x and as y. Without key and columns, each

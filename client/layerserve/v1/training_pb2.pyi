@@ -266,7 +266,8 @@ class DataArray(_message.Message):
     """Element type. Not to be set with `path`: the file says it."""
     path: _builtins.str
     """File that holds the array, relative to the server's data root, with '/' between its parts: .npy, .npz, .parquet, .csv or
-    .tsv. No chunk is sent for it. It must stay as it is until the run has ended. Symbolic links and '..' give PERMISSION_DENIED.
+    .tsv; or with '/' at its end, a folder of .parquet files. No chunk is sent for it. It must stay as it is until the run has
+    ended. Symbolic links and '..' give PERMISSION_DENIED.
     """
     key: _builtins.str
     """Which array of a .npz file (may be empty where it has one), or which columns of a table, separated by commas:

@@ -1,7 +1,7 @@
 """Columns of training data: arrays of numbers or text whose rows are taken as tensors.
 
 Arrays in memory become tensors once, without a copy if the dtype fits. Of memory-mapped arrays, only the rows of a
-batch are read.
+batch are read; of arrays in row groups, only a few groups at a time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from layergraph.functional.strings import Strings
 from layergraph.training.mapped_rows import MappedRows
 from layergraph.training.mapped_text import MappedText
+from layergraph.training.row_groups import GroupedArray
 
 Array = np.ndarray[Any, Any]
 Tensor = torch.Tensor
@@ -24,14 +25,17 @@ Rows = slice | Tensor
 class NumberColumn:
     """An array of numbers, whose rows are taken as tensors of `dtype` on `device`."""
 
-    def __init__(self, array: Array, dtype: torch.dtype, device: torch.device) -> None:
-        self._array = array
+    def __init__(self, array: Array | GroupedArray, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype
         self._device = device
+        self._tensor: Tensor | None = None
+        if isinstance(array, GroupedArray):
+            self._rows: MappedRows | GroupedArray = array
+            return
         # torch has no read-only tensors, so read-only arrays are copied batch by batch, as mapped files are.
-        in_memory = not isinstance(array, np.memmap) and array.flags.writeable
-        self._tensor = self._converted(array) if in_memory else None
-        self._mapped = MappedRows(array)
+        if not isinstance(array, np.memmap) and array.flags.writeable:
+            self._tensor = self._converted(array)
+        self._rows = MappedRows(array)
 
     def _converted(self, array: Array) -> Tensor:
         if array.dtype.name == "bfloat16":
@@ -47,8 +51,7 @@ class NumberColumn:
     def take(self, rows: Rows) -> Tensor:
         """Returns rows as a tensor; a slice of an array in memory is a view of it."""
         if self._tensor is None:
-            chosen = np.array(self._array[rows]) if isinstance(rows, slice) else self._mapped.take(rows.numpy())
-            return self._sent(self._converted(chosen))
+            return self._sent(self._converted(self._rows.take(rows)))
         return self._sent(self._tensor[rows] if isinstance(rows, slice) else self._tensor.index_select(0, rows))
 
     def _sent(self, part: Tensor) -> Tensor:
@@ -61,15 +64,15 @@ class NumberColumn:
 class TextColumn:
     """Text, whose rows are taken as `Strings`."""
 
-    def __init__(self, what: str, text: Array | MappedText) -> None:
+    def __init__(self, what: str, text: Array | MappedText | GroupedArray) -> None:
         """`what` names the input in errors. Raises DataError for elements in memory that aren't text."""
         self._what = what
         # Text in memory is encoded and checked once, not in each epoch.
-        self._text = text if isinstance(text, MappedText) else Strings.of(text, what).values
+        self._text = text if isinstance(text, (MappedText, GroupedArray)) else Strings.of(text, what).values
 
     def take(self, rows: Rows) -> Strings:
         """Returns rows."""
-        if isinstance(self._text, MappedText):
+        if isinstance(self._text, (MappedText, GroupedArray)):
             return Strings.of(self._text.take(rows), self._what)
         chosen = self._text[rows if isinstance(rows, slice) else rows.numpy()]
         return Strings(chosen.shape, chosen)

@@ -16,6 +16,7 @@ from layergraph.functional.strings import Strings
 from layergraph.functional.tensor import Shape, TensorSpec
 from layergraph.training.columns import ChosenRows, Column, NumberColumn, Numbers, Rows, TextColumn
 from layergraph.training.mapped_text import MappedText
+from layergraph.training.row_groups import GroupedArray, RowGroups
 from layergraph.training.workers import Workers
 
 Array = np.ndarray[Any, Any]
@@ -44,15 +45,19 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Inputs, labels and sample weights with the same number of rows."""
+    """Inputs, labels and sample weights with the same number of rows.
+
+    With row groups, rows are to be taken in an order in which those of few groups are neighbours.
+    """
 
     rows: int
     inputs: list[Column]
     labels: list[Numbers | None]
     weights: list[Numbers | None]
+    groups: RowGroups | None = None
 
     def chosen(self, what: str, rows: Any) -> Data:
-        """Returns the rows with these indices, in this order; they stay where they are.
+        """Returns the rows with these indices, in this order; they stay where they are. Row groups keep their order.
 
         Raises DataError for indices that aren't of rows.
         """
@@ -63,22 +68,47 @@ class Data:
             raise DataError(
                 f"{what}: got indices from {int(order.min())} to {int(order.max())}, expected 0 to {self.rows - 1}"
             )
+        if self.groups is not None:
+            order = order.sort().values
         return Data(
             len(order),
             [ChosenRows(column, order) for column in self.inputs],
             [None if column is None else ChosenRows(column, order) for column in self.labels],
             [None if column is None else ChosenRows(column, order) for column in self.weights],
+            None if self.groups is None else self.groups.chosen(order.numpy()),
         )
 
     def batch(self, rows: Rows, count: int, workers: Workers | None = None) -> Batch:
         """Returns `count` rows as a batch; with `workers`, the inputs are this worker's shard."""
         shard = None if workers is None else workers.shard(count)
+        if workers is not None and self.groups is not None:
+            return self._divided(rows, count, self.groups, workers)
         own = rows if shard is None else shard.chosen(rows)
         return Batch(
             count,
             [column.take(own) for column in self.inputs],
             [None if column is None else column.take(rows) for column in self.labels],
             [None if column is None else column.take(rows) for column in self.weights],
+            shard,
+        )
+
+    def _divided(self, rows: Rows, count: int, groups: RowGroups, workers: Workers) -> Batch:
+        """Returns a batch of which each worker reads the rows of its own groups."""
+        chosen = torch.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        shard = workers.shard(count)
+        owners = torch.from_numpy(groups.owners(chosen.numpy(), workers.count))
+        labels = [column for column in self.labels if column is not None]
+        weights = [column for column in self.weights if column is not None]
+        taken = workers.exchanged([*self.inputs, *labels, *weights], chosen, owners, shard)
+        measured: Iterator[Any] = iter(taken[len(self.inputs) :])
+        if shard is not None:
+            # Outputs are gathered before they are measured, so what they are compared with is, too.
+            measured = map(shard.gathered, measured)
+        return Batch(
+            count,
+            taken[: len(self.inputs)],
+            [None if column is None else next(measured) for column in self.labels],
+            [None if column is None else next(measured) for column in self.weights],
             shard,
         )
 
@@ -94,13 +124,14 @@ def steps_of(rows: int, size: int) -> int:
     return -(-rows // size)
 
 
-def as_array(what: str, value: Any) -> Array:
+def as_array(what: str, value: Any) -> Array | GroupedArray:
     """Converts an array-like to an array of numbers, without a copy of arrays. Raises DataError for other data."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
-    _check_array_like(what, value)
+    if not isinstance(value, GroupedArray):
+        _check_array_like(what, value)
     try:
-        array = value if isinstance(value, np.ndarray) else np.asarray(value)
+        array = value if isinstance(value, (np.ndarray, GroupedArray)) else np.asarray(value)
     except ValueError:
         raise DataError(f"{what}: rows have different lengths, expected an array") from None
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
@@ -114,9 +145,9 @@ def as_array(what: str, value: Any) -> Array:
 RAGGED_TEXT = "rows have different lengths, expected an array: rows of one length, padded with ''"
 
 
-def as_text(what: str, value: Any) -> Array | MappedText:
+def as_text(what: str, value: Any) -> Array | MappedText | GroupedArray:
     """Converts an array-like of text or bytes to an array of rows. Raises DataError for other data."""
-    if isinstance(value, MappedText):
+    if isinstance(value, MappedText) or (isinstance(value, GroupedArray) and value.dtype == object):
         return value
     if isinstance(value, Strings):
         value = value.values
@@ -136,7 +167,7 @@ def as_text(what: str, value: Any) -> Array | MappedText:
 
 
 #: Arrays of rows, of which a list has one for each name.
-_ARRAYS = (np.ndarray, torch.Tensor, MappedText)
+_ARRAYS = (np.ndarray, torch.Tensor, MappedText, GroupedArray)
 #: Attributes of objects that NumPy converts as a whole.
 _ARRAY_LIKE = ("__array__", "__array_interface__", "__buffer__", "__dlpack__")
 
@@ -183,9 +214,9 @@ def _holds_arrays(given: Sequence[Any]) -> bool:
     return len(given) == 1 and (given[0] is None or isinstance(given[0], _ARRAYS))
 
 
-def input_arrays(x: Any, specs: Sequence[TensorSpec]) -> list[Array | MappedText]:
+def input_arrays(x: Any, specs: Sequence[TensorSpec]) -> list[Array | MappedText | GroupedArray]:
     """Arrays for the inputs, in order, adapted and checked. Raises DataError."""
-    arrays: list[Array | MappedText] = []
+    arrays: list[Array | MappedText | GroupedArray] = []
     for spec, given in zip(specs, matched("inputs", x, [spec.name for spec in specs]), strict=True):
         what = f"input '{spec.name}'"
         if given is None:
@@ -196,7 +227,7 @@ def input_arrays(x: Any, specs: Sequence[TensorSpec]) -> list[Array | MappedText
     return arrays
 
 
-def _adapted(what: str, array: Array | MappedText, expected: Shape) -> Array | MappedText:
+def _adapted(what: str, array: Array | MappedText | GroupedArray, expected: Shape) -> Array | MappedText | GroupedArray:
     """The array with the rank of the input: as in Keras, a last axis of length 1 is added or dropped."""
     given = array.shape
     if array.ndim == len(expected) - 1 and expected[-1] == 1:
@@ -210,7 +241,7 @@ def _adapted(what: str, array: Array | MappedText, expected: Shape) -> Array | M
 
 
 def input_columns(
-    arrays: Sequence[Array | MappedText], specs: Sequence[TensorSpec], device: torch.device
+    arrays: Sequence[Array | MappedText | GroupedArray], specs: Sequence[TensorSpec], device: torch.device
 ) -> list[Column]:
     """Columns with the dtypes of the inputs. Raises DataError for elements that aren't text."""
     return [
@@ -221,7 +252,7 @@ def input_columns(
     ]
 
 
-def same_rows(arrays: Mapping[str, Array | MappedText | None]) -> int:
+def same_rows(arrays: Mapping[str, Array | MappedText | GroupedArray | None]) -> int:
     """The common number of rows of all arrays. Raises DataError if they differ."""
     counts = {what: len(array) for what, array in arrays.items() if array is not None}
     if len(set(counts.values())) > 1:
@@ -230,7 +261,7 @@ def same_rows(arrays: Mapping[str, Array | MappedText | None]) -> int:
     return next(iter(counts.values()), 0)
 
 
-def check_rows(arrays: Mapping[str, Array | MappedText | None]) -> int:
+def check_rows(arrays: Mapping[str, Array | MappedText | GroupedArray | None]) -> int:
     """The common number of rows of all arrays. Raises DataError if they differ or there are none."""
     rows = same_rows(arrays)
     if rows == 0:
@@ -238,11 +269,18 @@ def check_rows(arrays: Mapping[str, Array | MappedText | None]) -> int:
     return rows
 
 
-def class_weights(labels: Array, weights: Mapping[int, float]) -> Array:
+def class_weights(labels: Array | GroupedArray, weights: Mapping[int, float]) -> Array | GroupedArray:
     """A weight for each row by the class of its label; classes without a weight get 1 (Keras 3).
 
     Labels with a last axis longer than 1 are one-hot; others are class indices, rounded.
     """
+    if isinstance(labels, GroupedArray):
+        shape = labels.shape[:1] if labels.ndim == 1 else labels.shape[:-1]
+        return labels.changed(lambda part, rows: _class_weights(part, weights), shape, np.dtype(np.float32))
+    return _class_weights(labels, weights)
+
+
+def _class_weights(labels: Array, weights: Mapping[int, float]) -> Array:
     if labels.ndim > 1 and labels.shape[-1] != 1:
         classes = np.argmax(labels, -1)
     else:

@@ -15,8 +15,9 @@ from layergraph.training import data
 from layergraph.training.columns import NumberColumn, Numbers
 from layergraph.training.compile import Compiled, at_path, is_flat, labels_at
 from layergraph.training.data import Array, Data
-from layergraph.training.labels import check_labels
+from layergraph.training.labels import checked_labels
 from layergraph.training.losses import Loss
+from layergraph.training.row_groups import GroupedArray
 
 
 def model_device(model: Functional) -> torch.device:
@@ -29,7 +30,8 @@ def adapt_inputs(model: Functional, x: Any) -> Data:
     """Returns checked columns for a model's inputs alone; there may be no rows. Raises DataError if they don't fit."""
     arrays = data.input_arrays(x, model.input_specs)
     rows = data.same_rows({f"input '{s.name}'": a for s, a in zip(model.input_specs, arrays, strict=True)})
-    return Data(rows, data.input_columns(arrays, model.input_specs, model_device(model)), [], [])
+    groups = next((array.groups for array in arrays if isinstance(array, GroupedArray)), None)
+    return Data(rows, data.input_columns(arrays, model.input_specs, model_device(model)), [], [], groups)
 
 
 def adapt_data(
@@ -73,7 +75,7 @@ def _adapt_data(
     for index, array in enumerate(labels):
         loss = compiled.loss(index)
         if array is not None and loss is not None:
-            check_labels(names[index], array, shapes[index], loss)
+            array = checked_labels(names[index], array, shapes[index], loss)
         label_columns.append(None if array is None else NumberColumn(array, _label_dtype(array, loss), device))
     for index, name in enumerate(names):
         _check_weights(name, weights[index], shapes[index], compiled.loss(index))
@@ -89,6 +91,8 @@ def _adapt_data(
         data.input_columns(inputs, model.input_specs, device),
         label_columns,
         [None if a is None else NumberColumn(a, torch.float32, device) for a in weights],
+        # If arrays are of several files, by the first one's groups.
+        next((a.groups for a in (*inputs, *labels, *weights) if isinstance(a, GroupedArray)), None),
     )
 
 
@@ -105,7 +109,7 @@ def split_rows(
     return (halves[0][0], halves[1][0], halves[2][0]), (halves[0][1], halves[1][1], halves[2][1])
 
 
-def _label_arrays(y: Any, compiled: Compiled) -> list[Array | None]:
+def _label_arrays(y: Any, compiled: Compiled) -> list[Array | GroupedArray | None]:
     """Labels by output. As in Keras, a list may leave out outputs without a loss."""
     names = compiled.output_names
     wanted = [name for index, name in enumerate(names) if compiled.needs_labels(index)]
@@ -129,8 +133,11 @@ def _label_arrays(y: Any, compiled: Compiled) -> list[Array | None]:
 
 
 def _from_classes(
-    labels: Sequence[Array | None], weights: Mapping[int, float], sample_weight: Any, compiled: Compiled
-) -> Array:
+    labels: Sequence[Array | GroupedArray | None],
+    weights: Mapping[int, float],
+    sample_weight: Any,
+    compiled: Compiled,
+) -> Array | GroupedArray:
     if sample_weight is not None and not compiled.rules.multiplies_weights:
         raise ConfigError("class_weight and sample_weight can't be given together")
     if len(labels) != 1 or labels[0] is None:
@@ -142,13 +149,37 @@ def _from_classes(
     if given.shape[:1] != by_class.shape[:1]:
         raise DataError(f"sample_weight: got {len(given)} rows, expected {len(by_class)}")
     if given.ndim == by_class.ndim + 1 and given.shape[-1] == 1:
-        given = given[..., 0]
-    axes = max(given.ndim, by_class.ndim)
-    factors = [array.reshape(array.shape + (1,) * (axes - array.ndim)) for array in (given, by_class)]
+        given = _without_last(given)
+    return _product(given, by_class)
+
+
+def _without_last(weights: Array | GroupedArray) -> Array | GroupedArray:
+    return weights.reshape(weights.shape[:-1])
+
+
+def _product(one: Array | GroupedArray, other: Array | GroupedArray) -> Array | GroupedArray:
+    """The products of two weights of each row; one of them may have further axes."""
+    grouped, rest = (one, other) if isinstance(one, GroupedArray) else (other, one)
+    if isinstance(grouped, GroupedArray):
+        start = grouped.start
+
+        def multiplied(part: Array, rows: Array) -> Array:
+            own = rows - start
+            return _multiplied(part, rest.take(torch.from_numpy(own)) if isinstance(rest, GroupedArray) else rest[own])
+
+        shape = grouped.shape if grouped.ndim > rest.ndim else rest.shape
+        return grouped.changed(multiplied, shape, np.dtype(np.float32))
+    assert not isinstance(rest, GroupedArray), "it would be the first"
+    return _multiplied(grouped, rest)
+
+
+def _multiplied(one: Array, other: Array) -> Array:
+    axes = max(one.ndim, other.ndim)
+    factors = [array.reshape(array.shape + (1,) * (axes - array.ndim)) for array in (one, other)]
     return np.asarray(factors[0] * factors[1], np.float32)
 
 
-def _weight_arrays(given: Any, names: Sequence[str]) -> list[Array | None]:
+def _weight_arrays(given: Any, names: Sequence[str]) -> list[Array | GroupedArray | None]:
     """Sample weights by output; a single array applies to all outputs."""
     if given is None:
         return [None] * len(names)
@@ -159,7 +190,7 @@ def _weight_arrays(given: Any, names: Sequence[str]) -> list[Array | None]:
     ]
 
 
-def _check_weights(name: str, weights: Array | None, predictions: Shape, loss: Loss | None) -> None:
+def _check_weights(name: str, weights: Array | GroupedArray | None, predictions: Shape, loss: Loss | None) -> None:
     """Raises DataError unless weights have a leading part of the predictions' shape, without the axis of the loss."""
     if weights is None or getattr(loss, "axis", -1) != -1:
         return
@@ -171,7 +202,7 @@ def _check_weights(name: str, weights: Array | None, predictions: Shape, loss: L
         raise ShapeError(f"sample_weight of output '{name}'", weights.shape, expected)
 
 
-def _label_dtype(labels: Array, loss: Loss | None) -> torch.dtype:
+def _label_dtype(labels: Array | GroupedArray, loss: Loss | None) -> torch.dtype:
     """int64 for class indices, float32 for all other labels."""
     classes = loss.labels_are_classes if loss is not None else labels.dtype.kind in "iu"
     return torch.int64 if classes else torch.float32

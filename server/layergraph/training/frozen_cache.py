@@ -93,8 +93,7 @@ class KeptColumn:
 
     def take(self, rows: Rows) -> Tensor:
         """Returns rows."""
-        found = np.array(self.array[rows]) if isinstance(rows, slice) else self._rows.take(rows.numpy())
-        return torch.from_numpy(found).view(self._dtype).to(self._device)
+        return torch.from_numpy(self._rows.take(rows)).view(self._dtype).to(self._device)
 
 
 class KeptRows:

@@ -7,6 +7,7 @@ import resource
 from typing import Any
 
 import numpy as np
+import torch
 
 Array = np.ndarray[Any, Any]
 
@@ -33,8 +34,11 @@ class MappedRows:
             self._start = array.ctypes.data - np.frombuffer(self._map, np.uint8).ctypes.data
         self._advised_takes = 0
 
-    def take(self, rows: Array) -> Array:
-        """Returns a copy of the rows with these indices."""
+    def take(self, chosen: slice | torch.Tensor) -> Array:
+        """Returns a copy of adjacent rows, or of the rows with these indices."""
+        if isinstance(chosen, slice):
+            return np.array(self._array[chosen])
+        rows = np.asarray(chosen)
         if self._map is None:
             return np.array(self._array[rows])
         if self._advised_takes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,20 @@ class MappedText:
         self._ends = ends
         self._before = before
         self._row_elements = math.prod(shape[1:])
+
+    @classmethod
+    def of(cls, texts: Sequence[bytes], shape: tuple[int, ...]) -> MappedText:
+        """Returns texts in memory, of any lengths, without an object for each of them."""
+        ends = np.fromiter(accumulate(map(len, texts)), np.int64, len(texts))
+        return cls(np.frombuffer(b"".join(texts), np.uint8), ends, shape)
+
+    @classmethod
+    def joined(cls, parts: Sequence[MappedText]) -> MappedText:
+        """Returns the rows of several arrays, each of all of its text, one after another."""
+        before = np.cumsum([0, *(len(part._content) for part in parts)])
+        ends = [part._ends + start for part, start in zip(parts, before, strict=False)]
+        content = np.concatenate([part._content for part in parts])
+        return cls(content, np.concatenate(ends), (sum(map(len, parts)), *parts[0].shape[1:]))
 
     def __len__(self) -> int:
         return self.shape[0]

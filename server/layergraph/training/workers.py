@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 # Its functions have the group of their import as a default. DistributedDataParallel imports it: while a group exists,
@@ -18,6 +19,8 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from layergraph.functional.shard import Shard
+from layergraph.functional.strings import Strings
+from layergraph.training.columns import Column
 
 Tensor = torch.Tensor
 
@@ -49,6 +52,34 @@ class Workers:
         distributed.broadcast(agreed, 0)
         return [float(number) for number in agreed]
 
+    def exchanged(
+        self, columns: Sequence[Column], rows: Tensor, owners: Tensor, shard: Shard | None
+    ) -> list[Tensor | Strings]:
+        """Returns this worker's rows of a batch, of each column; all of the batch without a shard.
+
+        `owners` is the worker that takes each row from the columns, and sends it to the one that computes it.
+        """
+        places = torch.arange(len(rows))
+        if shard is None:
+            moves = torch.ones(len(rows), dtype=torch.bool)
+        else:
+            moves = torch.searchsorted(torch.tensor(shard.bounds[1:]), places, right=True) != owners
+        own = owners == self.rank
+        taken = [column.take(rows[own]) for column in columns]
+        parts, parts_places = [taken], [places[own]]
+        if moves.any():
+            sent: list[list[Tensor | Strings]] = [[] for _ in range(self.count)]
+            distributed.all_gather_object(sent, [_chosen(part, moves[own]) for part in taken])
+            for rank in range(self.count):
+                if rank != self.rank:
+                    parts.append(sent[rank])
+                    parts_places.append(places[moves & (owners == rank)])
+        wanted = slice(0, len(rows)) if shard is None else shard.rows
+        found = torch.cat(parts_places)
+        order = found.argsort()
+        order = order[(found[order] >= wanted.start) & (found[order] < wanted.stop)]
+        return [_chosen(_joined(column), order) for column in zip(*parts, strict=True)]
+
     def take_over(self, tensors: Sequence[Tensor]) -> None:
         """Copies the values of the first worker's tensors."""
         with torch.no_grad():
@@ -56,6 +87,23 @@ class Workers:
                 whole = tensor.detach().contiguous()
                 distributed.broadcast(whole, 0)
                 tensor.copy_(whole)
+
+
+def _chosen(part: Tensor | Strings, chosen: Tensor) -> Tensor | Strings:
+    """Returns some rows, by their indices or a mask."""
+    if isinstance(part, Strings):
+        values = part.values[chosen.numpy()]
+        return Strings(values.shape, values)
+    return part[chosen]
+
+
+def _joined(parts: Sequence[Tensor | Strings]) -> Tensor | Strings:
+    """Returns the rows of several parts, one after another."""
+    texts = [part.values for part in parts if isinstance(part, Strings)]
+    if not texts:
+        return torch.cat([part for part in parts if isinstance(part, Tensor)])
+    values = np.concatenate(texts)
+    return Strings(values.shape, values)
 
 
 class Replica:

@@ -7,22 +7,24 @@ and time: parsers of Parquet and zip files allocate what a file declares.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from layerserve.errors import InvalidArgument, InvalidTensor
 from layerserve.values.table_files.formats import open_table
-from layerserve.values.table_files.table import FileArray, MissingPackageError, Selection, Table
+from layerserve.values.table_files.table import FileArray, Selection, Table
 from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.datasets.data_file import DataFile
+from layerserve_server.datasets.data_store import StoreReadError
 from layerserve_server.datasets.npy_files import NpyReader, NpzReader, names_in, size
-from layerserve_server.errors import InvalidRequestError, InvalidTensorError, NotTrainableError, ServerError
+from layerserve_server.datasets.parquet_data import ParquetData
+from layerserve_server.datasets.refusing import refusing
+from layerserve_server.errors import InvalidRequestError, InvalidTensorError, ServerError, UnavailableError
 
 Array = npt.NDArray[Any]
 
@@ -58,19 +60,39 @@ def describe(file: DataFile, selections: Sequence[Selection]) -> tuple[DataFile,
 
     Of a .npz file, a selection's key, or else its only column, is the name of the array. Raises as `DataFile.opened`
     does, NotTrainableError if pyarrow isn't installed, InvalidRequestError if the file doesn't have what is selected,
-    and InvalidTensorError if elements are neither numbers nor text, or aren't as many as the shape says.
+    InvalidTensorError if elements are neither numbers nor text, or aren't as many as the shape says, and
+    UnavailableError if a store can't be read.
     """
+    if file.is_parquet:
+        try:
+            return _described_groups(file, selections)
+        except StoreReadError as error:
+            raise UnavailableError(str(error.strerror)) from error
     with file.opened() as held:
         stamped = file.stamped(held)
         if not file.is_table:
             return stamped, [_described(held, file, selection) for selection in selections]
         table = _table(held, file)
-        with _refusing(file):
+        with refusing(file.label):
             found = table.described(selections)
         if not table.reads_all_when_described:
             small = [array for array in found if size(array.shape, NUMPY_DTYPES[array.dtype]) <= COUNTED_BYTES]
             _count(file, table, small)
         return stamped, found
+
+
+def _described_groups(file: DataFile, selections: Sequence[Selection]) -> tuple[DataFile, list[FileArray]]:
+    """Describes arrays of Parquet files. Those that are small are also read, to check their elements."""
+    data = ParquetData(file)
+    found = data.described(selections)
+    small = [array for array in found if size(array.shape, NUMPY_DTYPES[array.dtype]) <= COUNTED_BYTES]
+    for one, rows in data.files if small else ():
+        if not rows:
+            continue
+        with one.opened() as held:
+            arrays = [replace(array, shape=(rows, *array.shape[1:])) for array in small]
+            _count(one, _table(held, one), arrays)
+    return data.file, found
 
 
 def describe_all(wanted: Sequence[tuple[DataFile, Selection]]) -> list[tuple[DataFile, FileArray]]:
@@ -123,7 +145,7 @@ def unpack(file: DataFile, arrays: Sequence[tuple[FileArray, Sink]]) -> None:
 
 
 def _table(held: BinaryIO, file: DataFile) -> Table:
-    with _refusing(file):
+    with refusing(file.label):
         return open_table(held, file.suffix, file.label)
 
 
@@ -133,7 +155,7 @@ def _count(file: DataFile, table: Table, arrays: Sequence[FileArray], sinks: Seq
     counts = [0] * len(arrays)
     pieces = table.pieces(arrays)
     while True:
-        with _refusing(file):
+        with refusing(file.label):
             index, piece = next(pieces, (-1, None))
         if piece is None:
             break
@@ -156,23 +178,6 @@ def _reader(held: BinaryIO, file: DataFile, key: str) -> NpyReader:
         raise
     except Exception as error:  # zipfile and NumPy raise many kinds of errors for a corrupt file
         raise InvalidRequestError(f"{label}: {type(error).__name__}: {error}") from error
-
-
-@contextlib.contextmanager
-def _refusing(file: DataFile) -> Iterator[None]:
-    """Turns the errors of tables, and of pyarrow, into the server's."""
-    try:
-        yield
-    except (MemoryError, SystemError):
-        raise
-    except MissingPackageError as error:
-        raise NotTrainableError(str(error).replace("requires pyarrow", "requires pyarrow on the server")) from None
-    except InvalidTensor as error:
-        raise InvalidTensorError(str(error)) from error
-    except InvalidArgument as error:
-        raise InvalidRequestError(str(error)) from error
-    except Exception as error:  # Arrow raises many kinds of errors for corrupt data
-        raise InvalidTensorError(f"{file.label}: {type(error).__name__}: {error}") from error
 
 
 def _counted(label: str, pieces: Iterator[Array], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Array]:

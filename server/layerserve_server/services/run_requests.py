@@ -46,7 +46,7 @@ class RunDefaults:
     #: Default time between checkpoints, in seconds.
     checkpoint_seconds: float
     #: Folder of data files; None if the server reads none.
-    data_root: Path | None
+    data_root: Path | str | None
 
 
 def training_request(
@@ -121,7 +121,7 @@ def common_fields(spec: Any, model: str, version: int, defaults: RunDefaults) ->
     }
 
 
-def _data(spec: pb.TrainSpec | pb.EvaluateSpec, data_root: Path | None) -> tuple[DataArray, ...]:
+def _data(spec: pb.TrainSpec | pb.EvaluateSpec, data_root: Path | str | None) -> tuple[DataArray, ...]:
     return tuple(_array(array, str(data_root or "")) for array in spec.data)
 
 

@@ -470,9 +470,13 @@ class SettingFields(BaseSettings):
         le=1_000_000,
         description="Interval between checkpoints of a training run, in seconds. 0 writes one after each step.",
     )
-    data_root: Path | None = Field(
+    data_root: Path | str | None = Field(
         default=None,
-        description="Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv).",
+        description=(
+            "Folder from which training requests may read data files (.npy, .npz, .parquet, .csv, .tsv). Or the "
+            "address of a folder in a store, such as s3://BUCKET/FOLDER, from which they may read .parquet files "
+            "(packages fsspec and that of the store)."
+        ),
         json_schema_extra={"basic": True, "unset": "reading files is disabled", "exists": "a folder"},
     )
     max_dataset_bytes: int = Field(
@@ -499,7 +503,12 @@ class SettingFields(BaseSettings):
         description="Time for which an upload of a dataset that was cut is kept, so that it can go on, in seconds.",
     )
     max_run_bytes: int = Field(
-        default=4 * GIB, ge=1, description="Maximum size of the data of a training run, in bytes."
+        default=4 * GIB,
+        ge=1,
+        description=(
+            "Maximum size of the data in the folder of a training run, in bytes. Uncompressed arrays and Parquet don't "
+            "count, which are read where they lie."
+        ),
     )
     max_written_bytes: int = Field(
         default=16 * GIB,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -44,6 +45,8 @@ class Settings(SettingFields):
             yield "engine", {"onnxruntime": "onnxruntime", "onnx": "onnx"}
         if self.engine == "openvino":
             yield "engine", {"openvino": "openvino", "onnx": "onnx"}
+        if isinstance(self.data_root, str):
+            yield "data_root", {"fsspec": "fsspec", "pyarrow": "pyarrow"}
 
     @classmethod
     def source_of(cls, path: str) -> str:
@@ -57,6 +60,17 @@ class Settings(SettingFields):
     @classmethod
     def _path_or_source(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Path | str:
         return (cls.source_of(value) if isinstance(value, str) else "") or Path(handler(value))
+
+    @field_validator("data_root", mode="wrap")
+    @classmethod
+    def _folder_or_address(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Path | str | None:
+        if not isinstance(value, str) or "://" not in value:
+            found = handler(value)
+            return Path(found) if found is not None else None
+        # Not a chain of fsspec's (`simplecache::...`). A folder of this machine is opened as one.
+        if not _STORE.fullmatch(value) or value.startswith(("file:", "local:")):
+            raise ValueError("a folder, or the address of one in a store, such as s3://BUCKET/FOLDER")
+        return value.rstrip("/")
 
     @field_validator("*")
     @classmethod
@@ -196,6 +210,9 @@ def spellings(name: str) -> str:
     flag = "PATH" if name == "path" else "--" + name.replace("_", "-")
     return f"{flag} ({PREFIX}{name.upper()}, '{name}' in the file)"
 
+
+#: The address of a folder in a store.
+_STORE = re.compile(r"[a-z][a-z0-9+.-]*://(?!.*(//|::|/\.\.?(/|$)))[^/][ -~]*")
 
 #: Whether a path leads to what its field says that `exists`.
 _LEADS: Mapping[str, Callable[[Path], bool]] = {

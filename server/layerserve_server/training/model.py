@@ -208,6 +208,9 @@ def evaluate_arguments(request: RunRequest, arrays: Sequence[Array]) -> dict[str
         x, y, weight = Role.X, Role.Y, Role.SAMPLE_WEIGHT
         if request.view != View():
             rows = rows_of(request.view, len(arrays[0]), request.view.validate_on or request.view.split)
+            if rows is not None and any(info.file is not None and info.file.is_parquet for info in request.data):
+                # In the order of the data, which is that of the results.
+                rows.sort()
     return {
         **({} if rows is None else {"rows": rows}),
         "x": groups[x],

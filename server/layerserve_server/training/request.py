@@ -85,9 +85,14 @@ class DataArray:
         return math.prod(self.shape) * self.held_dtype.itemsize
 
     @property
+    def stays_in_file(self) -> bool:
+        """Whether it is read where it lies: mapped, or by row groups."""
+        return self.mapped or (self.file is not None and self.file.is_parquet)
+
+    @property
     def kept_bytes(self) -> int:
-        """Size in the run's folder, in bytes; 0 if it is mapped from its file."""
-        return 0 if self.mapped else self.held_bytes
+        """Size in the run's folder, in bytes; 0 if it stays in its file."""
+        return 0 if self.stays_in_file else self.held_bytes
 
     @property
     def rows(self) -> int:

@@ -11,6 +11,7 @@ class Rows:
     """Seven rows, whose batches are their indices."""
 
     rows = 7
+    groups = None
 
     def batch(self, rows: slice | torch.Tensor, count: int, workers: object) -> list[int]:
         numbers = torch.arange(self.rows)[rows].tolist()

@@ -35,10 +35,12 @@ def torchrun(script: Path) -> str:
     return ended.stdout
 
 
-#: Compares the models of `worker_runs.py`, then has a callback decide, and a run refused.
+#: Compares the models of `worker_runs.py`, and data in row groups of `grouped_data.py`, then has a callback decide, and
+#: a run refused.
 RUN = """
 import gc
 import os
+import grouped_data
 import numpy as np
 import worker_runs
 from layergraph import Input, Model, Sequential, layers
@@ -58,6 +60,7 @@ class Decides(Callback):
 for seed in range(8):
     worker_runs.check(seed)
 workers = worker_runs.group()
+grouped_data.check(workers)
 gc.disable()
 model = Sequential([Input((2,)), layers.Dense(1)])
 model.compile("sgd", "mse")

@@ -173,6 +173,32 @@ def test_paths_that_are_not_there_are_told(tmp_path):
     assert len(missing_paths(Settings(path=file, data_root=file, tls_certificate=tmp_path, tls_key=tmp_path))) == 3
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/data/", "gs://bucket", "memory://data", "s3://bucket/a b/c"])
+def test_the_data_root_may_be_the_address_of_a_store(tmp_path, address):
+    settings = Settings(data_root=address)
+    assert settings.data_root == address.rstrip("/")
+    assert missing_paths(Settings(path=tmp_path, data_root=address)) == []
+    assert dict(settings.needed_modules())["data_root"] == {"fsspec": "fsspec", "pyarrow": "pyarrow"}
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:///data",
+        "local://data",
+        "s3://",
+        "s3:///data",
+        "s3://a/../b",
+        "s3://a//b",
+        "simplecache::s3://a",
+        "a://b::s3://c",
+    ],
+)
+def test_an_address_of_anything_else_is_refused(address):
+    with pytest.raises(ValueError, match="a folder, or the address of one in a store"):
+        Settings(data_root=address)
+
+
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Settings().grpc_port = 1

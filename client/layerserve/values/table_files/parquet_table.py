@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from layerserve.errors import InvalidTensor
 from layerserve.values.table_files.arrow_columns import ArrowColumn
@@ -25,12 +25,20 @@ MAX_ROWS = 8192
 class ParquetTable(Table):
     """An open Parquet file."""
 
-    def __init__(self, label: str, file: BinaryIO) -> None:
-        """Reads the file's schema. Raises MissingPackageError without pyarrow, and pyarrow's errors."""
+    def __init__(self, label: str, file: BinaryIO, metadata: Any = None) -> None:
+        """Reads the file's schema, unless its `metadata` is known.
+
+        Raises MissingPackageError without pyarrow, and pyarrow's errors.
+        """
         super().__init__(label)
-        self._file = pyarrow_module("pyarrow.parquet", label).ParquetFile(file)
+        self._file = pyarrow_module("pyarrow.parquet", label).ParquetFile(file, metadata=metadata, pre_buffer=True)
         self._schema = self._file.schema_arrow
         self.names = self._schema.names
+
+    @property
+    def metadata(self) -> Any:
+        """What the file says of its row groups, as pyarrow's object."""
+        return self._file.metadata
 
     def described(self, selections: Sequence[Selection]) -> list[FileArray]:
         return [self._described(selection) for selection in selections]
@@ -48,8 +56,8 @@ class ParquetTable(Table):
         shape = (rows, *(lengths[0] if len(columns) == 1 else (len(columns),)))
         return FileArray(dtype, shape, columns, selection.fill)
 
-    def _column(self, name: str, text: bool | None, fill: str | None) -> ArrowColumn:
-        return ArrowColumn(self.label, name, self._schema.field(name).type, text, fill)
+    def _column(self, name: str, text: bool | None, fill: str | None, label: str = "") -> ArrowColumn:
+        return ArrowColumn(label or self.label, name, self._schema.field(name).type, text, fill)
 
     def _lengths(self, column: ArrowColumn) -> tuple[int, ...]:
         """Returns the lengths of a column's lists: those of its first row."""
@@ -64,15 +72,27 @@ class ParquetTable(Table):
                 yield index, piece
 
     def _pieces(self, array: FileArray) -> Iterator[Array]:
-        columns = [self._column(column, array.is_text, array.fill) for column in array.columns]
         row = 0
+        for group in range(self._file.metadata.num_row_groups):
+            yield from self.group_pieces(array, group, row)
+            row += self._file.metadata.row_group(group).num_rows
+
+    def group_pieces(self, array: FileArray, group: int, row: int) -> Iterator[Array]:
+        """Yields the rows of a described array in a row group, before which the file has `row` rows.
+
+        Raises InvalidTensor for fields that can't be read.
+        """
+        label = f"{self.label}, row group {group}"
+        columns = [self._column(column, array.is_text, array.fill, label) for column in array.columns]
         size = min(MAX_ROWS, rows_in_piece(array.shape))
-        for batch in self._file.iter_batches(batch_size=size, columns=list(array.columns)):
+        for batch in self._file.iter_batches(batch_size=size, row_groups=[group], columns=list(array.columns)):
             held = [batch.column(batch.schema.get_field_index(name)) for name in array.columns]
             if array.is_text:
                 yield from text_pieces([c.texts(h, row) for c, h in zip(columns, held, strict=True)])
             else:
                 dtype = NUMPY_DTYPES[array.dtype]
                 rest = array.shape[1:] if columns[0].is_list else ()
-                yield joined([c.numbers(h, row, rest).astype(dtype) for c, h in zip(columns, held, strict=True)])
+                yield joined(
+                    [c.numbers(h, row, rest).astype(dtype, copy=False) for c, h in zip(columns, held, strict=True)]
+                )
             row += batch.num_rows

@@ -124,6 +124,13 @@ def _read_template(path: Path) -> dict[str, Any]:
         raise TemplateError(f"training_job: {path} has kind {kind!r}, expected {' or '.join(KINDS)}")
     if not isinstance(template.get("spec"), dict):
         raise TemplateError(f"training_job: {path} has no spec")
+    if kind == "TrainJob":
+        reference = template["spec"].get("runtimeRef")
+        if not isinstance(reference, dict) or not reference.get("name"):
+            raise TemplateError(
+                f"training_job: {path} names no runtime in spec.runtimeRef, expected one, such as "
+                "{kind: ClusterTrainingRuntime, name: torch-distributed}"
+            )
     if kind == "Job":
         pod = template["spec"].get("template", {}).get("spec", {})
         if not pod.get("containers") or not pod.get("subdomain"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from layergraph.training.row_groups import HELD_BYTES
+
 from layerserve_server.extensions.estimates.random_rows import trial_request
 from layerserve_server.extensions.estimates.steps import Steps, rows_of
 from layerserve_server.training.process.trial_times import Lap
@@ -130,7 +132,10 @@ def _checkpoints(request: RunRequest, steps: Steps, seconds: float) -> int:
 def memory(request: RunRequest, steps: Steps, trial: Trial) -> int:
     """Returns the maximum memory of a run's processes together, in bytes, without mapped files."""
     rows = (steps.rows + steps.validation_rows) * ORDER_BYTES
-    return int(MEMORY_FACTOR * trial.memory) + request.workers * (MEMORY_BYTES + rows)
+    grouped = sum(array.held_bytes for array in request.data if array.file is not None and array.file.is_parquet)
+    # Row groups of training and of validation. Large ones take more.
+    held = min(grouped, 2 * HELD_BYTES)
+    return int(MEMORY_FACTOR * trial.memory) + request.workers * (MEMORY_BYTES + rows) + held
 
 
 def disk(request: RunRequest, steps: Steps, trial: Trial, base: int, time: float) -> int:

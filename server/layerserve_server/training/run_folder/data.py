@@ -1,4 +1,7 @@
-"""The arrays of a run: those in its folder, which were sent or unpacked, and those that are mapped where they lie."""
+"""The arrays of a run: those in its folder, which were sent or unpacked, and those that are read where they lie.
+
+Files of NumPy's arrays are mapped, and Parquet files read by row groups.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from typing import Any
 
 import numpy.typing as npt
 from layergraph.training.mapped_text import MappedText
+from layergraph.training.row_groups import GroupedArray
 from layerserve.values.table_files.table import FileArray
 
 from layerserve_server.datasets import reader
 from layerserve_server.datasets.data_file import DataFile
+from layerserve_server.datasets.parquet_data import ParquetData
 from layerserve_server.datasets.reader import Sink
 from layerserve_server.datasets.writer import array_writer, written
 from layerserve_server.disk import open_lock
@@ -35,24 +40,37 @@ def array_file(folder: Path, index: int) -> Path:
 
 def read_data(
     folder: Path, arrays: Sequence[DataArray], room: int = sys.maxsize
-) -> list[npt.NDArray[Any] | MappedText]:
-    """Returns the memory-mapped arrays of a run. Arrays of files that can't be mapped are unpacked to its folder first.
+) -> list[npt.NDArray[Any] | MappedText | GroupedArray]:
+    """Returns the arrays of a run. Those of files that can't be read where they lie are unpacked to its folder first.
 
-    `room` is the maximum size of a text array in bytes. Raises as `reader.mapped` does, TooLargeError for too much
-    text, NotTrainableError for a damaged file of the run, and OSError.
+    `room` is the maximum size of a text array in bytes. Raises as `reader.mapped` and `ParquetData` do, TooLargeError
+    for too much text, NotTrainableError for a damaged file of the run, and OSError.
     """
     if _packed(folder, arrays):
         with _alone(folder):
             for file, packed in _packed(folder, arrays).items():
                 _unpack(folder, file, packed, room)
-    return [_read(folder, index, array) for index, array in enumerate(arrays)]
+    grouped = _grouped(arrays)
+    return [grouped[i] if i in grouped else _read(folder, i, array) for i, array in enumerate(arrays)]
+
+
+def _grouped(arrays: Sequence[DataArray]) -> dict[int, GroupedArray]:
+    """Returns the arrays of Parquet files, by index. Those of one file are read together."""
+    of_file: dict[DataFile, list[int]] = {}
+    for index, array in enumerate(arrays):
+        if array.file is not None and array.file.is_parquet:
+            of_file.setdefault(array.file, []).append(index)
+    found: dict[int, GroupedArray] = {}
+    for file, places in of_file.items():
+        found.update(zip(places, ParquetData(file).grouped([arrays[place].in_file for place in places]), strict=True))
+    return found
 
 
 def _packed(folder: Path, arrays: Sequence[DataArray]) -> dict[DataFile, dict[int, DataArray]]:
     """Returns the arrays that must still be unpacked, by index, of each file."""
     found: dict[DataFile, dict[int, DataArray]] = {}
     for index, array in enumerate(arrays):
-        if array.file is not None and not array.mapped and not array_file(folder, index).exists():
+        if array.file is not None and not array.stays_in_file and not array_file(folder, index).exists():
             found.setdefault(array.file, {})[index] = array
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import kubernetes_validate
 import pytest
@@ -12,6 +13,8 @@ from layerserve_server.extensions.installed import Settings
 from manifests import KUBERNETES, Resource, built
 
 FOLDER = KUBERNETES / "training-jobs"
+#: Name of the file of the runtime of TrainJobs.
+RUNTIME = "clustertrainingruntime"
 
 
 def read(name: str) -> list[Resource]:
@@ -81,3 +84,25 @@ def test_pods_of_jobs_see_the_folders_of_the_server(
     assert pod["subdomain"] == training["Service"]["metadata"]["name"]
     (port,) = pod["containers"][0]["ports"]
     assert port["containerPort"] == cluster.RENDEZVOUS_PORT == training["Service"]["spec"]["ports"][0]["port"]
+
+
+def test_train_jobs_name_the_cluster_runtime_whose_pods_are_those_of_jobs() -> None:
+    folder = KUBERNETES / "training-trainjobs"
+    train_job, runtime = (yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("trainjob", RUNTIME))
+    group, _, _ = runtime["apiVersion"].partition("/")
+    reference = {"apiGroup": group, "kind": "ClusterTrainingRuntime", "name": runtime["metadata"]["name"]}
+    assert (train_job["spec"]["runtimeRef"], runtime["kind"]) == (reference, "ClusterTrainingRuntime")
+    made = cluster.Cluster(folder / "trainjob.yaml", SimpleNamespace()).manifest(Path("/models/run"), 2, {})
+    assert (made["spec"]["runtimeRef"], made["spec"]["trainer"]["numNodes"]) == (reference, 2)
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    pod, (job,) = replicated["template"]["spec"]["template"], read("job.yaml")
+    expected = job["spec"]["template"]
+    assert pod["metadata"]["labels"] == expected["metadata"]["labels"]
+    assert (pod["spec"]["volumes"], pod["spec"]["securityContext"]) == (
+        expected["spec"]["volumes"],
+        expected["spec"]["securityContext"],
+    )
+    (own,), (container,) = pod["spec"]["containers"], expected["spec"]["containers"]
+    assert all(own[name] == container[name] for name in ("image", "volumeMounts", "securityContext"))
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert f"{RUNTIME}.yaml" in kustomization["resources"]

@@ -79,6 +79,8 @@ def test_a_train_job_says_its_size_and_command(tmp_path: Path) -> None:
         ("[]", "has kind None, expected Job or TrainJob"),
         ("kind: Pod", "has kind 'Pod'"),
         ("kind: Job", "has no spec"),
+        ("{kind: TrainJob, spec: {trainer: {}}}", "names no runtime in spec.runtimeRef, expected one, such as"),
+        ("{kind: TrainJob, spec: {runtimeRef: {kind: ClusterTrainingRuntime}}}", "names no runtime in spec.runtimeRef"),
         ("{kind: Job, spec: {template: {spec: {containers: [{name: a}]}}}}", "no container or no subdomain"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import ConfigError
+from layerserve.training.options.contract import View
+from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.training.model import evaluate_arguments, fit_arguments, prepare_model
 from layerserve_server.training.program import warm
 from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
@@ -70,6 +73,15 @@ def test_an_evaluation_has_its_weights_and_its_batch_size() -> None:
     roles = (Role.X, Role.Y, Role.VALIDATION_X, Role.VALIDATION_Y, Role.VALIDATION_SAMPLE_WEIGHT)
     assert evaluate_arguments(*request(*roles))["sample_weight"].tolist() == WEIGHTS.tolist()
     assert fit_arguments(*request(*roles))["validation_data"][2].tolist() == WEIGHTS.tolist()
+
+
+def test_rows_of_a_split_of_parquet_are_evaluated_in_the_order_of_the_file() -> None:
+    """Losses of rows are written in the order in which rows are read."""
+    given, arrays = request(Role.X, Role.Y, kind=EVALUATION, view=View({"a": 0.5, "b": 0.5}, "a", split_seed=3))
+    plain = evaluate_arguments(given, arrays)["rows"].tolist()
+    assert plain != sorted(plain)
+    filed = replace(given, data=tuple(replace(one, file=DataFile("data", "a.parquet")) for one in given.data))
+    assert evaluate_arguments(filed, arrays)["rows"].tolist() == sorted(plain)
 
 
 def test_settings_of_a_run_arrive() -> None:
