@@ -18,9 +18,20 @@ KERAS = {"keras": {"data": "data", "keras_version": "3.15.0", "save_exported_mod
 class MlflowException(Exception):
     """As MLflow's, with its codes of errors as texts."""
 
-    def __init__(self, message: str, error_code: str = "INTERNAL_ERROR") -> None:
+    def __init__(self, message: str, error_code: str | int = "INTERNAL_ERROR") -> None:
         super().__init__(message)
         self.message, self.error_code = message, error_code
+
+    @classmethod
+    def invalid_parameter_value(cls, message: str) -> MlflowException:
+        return cls(message, "INVALID_PARAMETER_VALUE")
+
+
+class BaseDeploymentClient:
+    """As MLflow's."""
+
+    def __init__(self, target_uri: str) -> None:
+        self.target_uri = target_uri
 
 
 @dataclass
@@ -31,6 +42,8 @@ class FakeMlflow:
     #: Versions by name of the model and number.
     versions: dict[tuple[str, int], SimpleNamespace] = field(default_factory=dict)
     aliases: dict[tuple[str, str], int] = field(default_factory=dict)
+    #: What was logged by `log_flavor`.
+    logged: dict[tuple[str, int], _Model] = field(default_factory=dict)
     #: Raised by every call, as long as it is set.
     error: Exception | None = None
 
@@ -48,6 +61,26 @@ class FakeMlflow:
         self.versions[name, number] = about
         return self.log(f"models:/{name}/{number}", files, flavors, **more)
 
+    def log_flavor(self, artifact_path: None, name: str, flavor: Any, registered_model_name: str) -> SimpleNamespace:
+        """Logs what the module of a flavor writes, as the next version."""
+        self.check()
+        number = max((number for model, number in self.versions if model == name), default=0) + 1
+        self.register(name, number, {})
+        model = _Model()
+        flavor.save_model(str(self.place(f"models:/{name}/{number}")), model)
+        self.logged[name, number] = model
+        return SimpleNamespace(registered_model_version=number)
+
+    def download(self, artifact_uri: str, dst_path: str) -> str:
+        """Copies an MLflow model, named as MLflow names it, into a folder."""
+        self.check()
+        uri, _, alias = artifact_uri.partition("@")
+        if alias:
+            uri += f"/{self.aliases[uri.removeprefix('models:/'), alias]}"
+        if not self.place(uri).exists():
+            raise MlflowException(f"{uri} not found", "RESOURCE_DOES_NOT_EXIST")
+        return shutil.copytree(self.place(uri), Path(dst_path) / "model")
+
     def place(self, uri: str) -> Path:
         """Returns the folder of an address."""
         return self.folder / uri.replace(":/", "/")
@@ -64,8 +97,16 @@ class FakeMlflow:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Puts it in the place of MLflow's modules."""
+        models = SimpleNamespace(Model=SimpleNamespace(log=self.log_flavor))
+        exceptions = SimpleNamespace(MlflowException=MlflowException)
         modules = {
-            "mlflow": {"MlflowClient": lambda: _Client(self)},
+            "mlflow": {"MlflowClient": lambda: _Client(self), "models": models, "exceptions": exceptions},
+            "mlflow.artifacts": {"download_artifacts": self.download},
+            "mlflow.deployments": {"BaseDeploymentClient": BaseDeploymentClient, "PredictionsResponse": dict},
+            "mlflow.models": {"ModelSignature": lambda *schemas: schemas},
+            "mlflow.types": {},
+            "mlflow.types.schema": {"Schema": list, "TensorSpec": lambda *fields: fields},
+            "pandas": {},
             "mlflow.exceptions": {"MlflowException": MlflowException},
             "mlflow.store": {},
             "mlflow.store.artifact": {},
@@ -81,11 +122,33 @@ class FakeMlflow:
 
 
 @dataclass
+class _Model:
+    """What a flavor says of a model."""
+
+    flavors: dict[str, Any] = field(default_factory=dict)
+    signature: Any = None
+    metadata: Any = None
+    description: str = ""
+
+    def add_flavor(self, name: str, **options: Any) -> None:
+        self.flavors[name] = options
+
+    def save(self, path: str) -> None:
+        Path(path).write_text(json.dumps({"flavors": self.flavors}))
+
+
+@dataclass
 class _Client:
     server: FakeMlflow
 
     def get_model_version(self, name: str, version: str) -> SimpleNamespace:
         return self.server.version(name, int(version))
+
+    def update_model_version(self, name: str, version: str, description: str) -> None:
+        self.server.logged[name, int(version)].description = description
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        self.server.aliases[name, alias] = int(version)
 
     def get_run(self, run: str) -> None:
         self.server.check()
