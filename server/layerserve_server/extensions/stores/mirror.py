@@ -275,7 +275,10 @@ class Mirror:
     def _is_needed(self, key: Key, listed: Iterable[Key]) -> bool:
         """Whether a version that isn't listed any more serves in place of those that are."""
         in_use = self._copies.in_use
-        return self._lists_current and (in_use is None or in_use.isdisjoint(one for one in listed if one[0] == key[0]))
+        if in_use is None or not self._lists_current:
+            return self._lists_current
+        # Where memory is limited, one that isn't loaded would keep the others from being loaded.
+        return key in in_use and in_use.isdisjoint(one for one in listed if one[0] == key[0])
 
     def _forget(self, key: Key) -> None:
         logger.info("model '%s' version %s is no longer in the store", *key)
