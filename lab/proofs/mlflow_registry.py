@@ -158,7 +158,7 @@ def moves(registry: Any, folder: Path, versions: Versions, numbers: list[int], m
         callers = Callers(server.address, versions)
         slowest = 0.0
         for move in range(1, MOVES + 1):
-            number = numbers[(move * 2 if move % 2 else move) % len(numbers)]
+            number = numbers[3 * move % len(numbers)]
             registry.set_registered_model_alias("iris", "champion", str(number))
             slowest = max(slowest, until(lambda number=number: _answers(server, number), f"{number} answers", 120))
         # A model of another library, one that is half there, and an alias that is gone.

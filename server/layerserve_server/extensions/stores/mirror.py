@@ -112,6 +112,8 @@ class Mirror:
         self._missed: set[Key] = set()
         #: Versions that aren't listed any more, and stay until another is loaded.
         self._replaced: set[Key] = set()
+        #: A listing whose small objects wait for the end of a scan, with their texts.
+        self._late: tuple[Listing, Mapping[str, str]] | None = None
         #: The small objects of models: identities of those in the folder, by path, those that are being read, with
         #: their identities, and why others couldn't be.
         self._of_models: dict[str, str] = {}
@@ -228,7 +230,12 @@ class Mirror:
         self._observer.store_listed(True)
         with self._lock:
             self._accept(found)
-            self._copy_of_models(found, texts)
+            if self._lists_current and self._copies.in_use is not None:
+                # A scan may have read which versions there are, and not yet the labels: none is to point at a version
+                # that the scan doesn't know.
+                self._late = found, texts
+            else:
+                self._copy_of_models(found, texts)
             self._write_down()
             for key, identity in self._copies.identities.items():
                 if key in self._listing.versions and self._listing.versions[key].identity != identity:
@@ -357,9 +364,12 @@ class Mirror:
         )
 
     def note_use(self, versions: Iterable[tuple[str, int]]) -> None:
-        """Called with the versions in memory, whose files are to stay."""
+        """Called after each scan with the versions in memory, whose files are to stay."""
         with self._lock:
             self._copies.use(versions)
+            if self._late is not None:
+                self._copy_of_models(*self._late)
+                self._late = None
             listed = self._listing.versions.keys() - self._replaced
             for key in [key for key in self._replaced if not self._is_needed(key, listed)]:
                 self._replaced.discard(key)
