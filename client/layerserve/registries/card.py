@@ -20,9 +20,14 @@ VALUES = 8
 
 @dataclass(frozen=True)
 class Card:
-    """What the card of a version says. `files` has the sizes, in bytes, and SHA-256 digests of files by name."""
+    """What the card of a version says.
+
+    `sha256` is the digest of the model file on the server. `files` has the sizes, in bytes, and digests of the files in
+    the registry by name.
+    """
 
     model: ModelInfo
+    sha256: str
     files: Mapping[str, tuple[int, str]]
     golden: GoldenNumbers
     #: Address in the registry, from which it is served.
@@ -47,7 +52,8 @@ class Card:
         yield f"# {_plain(model.name)}"
         yield ""
         keras = f" of Keras {_plain(model.keras_version)}" if model.keras_version else ""
-        yield f"A model{keras} with {model.parameter_count:,} parameters: version {model.version} of its server."
+        yield f"A model{keras} with {model.parameter_count:,} parameters: version {model.version} of its server,"
+        yield f"whose model file has the SHA-256 digest `{self.sha256}`."
         yield ""
         yield from ("| | name | shape | dtype |", "|---|---|---|---|")
         for kind, specs in (("input", model.inputs), ("output", model.outputs)):

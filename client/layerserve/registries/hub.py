@@ -6,7 +6,6 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from layerserve.errors import InvalidArgument
 from layerserve.registries.card import Card
@@ -17,10 +16,8 @@ FORM = "hf://USER/REPOSITORY[@REVISION]"
 _ADDRESS = re.compile(r"hf://(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?/?")
 #: File of a repository with its card.
 README = "README.md"
-#: Files of a repository that an earlier push may have left: other parts of a model.
-_OF_MODELS = re.compile(
-    r"(config|metadata)\.json|model\.(weights\.)?(h5|keras|json)|model_\d+\.weights\.h5|golden\.npz|assets/.*"
-)
+#: Files of an unpacked `.keras`.
+_OF_MODELS = re.compile(r"(config|metadata)\.json|model(_\d+)?\.weights\.(h5|json)|golden\.npz|assets/.*")
 
 
 def is_address(text: str) -> bool:
@@ -42,22 +39,22 @@ class Registry:
         self._library = huggingface_hub
         self._hub = huggingface_hub.HfApi(library_name="layerserve")
 
-    def add(self, model: Path, golden: Path, card: Card) -> str:
-        """Commits a model file, its golden numbers, if there is such a file, and its card.
+    def files(self, model: Path, golden: Path | None) -> dict[str, Path]:
+        """Returns the files of a repository, by their paths in it: a `.keras` is unpacked. Raises OSError."""
+        if model.suffix == ".keras":
+            return {**_unpacked(model), **({} if golden is None else {GOLDEN: golden})}
+        # As a server finds a file in a folder: it has the name of the model.
+        stem = self._name.partition("/")[2]
+        return {f"{stem}{model.suffix}": model, **({} if golden is None else {f"{stem}.{GOLDEN}": golden})}
 
-        Returns the address of the commit. Raises OSError.
-        """
-        files: dict[str, bytes | str] = (
-            _unpacked(model) if model.suffix == ".keras" else {f"model{model.suffix}": str(model)}
-        )
-        if golden.exists():
-            files[GOLDEN] = str(golden)
+    def add(self, files: Mapping[str, Path], card: Card) -> str:
+        """Commits the files of a model, and its card. Returns the address of the commit. Raises OSError."""
         try:
             return self._commit(files, card)
         except (OSError, ValueError, RuntimeError, self._library.errors.HfHubHTTPError) as error:
             raise OSError(f"hf://{self._name}: {' '.join(str(error).split())}") from error
 
-    def _commit(self, files: Mapping[str, bytes | str], card: Card) -> str:
+    def _commit(self, files: Mapping[str, Path], card: Card) -> str:
         add, delete = self._library.CommitOperationAdd, self._library.CommitOperationDelete
         self._hub.create_repo(self._name, private=True, exist_ok=True)
         if self._revision:
@@ -67,27 +64,33 @@ class Registry:
         done = self._hub.create_commit(
             self._name,
             [
-                *(add(path, content) for path, content in files.items()),
+                *(add(path, str(file)) for path, file in files.items()),
                 add(README, text.encode()),
-                *(delete(path) for path in there if _OF_MODELS.fullmatch(path) and path not in files),
+                *(delete(path) for path in there if self._is_of_model(path) and path not in files),
             ],
             commit_message=f"{card.model.name} version {card.model.version}",
             revision=self._revision,
         )
         return f"hf://{self._name}@{done.oid}"
 
+    def _is_of_model(self, path: str) -> bool:
+        """Whether a file may be of a model that was pushed before."""
+        stem = self._name.partition("/")[2]
+        return path in (f"{stem}.h5", f"{stem}.{GOLDEN}") or _OF_MODELS.fullmatch(path) is not None
+
     def _text(self, path: str) -> str:
         with open(self._hub.hf_hub_download(self._name, path, revision=self._revision), encoding="utf-8") as file:
             return file.read()
 
 
-def _unpacked(model: Path) -> dict[str, Any]:
-    """Returns the files in a `.keras`, with their content. Raises OSError."""
+def _unpacked(model: Path) -> dict[str, Path]:
+    """Unpacks a `.keras` beside it. Returns the paths of its files by their paths in it. Raises OSError."""
+    folder = model.with_suffix("")
     try:
         with zipfile.ZipFile(model) as archive:
             paths = [name for name in archive.namelist() if not name.endswith("/")]
             if any(".." in path.split("/") or path.startswith("/") for path in paths):
                 raise OSError(f"{model.name}: has a file outside of it")
-            return {path: archive.read(path) for path in paths}
+            return {path: Path(archive.extract(path, folder)) for path in paths}
     except zipfile.BadZipFile as error:
         raise OSError(f"{model.name}: can't be unpacked: {error}") from None

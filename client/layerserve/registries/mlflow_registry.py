@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,17 @@ class Registry:
 
         self._mlflow: Any = mlflow
 
-    def add(self, model: Path, golden: Path, card: Card) -> str:
-        """Logs a model file, its golden numbers, if there is such a file, and its card, and registers them.
+    def files(self, model: Path, golden: Path | None) -> dict[str, Path]:
+        """Returns the files of an MLflow model, by their paths in it."""
+        return {f"data/model{model.suffix}": model, **({} if golden is None else {GOLDEN: golden})}
 
-        Returns the address of the version. Raises OSError.
-        """
+    def add(self, files: Mapping[str, Path], card: Card) -> str:
+        """Logs and registers the files of a model, with its card. Returns the version's address. Raises OSError."""
         try:
             logged = self._mlflow.models.Model.log(
                 artifact_path=None,
                 name=self._name,
-                flavor=_Flavor(model, golden, card),
+                flavor=_Flavor(files, card),
                 registered_model_name=self._name,
             )
             number = str(logged.registered_model_version)
@@ -70,8 +72,7 @@ class Registry:
 class _Flavor:
     """Writes an MLflow model, as the modules of MLflow's flavors do."""
 
-    model: Path
-    golden: Path
+    files: Mapping[str, Path]
     card: Card
 
     def save_model(self, path: str, mlflow_model: Any, **_: Any) -> None:
@@ -81,19 +82,19 @@ class _Flavor:
 
         data = Path(path, "data")
         data.mkdir(parents=True)
-        shutil.copyfile(self.model, data / f"model{self.model.suffix}")
-        if self.golden.exists():
-            shutil.copyfile(self.golden, Path(path, GOLDEN))
+        for inside, file in self.files.items():
+            shutil.copyfile(file, Path(path, inside))
         Path(path, "README.md").write_text(self.card.text(), "utf-8")
         info = self.card.model
         mlflow_model.signature = ModelSignature(
             *(Schema([_described(spec, len(specs)) for spec in specs]) for specs in (info.inputs, info.outputs))
         )
-        (digest,) = [digest for name, (_, digest) in self.card.files.items() if name != GOLDEN]
-        mlflow_model.metadata = {"layerserve": {"model": info.name, "version": info.version, "sha256": digest}}
+        mlflow_model.metadata = {
+            "layerserve": {"model": info.name, "version": info.version, "sha256": self.card.sha256}
+        }
         keras = {"data": "data", "keras_version": info.keras_version}
         options: dict[str, Any]
-        if self.model.suffix == ".keras":
+        if "data/model.keras" in self.files:
             name, options = "keras", {**keras, "keras_backend": "torch", "save_exported_model": False}
         else:
             (data / "save_format.txt").write_text("h5")

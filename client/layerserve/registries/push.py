@@ -48,11 +48,20 @@ def push(
     info = client.model(model, version=info.version)
     with tempfile.TemporaryDirectory() as folder:
         path = client.download(model, f"{folder}/", version=info.version)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        files = {f"model{path.suffix}": (path.stat().st_size, digest)}
-        if not golden.missing:
-            content = golden.as_npz()
-            Path(folder, GOLDEN).write_bytes(content)
-            files[GOLDEN] = len(content), hashlib.sha256(content).hexdigest()
-        address = registry.add(path, Path(folder, GOLDEN), Card(info, files, golden, to))
+        _, digest = _described(path)
+        proof = None if golden.missing else Path(folder, GOLDEN)
+        if proof is not None:
+            proof.write_bytes(golden.as_npz())
+        files = registry.files(path, proof)
+        about = {name: _described(file) for name, file in files.items()}
+        address = registry.add(files, Card(info, digest, about, golden, to))
     return Pushed(info.name, info.version, address, digest)
+
+
+def _described(path: Path) -> tuple[int, str]:
+    """Returns the size of a file, in bytes, and its SHA-256 digest."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return path.stat().st_size, digest.hexdigest()

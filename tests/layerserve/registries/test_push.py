@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from layerserve import TensorSpec
 from layerserve.errors import InvalidArgument
+from layerserve.registries.hub import Registry
 from layerserve.registries.push import push
 
 FILES = {"config.json": b"{}", "metadata.json": b'{"keras_version": "3.15.0"}', "model.weights.h5": b"weights"}
@@ -53,14 +54,28 @@ def test_a_model_is_pushed_to_the_hub_as_keras_saves_it_there(client, hub, keras
     check_golden(golden(hub.files["golden.npz"]))
     card = hub.files["README.md"].decode()
     assert card.startswith("---\nlibrary_name: keras\n")
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in FILES.items()}
+    assert all(f"| `{path}` | {len(FILES[path])} | `{digest}` |" in card for path, digest in digests.items())
     for line in ("| input | `x` | (None, 3) | float32 |", f"`{digest}`", "layerserve serve hf://me/double\n"):
         assert line in card
     values = ", ".join(f"{value:.7g}" for value in golden(hub.files["golden.npz"])["output/y"].reshape(-1))
     assert f"| `y` | (2, 3) | {values} |" in card
 
 
+def test_a_file_of_hdf5_is_pushed_as_it_is(hub, tmp_path):
+    model = tmp_path / "served-3.h5"
+    files = Registry("hf://me/iris").files(model, tmp_path / "golden.npz")
+    assert files == {"iris.h5": model, "iris.golden.npz": tmp_path / "golden.npz"}
+    assert Registry("hf://me/iris").files(model, None) == {"iris.h5": model}
+
+
 def test_a_card_that_people_have_written_stays_and_other_models_go(client, server, hub, keras_file):
-    hub.files = {"README.md": b"---\nlicense: mit\n---\nOurs.\n", "notes.txt": b"x", "assets/old.txt": b"x"}
+    hub.files = {
+        "README.md": b"---\nlicense: mit\n---\nOurs.\n",
+        "notes.txt": b"x",
+        "assets/old.txt": b"x",
+        "double.h5": b"x",
+    }
     push(client, "double", "hf://me/double@dev")
     server.models[0].name = "two"
     first = hub.files["README.md"].decode()
