@@ -34,6 +34,8 @@ class Registry:
         if found is None:
             raise InvalidArgument(f"to: got {address!r}, expected {FORM}")
         self._name, self._revision = found["name"], found["revision"]
+        #: From where it is served.
+        self.address = address.rstrip("/")
         import huggingface_hub
 
         self._library = huggingface_hub

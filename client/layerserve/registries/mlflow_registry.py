@@ -39,6 +39,8 @@ class Registry:
         if not any(map(os.environ.get, URIS)):
             raise InvalidArgument(f"to: {URIS[0]} isn't set; set it to the address of MLflow's server")
         self._name, self._alias = found["name"], found["alias"]
+        #: From where it is served.
+        self.address = f"models:/{self._name}" + (f"@{self._alias}" if self._alias else "/latest")
         import mlflow.models
         import pandas  # noqa: F401  - signatures of models need it
 

@@ -43,9 +43,11 @@ def push(
     # One version for all: another one may become the default meanwhile.
     info = client.model(model, version=version, label=label)
     registry = found.Registry(to)
+    if not info.inputs:
+        # They aren't known until the version is loaded, which a request for its nodes does.
+        client.node_shapes(model, version=info.version)
+        info = client.model(model, version=info.version)
     golden = golden_numbers(client, info)
-    # That of a version which is loaded by the first request for it.
-    info = client.model(model, version=info.version)
     with tempfile.TemporaryDirectory() as folder:
         path = client.download(model, f"{folder}/", version=info.version)
         _, digest = _described(path)
@@ -54,7 +56,7 @@ def push(
             proof.write_bytes(golden.as_npz())
         files = registry.files(path, proof)
         about = {name: _described(file) for name, file in files.items()}
-        address = registry.add(files, Card(info, digest, about, golden, to))
+        address = registry.add(files, Card(info, digest, about, golden, registry.address))
     return Pushed(info.name, info.version, address, digest)
 
 

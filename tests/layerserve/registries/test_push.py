@@ -106,7 +106,9 @@ def test_a_model_is_pushed_to_mlflow_as_mlflow_logs_it(client, mlflow, keras_fil
     )
     assert logged.metadata["layerserve"]["sha256"] == hashlib.sha256(keras_file).hexdigest()
     assert logged.description == (place / "README.md").read_text()
+    assert "layerserve serve models:/mine@best\n" in logged.description
     assert push(client, "double", "models:/mine").address == "models:/mine/2"
+    assert "layerserve serve models:/mine/latest\n" in mlflow.logged["mine", 2].description
     assert mlflow.aliases == {("mine", "best"): 1}
 
 
