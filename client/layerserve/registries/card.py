@@ -65,8 +65,8 @@ class Card:
         if self.golden.missing:
             yield f"None: {_plain(self.golden.missing)}"
         else:
-            yield "`golden.npz` has inputs, and the outputs that the server has computed for them. A server of it must"
-            yield f"compute the same, up to {ATOL:g} + {RTOL:g} x |expected|. The first values of each output:"
+            yield "The `.npz` file has inputs, and the outputs that the server has computed for them. A server of it"
+            yield f"must compute the same, up to {ATOL:g} + {RTOL:g} x |expected|. The first values of each output:"
             yield ""
             yield from ("| output | shape | values |", "|---|---|---|")
             for name, array in self.golden.outputs.items():

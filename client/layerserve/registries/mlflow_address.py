@@ -18,6 +18,7 @@ LATEST = "latest"
 _LOGGED = re.compile(r"models:/(?P<name>m-[0-9a-f]{8,64})")
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@:]+)[@/](?P<choice>[^/@:]+)")
 _OF_RUN = re.compile(r"runs:/(?P<run>[^/@:]+)/(?P<path>[^@:]+)")
+_PASSWORD = re.compile(r"//[^/@\s]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +55,8 @@ def read_address(text: str) -> MlflowAddress:
         if found := _OF_RUN.fullmatch(text):
             return MlflowAddress(text, found["path"].rpartition("/")[2], run=found["run"])
     raise ValueError(f"{FORMS}, without empty parts, '.' and '..'")
+
+
+def error_text(error: Exception) -> str:
+    """Returns the text of an error of MLflow's library, in one line: without the password that an address may have."""
+    return _PASSWORD.sub("//", " ".join(str(error).split())) or type(error).__name__

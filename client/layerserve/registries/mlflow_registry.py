@@ -14,7 +14,7 @@ import numpy as np
 
 from layerserve.errors import InvalidArgument
 from layerserve.registries.card import Card
-from layerserve.registries.mlflow_address import URIS
+from layerserve.registries.mlflow_address import URIS, error_text
 from layerserve.registries.mlflow_files import GOLDEN, MLMODEL
 from layerserve.values.tensor_spec import TensorSpec
 
@@ -66,7 +66,7 @@ class Registry:
                 # Last: who follows it gets a whole version.
                 client.set_registered_model_alias(self._name, self._alias, number)
         except self._mlflow.exceptions.MlflowException as error:
-            raise OSError(f"models:/{self._name}: {' '.join(str(error).split())}") from error
+            raise OSError(f"models:/{self._name}: {error_text(error)}") from error
         return f"models:/{self._name}/{number}"
 
 

@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from fake_mlflow import MlflowException
 from layerserve import TensorSpec
 from layerserve.errors import InvalidArgument
 from layerserve.registries.hub import Registry
@@ -157,6 +158,9 @@ def test_the_command(cli, hub, mlflow, keras_file, monkeypatch):
     assert json.loads(cli("push double models:/m --json")[1]) == document
     hub.error = RuntimeError("403 Forbidden:\nno token")
     assert cli("push double hf://me/double") == (1, "", "layerserve: hf://me/double: 403 Forbidden: no token\n")
+    mlflow.error = MlflowException("API request to http://me:secret@mlflow/api failed")
+    line = "layerserve: models:/m: API request to http://mlflow/api failed\n"
+    assert cli("push double models:/m") == (1, "", line)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert "MLFLOW_TRACKING_URI isn't set" in cli("push double models:/m")[2]
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

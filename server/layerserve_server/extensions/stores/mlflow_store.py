@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from layerserve.registries.mlflow_address import LATEST, URIS, read_address
+from layerserve.registries.mlflow_address import LATEST, URIS, error_text, read_address
 from layerserve.registries.mlflow_files import (
     MAX_MLMODEL_BYTES,
     MLMODEL,
@@ -39,7 +38,6 @@ from layerserve_server.repository.layout import LABELS, MANIFEST
 
 #: Number of files that are transferred at the same time.
 TRANSFERS = 4
-_PASSWORD = re.compile(r"//[^/@\s]+@")
 #: Kinds of errors that are about one version.
 _OF_VERSION = ("damaged", "refused", "missing")
 #: Time between two looks at how much of a file has arrived, in seconds.
@@ -280,9 +278,7 @@ class MlflowStore:
             raise StoreError("refused", f"{self._address}: takes too much memory") from None
         except Exception as error:
             missing = getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
-            # The address of MLflow may have a password, and MLflow's errors have the address.
-            text = _PASSWORD.sub("//", " ".join(str(error).split())) or type(error).__name__
-            raise StoreError("missing" if missing else "away", f"{self._address}: {text}") from error
+            raise StoreError("missing" if missing else "away", f"{self._address}: {error_text(error)}") from error
 
 
 def _listed(
