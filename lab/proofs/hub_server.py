@@ -1,10 +1,11 @@
-"""A stand-in for a hub of models (`hf://`): one repository, whose files a test writes."""
+"""A stand-in for a hub of models (`hf://`): one repository, whose files a test or a commit writes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import threading
+from base64 import b64decode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -13,7 +14,7 @@ REPOSITORY = "team/models"
 
 
 class HubServer:
-    """Serves the part of the hub's API that reading needs. `files` has the content of each file, by path."""
+    """Serves the part of the hub's API that reading and commits need. `files` has the content of each file, by path."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -64,12 +65,35 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        path = urlsplit(self.path).path.strip("/")
+        if path == "api/repos/create":
+            self._json({"url": f"http://{self.headers['Host']}/{REPOSITORY}", "name": REPOSITORY})
+            return
+        if path == "api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+            return
+        if path.startswith(f"api/models/{REPOSITORY}/preupload/"):
+            files = [{"path": one["path"], "uploadMode": "regular"} for one in json.loads(body)["files"]]
+            self._json({"files": [{**one, "shouldIgnore": False} for one in files]})
+            return
+        if path.startswith(f"api/models/{REPOSITORY}/commit/"):
+            self._commit([json.loads(line) for line in body.splitlines()])
+            return
         json_body = self.headers["Content-Type"].startswith("application/json")
         paths = json.loads(body)["paths"] if json_body else parse_qs(body)["paths"]
         self._json([self.hub.described(path) for path in paths if path in self.hub.files])
 
     def log_message(self, *_: object) -> None:
         """Logs nothing."""
+
+    def _commit(self, lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            if line["key"] == "file":
+                self.hub.files[line["value"]["path"]] = b64decode(line["value"]["content"])
+            elif line["key"] == "deletedFile":
+                del self.hub.files[line["value"]["path"]]
+        url = f"http://{self.headers['Host']}/{REPOSITORY}/commit/{self.hub.commit}"
+        self._json({"success": True, "commitUrl": url, "commitOid": self.hub.commit})
 
     def _content(self, path: str) -> None:
         if path not in self.hub.files:

@@ -25,6 +25,8 @@ else:
 #: Separators that the shell below has.
 AND, PIPE = "&&", "|"
 VARIABLE = re.compile(r"[A-Z_]+=")
+#: What addresses of registries of others begin with.
+REGISTRIES = ("models:/", "runs:/", "hf://")
 
 
 class Shell:
@@ -50,6 +52,9 @@ class Shell:
         if program in CHECKED:
             CHECKED[program](arguments, variables)
             return ""
+        if program == "layerserve" and any(word.startswith(REGISTRIES) for word in arguments):
+            # Needs a server of MLflow, or the hub.
+            return self._layerserve([arguments[0], "--help"], stdin)
         assert not variables, words
         if program == "mkdir":
             Path(arguments[-1]).mkdir(exist_ok=True)
@@ -181,6 +186,13 @@ def check_haproxy(arguments: Sequence[str], variables: Sequence[str]) -> None:
     assert all(name in text for name in variables)
 
 
+def check_mlflow(arguments: Sequence[str], variables: Sequence[str]) -> None:
+    """The target is the plugin's."""
+    (target,) = [arguments[at + 1] for at, word in enumerate(arguments) if word in ("-t", "--target")]
+    assert arguments[0] == "deployments"
+    assert target.partition(":")[0] == "layerserve", target
+
+
 def check_folder(arguments: Sequence[str], variables: Sequence[str]) -> None:
     """The folder exists."""
     assert (ROOT / arguments[0]).is_dir(), arguments[0]
@@ -199,6 +211,7 @@ CHECKED: Mapping[str, Callable[[Sequence[str], Sequence[str]], None]] = {
     "make": check_make,  # builds an environment, or an image
     "kubectl": check_kubectl,  # needs a cluster; tests/deploy checks the manifests
     "helm": check_helm,  # needs a cluster, too
+    "mlflow": check_mlflow,  # needs MLflow; `make -C lab mlflow` runs it
     "promtool": check_promtool,  # runs in tests/deploy/test_monitoring.py
     "haproxy": check_haproxy,  # runs in tests/deploy/test_proxy.py
     # `make -C lab languages` runs these: compilers and packages of other languages

@@ -16,6 +16,7 @@ from layerserve.cli.codegen import codegen
 from layerserve.cli.graph import graph
 from layerserve.cli.groups import HELP_OPTIONS, Group
 from layerserve.cli.predict import predict
+from layerserve.cli.push import push
 from layerserve.cli.slice_commands import slice_commands
 from layerserve.cli.status import status
 from layerserve.cli.top import top
@@ -77,6 +78,7 @@ PANELS: dict[str, Mapping[str, Callable[..., Any] | typer.Typer | None]] = {
         "models": catalogue.models,
         "upload": changes.upload,
         "download": catalogue.download,
+        "push": push,
         "rollback": changes.rollback,
         "pin": changes.pin,
         "unpin": changes.unpin,

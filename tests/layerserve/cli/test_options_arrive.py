@@ -19,6 +19,7 @@ LINES = {
     **dict.fromkeys(("shapes", "codegen", "graph"), "late"),
     "predict": "late -i d.npz",
     "upload": "m.keras new",
+    "push": "double hf://me/my.double",
     "remove": "double 1",
     **dict.fromkeys(("train", "evaluate"), "late --x d.npz --y y.npy"),
     **dict.fromkeys(("run plot", "run publish"), "run-1"),

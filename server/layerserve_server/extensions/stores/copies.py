@@ -29,7 +29,7 @@ class Copies:
         self.identities: dict[Key, str] = {}
         self._sizes: dict[Key, int] = {}
         #: Versions in memory; None before that is known.
-        self._in_use: frozenset[Key] | None = None
+        self.in_use: frozenset[Key] | None = None
 
     def __contains__(self, key: Key) -> bool:
         # A copy that someone has removed is fetched again.
@@ -62,9 +62,9 @@ class Copies:
     def use(self, keys: Iterable[Key]) -> None:
         """Sets which versions are in memory: their copies stay."""
         in_use = frozenset(keys)
-        if in_use != self._in_use:
-            self._cache.use(in_use.union(self._in_use or ()))
-        self._in_use = in_use
+        if in_use != self.in_use:
+            self._cache.use(in_use.union(self.in_use or ()))
+        self.in_use = in_use
 
     def put(self, one: RemoteVersion, folder: Path) -> None:
         """Moves a folder with a version's files to its place. Raises OSError."""
@@ -88,9 +88,9 @@ class Copies:
         limit = f"expected up to {self._max_bytes} (--cache-bytes)"
         if self._max_bytes and one.size > self._max_bytes:
             raise StoreError("refused", f"the version has {one.size} bytes, {limit}")
-        protected = {one.key, *(other.key for other in arriving), *(self._in_use or ())}
+        protected = {one.key, *(other.key for other in arriving), *(self.in_use or ())}
         # Before the first scan nothing is known to be unused.
-        removable = self.identities.keys() - protected if self._in_use is not None else set()
+        removable = self.identities.keys() - protected if self.in_use is not None else set()
         unused = sorted(removable, key=self._cache.last_use)
         while self._lacks(one, arriving):
             if not unused:

@@ -81,10 +81,13 @@ class Mirror:
         poll_seconds: float = 30.0,
         settle_seconds: float = SETTLE_SECONDS,
         max_bytes: int = 0,
+        lists_current: bool = False,
     ) -> None:
         """`max_bytes` limits the size of the copies; 0 is no limit but the filesystem's.
 
-        A version without a manifest is complete if it didn't change for `settle_seconds` between two listings.
+        A version without a manifest is complete if it didn't change for `settle_seconds` between two listings. With
+        `lists_current`, the store lists the current version of a model only: one that isn't listed any more stays until
+        one that is has been loaded.
         """
         self._address = address
         self._store = store
@@ -92,6 +95,7 @@ class Mirror:
         self._observer = observer
         self._poll_seconds = poll_seconds
         self._settle_seconds = settle_seconds
+        self._lists_current = lists_current
         self._copies = Copies(cache, max_bytes, observer.cache_changed)
         self._failures = Failures()
         self._lock = threading.RLock()
@@ -106,6 +110,10 @@ class Mirror:
         #: What the listing before had: identity of each version, and since when it has been the same.
         self._seen: dict[Key, tuple[str, float]] = {}
         self._missed: set[Key] = set()
+        #: Versions that aren't listed any more, and stay until another is loaded.
+        self._replaced: set[Key] = set()
+        #: A listing whose small objects wait for the end of a scan, with their texts.
+        self._late: tuple[Listing, Mapping[str, str]] | None = None
         #: The small objects of models: identities of those in the folder, by path, those that are being read, with
         #: their identities, and why others couldn't be.
         self._of_models: dict[str, str] = {}
@@ -222,7 +230,12 @@ class Mirror:
         self._observer.store_listed(True)
         with self._lock:
             self._accept(found)
-            self._copy_of_models(found, texts)
+            if self._lists_current and self._copies.in_use is not None:
+                # A scan may have read which versions there are, and not yet the labels: none is to point at a version
+                # that the scan doesn't know.
+                self._late = found, texts
+            else:
+                self._copy_of_models(found, texts)
             self._write_down()
             for key, identity in self._copies.identities.items():
                 if key in self._listing.versions and self._listing.versions[key].identity != identity:
@@ -255,15 +268,24 @@ class Mirror:
             if key in self._listing.versions:
                 versions[key] = self._listing.versions[key]
         gone = self._listing.versions.keys() - found.versions.keys()
+        self._replaced = {key for key in gone if self._is_needed(key, versions)}
         # A listing may be incomplete; two in a row are believed.
-        versions |= {key: self._listing.versions[key] for key in gone - self._missed}
+        versions |= {key: self._listing.versions[key] for key in self._replaced | (gone - self._missed)}
         self._missed = set(gone)
-        self._unsettled = self._unsettled or any(key in versions for key in gone)
+        self._unsettled = self._unsettled or any(key in versions for key in gone - self._replaced)
         # There may be copies of an earlier server, whose listing is lost.
         for key in (gone | self._copies.identities.keys()) - versions.keys():
             self._forget(key)
         self._listing = Listing(versions, found.of_models)
         self._note_change()
+
+    def _is_needed(self, key: Key, listed: Iterable[Key]) -> bool:
+        """Whether a version that isn't listed any more serves in place of those that are."""
+        in_use = self._copies.in_use
+        if in_use is None or not self._lists_current:
+            return self._lists_current
+        # Where memory is limited, one that isn't loaded would keep the others from being loaded.
+        return key in in_use and in_use.isdisjoint(one for one in listed if one[0] == key[0])
 
     def _forget(self, key: Key) -> None:
         logger.info("model '%s' version %s is no longer in the store", *key)
@@ -342,9 +364,16 @@ class Mirror:
         )
 
     def note_use(self, versions: Iterable[tuple[str, int]]) -> None:
-        """Called with the versions in memory, whose files are to stay."""
+        """Called after each scan with the versions in memory, whose files are to stay."""
         with self._lock:
             self._copies.use(versions)
+            if self._late is not None:
+                self._copy_of_models(*self._late)
+                self._late = None
+            listed = self._listing.versions.keys() - self._replaced
+            for key in [key for key in self._replaced if not self._is_needed(key, listed)]:
+                self._replaced.discard(key)
+                self.drop(key)
 
     def want(self, name: str, version: int) -> None:
         """Has a version fetched, unless that failed a short time ago."""

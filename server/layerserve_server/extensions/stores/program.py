@@ -19,8 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from layerserve.registries.mlflow_address import is_mlflow
+
+from layerserve_server.extensions.stores.mlflow_store import MlflowStore
 from layerserve_server.extensions.stores.objects import StoredObject, StoreError
 from layerserve_server.extensions.stores.store import FsspecStore
 
@@ -33,11 +36,12 @@ REPORT_SECONDS = 1.0
 
 
 class Program:
-    """The store, and standard output, which its threads share."""
+    """The store, and the output for results, which its threads share."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, output: TextIO) -> None:
         self._address = address
-        self._store: FsspecStore | None = None
+        self._output = output
+        self._store: FsspecStore | MlflowStore | None = None
         self._opening, self._writing = threading.Lock(), threading.Lock()
 
     def run(self, request: dict[str, Any]) -> None:
@@ -55,10 +59,10 @@ class Program:
             reply |= {"kind": "away", "text": f"{type(error).__name__}: {error}"}
         self._write(reply)
 
-    def _opened(self) -> FsspecStore:
+    def _opened(self) -> FsspecStore | MlflowStore:
         with self._opening:
             if self._store is None:
-                self._store = FsspecStore(self._address)
+                self._store = (MlflowStore if is_mlflow(self._address) else FsspecStore)(self._address)
             return self._store
 
     def _list(self, number: int, below: str, known: str) -> str:
@@ -90,8 +94,8 @@ class Program:
 
     def _write(self, line: dict[str, Any]) -> None:
         with self._writing:
-            sys.stdout.write(json.dumps(line) + "\n")
-            sys.stdout.flush()
+            self._output.write(json.dumps(line) + "\n")
+            self._output.flush()
 
 
 class _Progress:
@@ -112,7 +116,10 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     # It logs each error that it raises, with a traceback. Here they are results.
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
-    program = Program(sys.argv[1])
+    # What a library prints is no result.
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    program = Program(sys.argv[1], output)
     with ThreadPoolExecutor(REQUESTS, thread_name_prefix="request") as pool:
         for line in sys.stdin:
             pool.submit(program.run, json.loads(line))

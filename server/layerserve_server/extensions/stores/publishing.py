@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from layerserve.registries.mlflow_address import is_mlflow
+
 from layerserve_server.errors import VersionConflictError
 from layerserve_server.extensions.stores.addresses import EXCLUSIVE, last_part, scheme_of
 from layerserve_server.extensions.stores.listing import CLAIM, RemoteVersion, arrange
@@ -23,6 +25,8 @@ def check(address: str) -> None:
     """Raises StoreError if nothing can be published to an address."""
     if Path(last_part(address)).suffix in SUFFIXES:
         raise StoreError("unsupported", f"{address} is a single file: to publish versions, serve the folder above")
+    if is_mlflow(address):
+        raise StoreError("unsupported", f"{address} is read only: layerserve push publishes to MLflow")
     if scheme_of(address) not in EXCLUSIVE:
         raise StoreError(
             "unsupported",

@@ -17,11 +17,19 @@ ATTEMPTS = 2
 _AZURE = {"retry_total": 0, "connection_timeout": 5, "read_timeout": 20}
 #: Variables of the libraries, unless they are set. gcsfs asks for the kind of a bucket over gRPC, which takes up to a
 #: minute and doesn't go to the address of an emulator. Only zonal buckets need that.
-_VARIABLES: Mapping[str, Mapping[str, str]] = {"gs": {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}}
+_VARIABLES: Mapping[str, Mapping[str, str]] = {
+    "gs": {"GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"},
+    "mlflow": {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    },
+}
 
 
 def prepare(scheme: str) -> None:
-    """Called before the filesystem of a scheme is made."""
+    """Called before the filesystem of a scheme is made, or MLflow is imported."""
     scheme = {"gcs": "gs", "abfs": "az", "abfss": "az"}.get(scheme, scheme)
     for name, value in _VARIABLES.get(scheme, {}).items():
         os.environ.setdefault(name, value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from layerserve_server.extensions.stores.addresses import expected, folder_name, is_address, packages
+from layerserve_server.extensions.stores.addresses import expected, folder_name, is_address, modules
 from layerserve_server.settings.settings import Settings
 
 
@@ -21,7 +21,7 @@ class StoreSettings(Settings):
         le=86400,
         description=(
             "Interval between listings of a store, in seconds, if PATH is the address of a repository folder or a "
-            "model file there: s3://, gs://, az://, abfs:// or hf://."
+            "model file there: s3://, gs://, az://, abfs:// or hf://; or of a model in MLflow: models:/ or runs:/."
         ),
         json_schema_extra={"section": "Stores", "basic": True},
     )
@@ -71,4 +71,4 @@ class StoreSettings(Settings):
         """Adds the packages of the store."""
         yield from super().needed_modules()
         if self.address:
-            yield "path", {name: name for name in packages(self.address)}
+            yield "path", modules(self.address)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from layerserve.registries.mlflow_address import is_mlflow
+
 from layerserve_server.extensions.extension import Source
 from layerserve_server.extensions.stores.addresses import scheme_of
 from layerserve_server.extensions.stores.cache import Cache
@@ -35,6 +37,7 @@ def fetching(settings: StoreSettings, metrics: Metrics) -> Source:
         poll_seconds=settings.remote_poll_seconds,
         settle_seconds=min(SETTLE_SECONDS, settings.remote_poll_seconds),
         max_bytes=settings.cache_bytes,
+        lists_current=is_mlflow(settings.address),
     )
     return Source(
         origin=mirror,

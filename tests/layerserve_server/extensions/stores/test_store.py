@@ -142,7 +142,7 @@ def test_a_listing_without_an_end_is_refused(s3, monkeypatch):
 
 def test_a_listing_is_sent_in_parts_when_it_has_changed(monkeypatch):
     monkeypatch.setattr(program, "PART", 2)
-    one = program.Program(f"memory://{uuid.uuid4().hex}/models")
+    one = program.Program(f"memory://{uuid.uuid4().hex}/models", io.StringIO())
     lines = []
     monkeypatch.setattr(one, "_write", lines.append)
 

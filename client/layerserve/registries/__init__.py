@@ -1,0 +1,1 @@
+"""Models in registries of others: MLflow and the hub of Hugging Face."""
