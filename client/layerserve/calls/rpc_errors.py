@@ -52,6 +52,11 @@ def rpc_error(error: grpc.RpcError, connection: Connection) -> LayerserveError:
     return translated
 
 
+def is_unsent(error: grpc.RpcError) -> bool:
+    """Whether no server got the call of an error that is UNAVAILABLE, since none could be connected to."""
+    return _NO_CONNECTION.fullmatch(error.details() or "") is not None
+
+
 def _described(connection: Connection, details: str) -> str:
     """Returns gRPC's text for an error of a connection in plain words. It may block for up to a second."""
     details = _telling(connection, details)
@@ -86,11 +91,7 @@ def _refusal(connection: Connection, target: str, host: str) -> str:
     options = {**dict(connection.channel_options), "grpc.enable_retries": 0}
     if connection.tls is not None:
         options.setdefault("grpc.ssl_target_name_override", host)
-    try:
-        channel = replace(connection, target=target, channel_options=list(options.items())).open(grpc)
-    except (OSError, ValueError):  # files that have changed
-        return ""
-    with channel:
+    with replace(connection, target=target, channel_options=list(options.items())).open(grpc) as channel:
         try:
             ask: Callable[..., Any] = channel.unary_unary("/grpc.health.v1.Health/Check")
             ask(b"", timeout=_PROBE_SECONDS)

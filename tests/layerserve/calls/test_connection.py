@@ -50,7 +50,7 @@ def test_a_name_to_expect_is_only_asked_for_where_it_is_given():
     [
         (False, None, None, ()),
         (True, "secret", TLS(), (("authorization", "Bearer secret"),)),
-        (TLS(ca="a"), "", TLS(ca="a"), ()),
+        (TLS(server_name="a"), "", TLS(server_name="a"), ()),
     ],
 )
 def test_who_asks_and_how(tls, token, expected, metadata):
