@@ -18,6 +18,8 @@ _NO_CONNECTION = re.compile(
     r"(?s).*; last error: [A-Z_]+: (?:ipv[46]:)?(\S+): "
     r"(?:Failed to connect to remote host: |connect failed: addr: \S+ error: )?(.+)"
 )
+#: How gRPC's texts for calls begin that were sent to no server.
+_UNSENT = ("failed to connect to all addresses; ", "connections to all backends failing; ")
 #: gRPC's texts for a name without an address, with the resolver's reason.
 _NO_ADDRESS = re.compile(r"(?s)(?:errors resolving|DNS resolution failed for) .*: (.+?)\]?")
 #: Reasons that only readers of gRPC's code understand: what they contain, and what they mean.
@@ -53,8 +55,8 @@ def rpc_error(error: grpc.RpcError, connection: Connection) -> LayerserveError:
 
 
 def is_unsent(error: grpc.RpcError) -> bool:
-    """Whether no server got the call of an error that is UNAVAILABLE, since none could be connected to."""
-    return _NO_CONNECTION.fullmatch(error.details() or "") is not None
+    """Whether no server got the call of an error that is UNAVAILABLE: none is connected, or those that are drain."""
+    return (error.details() or "").startswith(_UNSENT)
 
 
 def _described(connection: Connection, details: str) -> str:
