@@ -34,12 +34,14 @@ class RoutedChannel(Channel):
     ) -> Any:
         """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes."""
         for server in self._servers(metadata, deadline):
-            if not server.answers and not self._answers(server, deadline):
+            if not self._reached(server, deadline):
                 continue
             server.count(1)
             try:
                 return server.channel.call(method, request, deadline, metadata, raw=raw)
             except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    server.failed(0.0)  # its host may be gone without a word: the next call finds out
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
                 server.failed(LOST_SECONDS)
@@ -59,7 +61,7 @@ class RoutedChannel(Channel):
         """Opens a stream, to be passed to `receive`."""
         for server in self._servers(metadata, deadline):
             # A stream can't be repeated, so it isn't begun on a server that has ended since its last call.
-            if self._answers(server, deadline):
+            if self._reached(server, deadline) and self._answers(server, deadline):
                 return server.channel.open(method, requests, deadline, metadata)
         return super().open(method, requests, deadline, metadata)
 
@@ -81,21 +83,25 @@ class RoutedChannel(Channel):
             self.work(lambda: self._routes.addresses.wait(seconds))
         return self._routes.order(model)
 
-    def _answers(self, server: Server[Channel], deadline: Deadline) -> bool:
-        """Whether a server answers a health check. One that doesn't isn't asked by others meanwhile."""
-        with server.checking:
-            if not server.eligible:
-                return False
-            seconds = min(deadline.remaining() or ANSWER_SECONDS, ANSWER_SECONDS)
-            try:
-                server.channel.call(CHECK, HealthCheckRequest(), Deadline(seconds))
-            except grpc.RpcError as error:
-                # Any other error is an answer, such as that of a server without health checks.
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    server.failed(LOST_SECONDS)
-                    return False
-                if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                    server.failed(SILENT_SECONDS)
-                    return False
-            server.answers = True
+    def _reached(self, server: Server[Channel], deadline: Deadline) -> bool:
+        """Whether a server has answered. If it hasn't been asked yet, one call asks it, and others wait for that."""
+        if server.answers:
             return True
+        with server.checking:
+            return server.answers or (server.eligible and self._answers(server, deadline))
+
+    def _answers(self, server: Server[Channel], deadline: Deadline) -> bool:
+        """Whether a server answers a health check now."""
+        seconds = min(deadline.remaining() or ANSWER_SECONDS, ANSWER_SECONDS)
+        try:
+            server.channel.call(CHECK, HealthCheckRequest(), Deadline(seconds))
+        except grpc.RpcError as error:
+            # Any other error is an answer, such as that of a server without health checks.
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                server.failed(LOST_SECONDS)
+                return False
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                server.failed(SILENT_SECONDS)
+                return False
+        server.answers = True
+        return True

@@ -52,7 +52,7 @@ class Server(Generic[C]):
     """A server that is asked for models."""
 
     channel: C
-    #: Held while it is found out whether it answers; a lock of threads or tasks.
+    #: Held by the call that finds out whether it answers; a lock of threads or tasks.
     checking: Any
     #: Whether it has answered, and not failed since.
     answers: bool = False

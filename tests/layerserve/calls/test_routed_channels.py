@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from blocking import Blocking
-from layerserve import AsyncClient, Client, InvalidArgument, ModelNotFound, TensorSpec, Unavailable
+from layerserve import AsyncClient, Client, DeadlineExceeded, InvalidArgument, ModelNotFound, TensorSpec, Unavailable
 from layerserve.calls import async_routed_channel, routed_channel, server_addresses
 from layerserve.calls.routing import ranked
 from layerserve.testing import FakeServer
@@ -153,6 +154,31 @@ def test_a_server_that_does_not_answer_delays_one_call(make, servers, monkeypatc
         assert homes(servers) == {
             model: {next(one for one in ranked(model, [*servers, address]) if one != address)} for model in MODELS
         }
+
+
+def test_a_server_whose_host_is_gone_without_a_word_costs_one_timeout(make, servers, monkeypatch):
+    for module in (routed_channel, async_routed_channel):
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
+    call = make(route_by_model=1).prepare("m0")
+    call(ROWS)
+    first, second, *_ = ranked("m0", list(servers))
+    released = threading.Event()
+
+    class Silent(list):
+        """In place of what the server notes of each call: it never comes to an answer."""
+
+        def append(self, _):
+            released.wait(20)
+
+    servers[first].metadata = Silent()
+    try:
+        with pytest.raises(DeadlineExceeded):
+            call(ROWS, timeout=0.1)
+        for _ in range(2):
+            call(ROWS)
+        assert homes(servers)["m0"] == {second}
+    finally:
+        released.set()
 
 
 def test_servers_of_a_name_come_and_go(make, servers, monkeypatch):
