@@ -1,8 +1,8 @@
 """Write those files of the client that are made from others (`make client`), or check that they are fresh.
 
-`client.py`, and `blocking.py` in each folder, are `async_client.py` and `api.py` without what only asyncio needs:
-`await` can be taken out by rule, but not put in. What the two clients do differently is written by hand, in
-`calls/channel.py` and `calls/async_channel.py`.
+`client.py`, `blocking.py` in each folder and `calls/routed_channel.py` are `async_client.py`, `api.py` and
+`calls/async_routed_channel.py` without what only asyncio needs: `await` can be taken out by rule, but not put in. What
+the two clients do differently is written by hand, in `calls/channel.py` and `calls/async_channel.py`.
 
 `async_slices.py` has a typed attribute for each slice.
 
@@ -32,7 +32,7 @@ RULES = (
     (r"\b__a(enter|exit|iter)__\b", r"__\1__"),
     (r"\blayerserve\.(\w+)\.api\b", r"layerserve.\1.blocking"),
     (r"\blayerserve\.async_(client|slices)\b", r"layerserve.\1"),
-    (r"\bcalls\.async_channel\b", "calls.channel"),
+    (r"\bcalls\.async_(channel|routed_channel)\b", r"calls.\1"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio client\b", "blocking client"),
     (r"\ban asyncio channel\b", "a blocking channel"),
@@ -104,6 +104,7 @@ FILES: dict[str, Callable[[], str]] = {
     "async_slices.py": slices,
     "slices.py": partial(blocking, "async_slices.py"),
     "client.py": partial(blocking, "async_client.py"),
+    "calls/routed_channel.py": partial(blocking, "calls/async_routed_channel.py"),
     **{f"{part}/blocking.py": partial(blocking, f"{part}/api.py") for part in PARTS},
     "training/options/keywords.py": partial(keywords, "training.options.arguments", ("train", "evaluate")),
     **{

@@ -35,6 +35,9 @@ class Client(PredictionMethods, TrainingMethods, Slices):
             that it names, never after the call's timeout. 0 for none.
         load_balancing: "round_robin" sends calls in turns to all servers of the address that are ready; "pick_first"
             sends them to the first that can be reached.
+        route_by_model: Number of servers that are asked for a model, out of those of the address, so that each has only
+            some of the models in memory. All clients with this number ask the same ones. If one of them is gone, the
+            next is asked. 0 asks all servers. Calls that predict nothing go to any server.
         options: gRPC channel options, which override the client's own. The client sets no maximum message size.
 
     The client connects on the first call. Errors of the server are raised as `LayerserveError`; see
@@ -50,6 +53,7 @@ class Client(PredictionMethods, TrainingMethods, Slices):
         token: Token | None = None,
         retries: int = MAX_RETRIES,
         load_balancing: LoadBalancing = "round_robin",
+        route_by_model: int = 0,
         options: ChannelOptions = (),
     ) -> None:
         opened = connection(
@@ -58,6 +62,7 @@ class Client(PredictionMethods, TrainingMethods, Slices):
             token=token,
             retries=retries,
             load_balancing=load_balancing,
+            route_by_model=route_by_model,
             options=options,
             stacklevel=3,
         )

@@ -46,30 +46,35 @@ CONFIGURATION = Path(__file__).parents[2] / "deploy" / "proxy" / "replicas.cfg"
 class Replica:
     """A server process whose ports stay the same when it is started again."""
 
-    def __init__(self, models: Path, folder: Path) -> None:
+    def __init__(self, models: Path, folder: Path, flags: Sequence[str] = ()) -> None:
         self.port, self.probes = free_port(), free_port()
         self._log = folder / f"{self.port}.log"
         self._command = [sys.executable, "-m", "layerserve_server", str(models), "--host", "127.0.0.1"]
         self._command += ["--grpc-port", str(self.port), "--metrics-port", str(self.probes), "--tuning-seconds", "0"]
         self._command += ["--drain-seconds", "2", "--training-slots", "0", "--state", str(folder / str(self.port))]
+        self._command += flags
         self.start()
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
     def start(self) -> None:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(self._command, stderr=log)
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, model: str = MODELS[0]) -> None:
         end = time.monotonic() + START_SECONDS
         with Client(self.address) as client:
             while True:
                 try:
-                    return client.wait_until_ready(5, model=MODELS[0])
+                    return client.wait_until_ready(5, model=model)
                 except LayerserveError:
-                    if self.process.poll() is not None or time.monotonic() > end:
+                    if not self.runs or time.monotonic() > end:
                         raise SystemExit(self._log.read_text()) from None
 
     def answered(self) -> int:
@@ -133,8 +138,8 @@ class Callers:
 
 
 @contextmanager
-def proxy(replicas: Sequence[Replica], folder: Path) -> Iterator[str]:
-    """HAProxy in front of the replicas; gives its address."""
+def proxy(replicas: Sequence[Replica], folder: Path, model: str = MODELS[0], **variables: str) -> Iterator[str]:
+    """HAProxy in front of the replicas, with further variables; gives its address."""
     port = free_port()
     servers = "\n".join(
         f"    server replica{number} {one.address} port {one.probes} check-proto h1"
@@ -143,13 +148,13 @@ def proxy(replicas: Sequence[Replica], folder: Path) -> Iterator[str]:
     (folder / "servers.cfg").write_text(f"backend replicas\n{servers}\n")
     process = subprocess.Popen(
         ["haproxy", "-db", "-f", str(CONFIGURATION), "-f", str(folder / "servers.cfg")],
-        env={**os.environ, "PROXY_GRPC": f"127.0.0.1:{port}"},
+        env={**os.environ, "PROXY_GRPC": f"127.0.0.1:{port}", **variables},
         stderr=subprocess.DEVNULL,
     )
     try:
         address = f"127.0.0.1:{port}"
         with Client(address) as client:
-            client.wait_until_ready(60, model=MODELS[0])
+            client.wait_until_ready(60, model=model)
         yield address
     finally:
         process.terminate()

@@ -6,18 +6,21 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
 import pytest
 from authorities import Authority
-from layerserve import Client, Unauthenticated, Unavailable
+from layerserve import Client, TensorSpec, Unauthenticated, Unavailable
 from layerserve.calls.connection import TLS
+from layerserve.testing import FakeServer
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 from tokens import write_tokens
@@ -25,6 +28,10 @@ from tokens import write_tokens
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "proxy" / "haproxy.cfg"
 
 REPLICAS = CONFIGURATION.with_name("replicas.cfg")
+
+#: Models on three replicas.
+MODELS = [f"m{number}" for number in range(30)]
+SPEC = TensorSpec("x", (None, 1), "float32")
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("haproxy") is None, reason="HAProxy isn't installed"),
@@ -95,6 +102,72 @@ def test_calls_of_one_connection_go_to_all_replicas_in_turns(app: App, tmp_path:
                 call_until_refused(client)
             with pytest.raises(Unavailable, match="no replica is ready"):
                 client.models()
+
+
+def test_each_model_is_on_one_replica(tmp_path: Path) -> None:
+    """By the header of the client over gRPC, and by the path over HTTP. What is about no model goes to any."""
+    with ExitStack() as stack:
+        servers = [stack.enter_context(FakeServer()) for _ in range(3)]
+        pages = [stack.enter_context(page_server()) for _ in servers]
+        for server in servers:
+            for model in MODELS:
+                server.add_model(model, lambda arrays: arrays, [SPEC], [SPEC])
+        grpc_lines, http_lines = (
+            "".join(f"    server {n} {to} port {page.server_port} {rest}\n" for n, (to, page) in enumerate(where))
+            for rest, where in (
+                ("check-proto h1", zip((one.address for one in servers), pages, strict=True)),
+                ("proto h1", ((f"127.0.0.1:{page.server_port}", page) for page in pages)),
+            )
+        )
+        (tmp_path / "servers.cfg").write_text(f"backend replicas\n{grpc_lines}backend http\n{http_lines}")
+        takes = ("PROXY_GRPC", "PROXY_HTTP")
+        calls, http = stack.enter_context(
+            haproxy(REPLICAS, tmp_path / "servers.cfg", takes=takes, PROXY_BY_MODEL="150")
+        )
+        client = stack.enter_context(Client(f"127.0.0.1:{calls}", timeout=10))
+        client.wait_until_ready(30)
+        for _ in range(60):
+            client.models()
+        for _ in range(3):
+            for model in MODELS:
+                client.predict(model, [[1.0]])
+                with urllib.request.urlopen(f"http://127.0.0.1:{http}/v2/models/{model}/ready", timeout=10):
+                    pass
+    by_header = [[str(one["layerserve-model"]) for one in s.metadata if "layerserve-model" in one] for s in servers]
+    by_path = [[path for path in page.paths if path != "/readyz"] for page in pages]
+    for asked, expected in ((by_header, MODELS), (by_path, [f"/v2/models/{model}/ready" for model in MODELS])):
+        assert sorted(name for names in asked for name in set(names)) == sorted(expected)
+        assert all(len(set(names)) >= 3 for names in asked), asked
+    assert all("ListModels" in [method for method, _ in server.calls] for server in servers)
+
+
+class PageServer(ThreadingHTTPServer):
+    """Answers 200, and notes the paths."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Page)
+        self.paths: list[str] = []
+
+
+class Page(BaseHTTPRequestHandler):
+    server: PageServer
+
+    def do_GET(self) -> None:
+        self.server.paths.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def page_server() -> Iterator[PageServer]:
+    with PageServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 def call_until_refused(client: Client) -> None:

@@ -61,13 +61,38 @@ def may_be_several(address: str) -> bool:
     return len(hosts) > 1 or (hosts[0] != "localhost" and _ip_version(hosts[0]) is None)
 
 
+def servers(address: str) -> tuple[str, ...]:
+    """Returns the servers of an address, each as host:port: several IP addresses, or one name or IP address.
+
+    Raises InvalidArgument if only gRPC can tell what they are.
+    """
+    parts = tuple(dict.fromkeys(_parts(address)))
+    if _SCHEME.match(address) and not address.startswith(("dns:", "ipv4:", "ipv6:")):
+        parts = ()
+    if address.startswith("dns://") and not address.startswith("dns:///"):
+        parts = ()  # it names a DNS server
+    if not parts or not all(map(_HOST_AND_PORT.fullmatch, parts)):
+        raise InvalidArgument(f"address: got {address!r}, expected host:port, or several IP addresses with ports")
+    return parts
+
+
+def is_ip_address(server: str) -> bool:
+    """Whether host:port has an IP address, not a name."""
+    return _ip_version(_host(server)) is not None
+
+
 def _hosts(address: str) -> list[str]:
     """Returns the hosts of an address: "dns:///a:1" -> ["a"], "ipv4:127.0.0.1:1,127.0.0.2:1" -> two of them."""
+    return [_host(part) for part in _parts(address)]
+
+
+def _parts(address: str) -> list[str]:
+    """Returns the hosts of an address with their ports, if they have one."""
     scheme, colon, rest = address.partition(":")
     if colon and scheme in ("dns", "ipv4", "ipv6"):
         # A DNS target may name its DNS server: dns://8.8.8.8/name:port.
         address = rest.rpartition("/")[2] if scheme == "dns" else rest.lstrip("/")
-    return [_host(part.strip()) for part in address.split(",")]
+    return [part.strip() for part in address.split(",")]
 
 
 def _host(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 
 from layerserve.calls.async_channel import AsyncChannel
+from layerserve.calls.async_routed_channel import AsyncRoutedChannel
 from layerserve.calls.connection import NEVER, Connection, Deadline
 from layerserve.calls.flow import Call, Flow, Open, Pause, Receive, Renew, Step, Stream, Work
 from layerserve.calls.methods import Message, Method
@@ -28,7 +29,7 @@ class AsyncRunner:
         Deadline(timeout)  # raises for an invalid timeout now, not at the first call
         self.address = address
         self.timeout = timeout
-        self._channel = AsyncChannel(opened)
+        self._channel = AsyncRoutedChannel(opened) if opened.route_by_model else AsyncChannel(opened)
         self._closed = False
 
     async def __aexit__(

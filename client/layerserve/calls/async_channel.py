@@ -89,6 +89,10 @@ class AsyncChannel:
         """Runs a function that may block on a disk and returns its result."""
         return await asyncio.to_thread(function)
 
+    def lock(self) -> asyncio.Lock:
+        """Returns a lock of tasks."""
+        return asyncio.Lock()
+
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()

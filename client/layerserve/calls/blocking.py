@@ -13,6 +13,7 @@ from layerserve.calls.channel import Channel
 from layerserve.calls.connection import NEVER, Connection, Deadline
 from layerserve.calls.flow import Call, Flow, Open, Pause, Receive, Renew, Step, Stream, Work
 from layerserve.calls.methods import Message, Method
+from layerserve.calls.routed_channel import RoutedChannel
 from layerserve.calls.tokens import Metadata
 from layerserve.errors import ClientClosed
 
@@ -29,7 +30,7 @@ class Runner:
         Deadline(timeout)  # raises for an invalid timeout now, not at the first call
         self.address = address
         self.timeout = timeout
-        self._channel = Channel(opened)
+        self._channel = RoutedChannel(opened) if opened.route_by_model else Channel(opened)
         self._closed = False
 
     def __exit__(

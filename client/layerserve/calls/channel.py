@@ -89,6 +89,10 @@ class Channel:
         """Runs a function that may block on a disk and returns its result."""
         return function()
 
+    def lock(self) -> threading.Lock:
+        """Returns a lock of threads."""
+        return threading.Lock()
+
     def close(self) -> None:
         self._channel.close()
 

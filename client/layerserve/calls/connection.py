@@ -7,13 +7,13 @@ import os
 import ssl
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from layerserve.calls.addresses import authority, may_be_several, target
+from layerserve.calls.addresses import authority, may_be_several, servers, target
 from layerserve.calls.certificate_files import load_authorities, load_pair
 from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing, service_config
 from layerserve.calls.tokens import Token, TokenSource, token_source, warn_if_plaintext
@@ -70,16 +70,31 @@ class Connection:
     address: str
     target: str
     tls: TLS | None
+    #: gRPC's form of `tls`.
+    credentials: grpc.ChannelCredentials | None
     token: TokenSource
     retries: int
     #: The client's channel options, overridden by the user's.
     channel_options: list[tuple[str, Any]]
+    #: Number of servers that share the calls for a model; 0 if any server gets them.
+    route_by_model: int = 0
 
     def open(self, library: Any) -> Any:
-        """Opens a channel of `grpc` or `grpc.aio`. Raises InvalidArgument for TLS files that can't be used, OSError."""
-        if self.tls is None:
+        """Opens a channel of `grpc` or `grpc.aio`."""
+        if self.credentials is None:
             return library.insecure_channel(self.target, self.channel_options)
-        return library.secure_channel(self.target, self.tls.credentials(), self.channel_options)
+        return library.secure_channel(self.target, self.credentials, self.channel_options)
+
+    def to(self, server: str) -> Connection:
+        """Returns the connection to one server of a name or list, given as IP address and port.
+
+        gRPC doesn't repeat its calls, as there are other servers. One that reports NOT_SERVING gets none.
+        """
+        options = {**dict(self.channel_options), "grpc.service_config": service_config(0, "round_robin", health=True)}
+        if "grpc.ssl_target_name_override" not in options:
+            # The name in the server's certificate is that of the address.
+            options.setdefault("grpc.default_authority", servers(self.address)[0])
+        return replace(self, target=server, channel_options=list(options.items()))
 
 
 CHANNEL_OPTIONS: dict[str, Any] = {
@@ -110,14 +125,21 @@ def connection(
     token: Token | None = None,
     retries: int = MAX_RETRIES,
     load_balancing: LoadBalancing = "round_robin",
+    route_by_model: int = 0,
     options: ChannelOptions = (),
     stacklevel: int = 2,
 ) -> Connection:
-    """Returns the connection for a client's arguments. Raises InvalidArgument if one is invalid.
+    """Returns the connection for a client's arguments. Raises InvalidArgument if one is invalid, and OSError for files.
 
     Warns if a token is sent to another machine without TLS, at the caller given by `stacklevel`.
     """
     found = target(address)
+    if isinstance(route_by_model, bool) or not isinstance(route_by_model, int) or route_by_model < 0:
+        raise InvalidArgument(
+            f"route_by_model: got {route_by_model!r}, expected the number of servers for each model, or 0 for all"
+        )
+    if route_by_model:
+        servers(address)  # raises for an address that can't be routed
     files = TLS() if tls is True else (tls or None)
     source = token_source(token)
     if files is None:
@@ -129,7 +151,9 @@ def connection(
         chosen["grpc.ssl_target_name_override"] = files.server_name
     elif (name := authority(address)) is not None:
         chosen["grpc.default_authority"] = name
-    return Connection(address, found, files, source, retries, list({**chosen, **dict(options)}.items()))
+    credentials = None if files is None else files.credentials()
+    channel_options = list({**chosen, **dict(options)}.items())
+    return Connection(address, found, files, credentials, source, retries, channel_options, route_by_model)
 
 
 class Deadline:

@@ -18,6 +18,8 @@ _NO_CONNECTION = re.compile(
     r"(?s).*; last error: [A-Z_]+: (?:ipv[46]:)?(\S+): "
     r"(?:Failed to connect to remote host: |connect failed: addr: \S+ error: )?(.+)"
 )
+#: How gRPC's texts for calls begin that were sent to no server.
+_UNSENT = ("failed to connect to all addresses; ", "connections to all backends failing; ")
 #: gRPC's texts for a name without an address, with the resolver's reason.
 _NO_ADDRESS = re.compile(r"(?s)(?:errors resolving|DNS resolution failed for) .*: (.+?)\]?")
 #: Reasons that only readers of gRPC's code understand: what they contain, and what they mean.
@@ -50,6 +52,11 @@ def rpc_error(error: grpc.RpcError, connection: Connection) -> LayerserveError:
     elif isinstance(translated, DeadlineExceeded) and not translated.code:
         translated.details = f"server {connection.address}: no reply before the end of the timeout"
     return translated
+
+
+def is_unsent(error: grpc.RpcError) -> bool:
+    """Whether no server got the call of an error that is UNAVAILABLE: none is connected, or those that are drain."""
+    return (error.details() or "").startswith(_UNSENT)
 
 
 def _described(connection: Connection, details: str) -> str:
@@ -86,11 +93,7 @@ def _refusal(connection: Connection, target: str, host: str) -> str:
     options = {**dict(connection.channel_options), "grpc.enable_retries": 0}
     if connection.tls is not None:
         options.setdefault("grpc.ssl_target_name_override", host)
-    try:
-        channel = replace(connection, target=target, channel_options=list(options.items())).open(grpc)
-    except (OSError, ValueError):  # files that have changed
-        return ""
-    with channel:
+    with replace(connection, target=target, channel_options=list(options.items())).open(grpc) as channel:
         try:
             ask: Callable[..., Any] = channel.unary_unary("/grpc.health.v1.Health/Check")
             ask(b"", timeout=_PROBE_SECONDS)

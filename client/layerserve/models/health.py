@@ -1,4 +1,4 @@
-"""Waiting for a server and its models, by gRPC's standard health check, whose two messages are encoded here."""
+"""Waiting for a server and its models, by gRPC's standard health check."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from layerserve.calls.addresses import may_be_several
 from layerserve.calls.flow import Call, Flow, Pause
-from layerserve.calls.methods import Method
+from layerserve.calls.health_check import CHECK, HealthCheckRequest, HealthCheckResponse
 from layerserve.errors import DeadlineExceeded, LayerserveError, ModelNotReady, NotFound, Unavailable
 from layerserve.models.info import get_model
 from layerserve.v1.tensor_pb2 import ModelSpec
@@ -19,41 +18,6 @@ from layerserve.v1.tensor_pb2 import ModelSpec
 POLL_SECONDS = 0.2
 #: The system's text if no process listens at an address. A server has its port from before it is ready to its end.
 NO_LISTENER = os.strerror(errno.ECONNREFUSED)
-
-
-@dataclass(frozen=True)
-class HealthCheckRequest:
-    """`grpc.health.v1.HealthCheckRequest` for the whole server: no field is set, so it has no bytes."""
-
-    def SerializeToString(self) -> bytes:  # noqa: N802
-        return b""
-
-    def ByteSize(self) -> int:  # noqa: N802
-        return 0
-
-    @staticmethod
-    def FromString(s: bytes, /) -> HealthCheckRequest:  # noqa: N802
-        return HealthCheckRequest()
-
-
-@dataclass(frozen=True)
-class HealthCheckResponse:
-    """`grpc.health.v1.HealthCheckResponse`: field 1 is an enum in which 1 means SERVING."""
-
-    serving: bool
-
-    def SerializeToString(self) -> bytes:  # noqa: N802
-        return b"\x08\x01" if self.serving else b"\x08\x02"
-
-    def ByteSize(self) -> int:  # noqa: N802
-        return 2
-
-    @staticmethod
-    def FromString(s: bytes, /) -> HealthCheckResponse:  # noqa: N802
-        return HealthCheckResponse(serving=s[:2] == b"\x08\x01")
-
-
-CHECK = Method("grpc.health.v1.Health", "Check", HealthCheckRequest, HealthCheckResponse)
 
 
 def wait_until_ready(address: str, timeout: float, model: ModelSpec | None = None) -> Flow[None]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from layerserve.calls.flow import Flow, call
+from layerserve.calls.routing import model_metadata
 from layerserve.errors import InvalidArgument
 from layerserve.v1 import models_pb2, tensor_pb2
 from layerserve.v1.models_pb2 import GetModelRequest, GetModelResponse
@@ -169,5 +170,5 @@ def read_model_info(message: models_pb2.ModelVersion) -> ModelInfo:
 
 def get_model(spec: tensor_pb2.ModelSpec) -> Flow[ModelInfo]:
     """Flow of a version of a model."""
-    reply = yield from call(GetModelRequest(model=spec), GetModelResponse)
+    reply = yield from call(GetModelRequest(model=spec), GetModelResponse, model_metadata(spec.name))
     return read_model_info(reply.version)

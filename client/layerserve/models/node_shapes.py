@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from layerserve.calls.flow import Flow, call
+from layerserve.calls.routing import model_metadata
 from layerserve.errors import LayerNotFound
 from layerserve.v1 import graph_pb2
 from layerserve.v1.tensor_pb2 import ModelSpec
@@ -210,7 +211,8 @@ def _source_text(tensor: NodeTensor) -> str:
 
 
 def node_shapes(spec: ModelSpec, layers: Sequence[str]) -> Flow[NodeShapes]:
-    reply = yield from call(graph_pb2.GetNodeShapesRequest(model=spec, layers=layers), graph_pb2.GetNodeShapesResponse)
+    request = graph_pb2.GetNodeShapesRequest(model=spec, layers=layers)
+    reply = yield from call(request, graph_pb2.GetNodeShapesResponse, model_metadata(spec.name))
     return read_node_shapes(reply)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from layerserve.calls.flow import Flow, call
+from layerserve.calls.routing import model_metadata
 from layerserve.errors import ModelNotReady
 from layerserve.models.info import get_model
 from layerserve.v1.graph_pb2 import GetNodeShapesRequest, GetNodeShapesResponse
@@ -55,7 +56,7 @@ def fetch_signature(signatures: Signatures, spec: ModelSpec) -> Flow[Signature]:
     signature = Signature(info.version, info.inputs, info.outputs, info.independent_rows)
     if not info.inputs:
         # The inputs of a version that isn't loaded are known only after a request that loads it.
-        reply = yield from call(GetNodeShapesRequest(model=spec), GetNodeShapesResponse)
+        reply = yield from call(GetNodeShapesRequest(model=spec), GetNodeShapesResponse, model_metadata(spec.name))
         signature = Signature(
             reply.model.version or info.version,
             tuple(map(read_tensor_spec, reply.inputs)),

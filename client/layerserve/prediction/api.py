@@ -155,7 +155,7 @@ class AsyncPreparedCall:
     ) -> Array | dict[str, Array]:
         """Compute the outputs of the model for rows of data, as `AsyncClient.predict` does."""
         request = self._form.fill(inputs)
-        metadata = prediction.key_metadata(key)
+        metadata = prediction.call_metadata(self._form.model, key)
         return self._form.read(
             await self._client._call_raw(rpc(PredictRequest, PredictResponse), request, timeout, metadata)
         )

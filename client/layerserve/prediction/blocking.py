@@ -156,5 +156,5 @@ class PreparedCall:
     ) -> Array | dict[str, Array]:
         """Compute the outputs of the model for rows of data, as `Client.predict` does."""
         request = self._form.fill(inputs)
-        metadata = prediction.key_metadata(key)
+        metadata = prediction.call_metadata(self._form.model, key)
         return self._form.read(self._client._call_raw(rpc(PredictRequest, PredictResponse), request, timeout, metadata))

@@ -10,7 +10,7 @@ from layerserve.calls.methods import rpc
 from layerserve.errors import DataLoss, from_message
 from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signature, Signatures, fetch_signature
-from layerserve.prediction.prediction import Prediction, key_metadata, output_names, read_prediction
+from layerserve.prediction.prediction import Prediction, call_metadata, output_names, read_prediction
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictStreamRequest, PredictStreamResponse
 from layerserve.values.inputs import encode_inputs
 
@@ -32,7 +32,7 @@ class PredictionFeed:
         self._spec = model_spec(model, version, label)
         self._inputs = inputs
         self._outputs = output_names(outputs)
-        self._metadata = key_metadata(key)
+        self._metadata = call_metadata(model, key)
         self._stream: Stream[PredictStreamResponse] | None = None
         self._received: dict[int, PredictStreamResponse] = {}
         self._next = 0

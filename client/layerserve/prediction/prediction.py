@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from layerserve.calls.flow import Flow, Renew, call
+from layerserve.calls.routing import model_metadata
 from layerserve.calls.tokens import Metadata
 from layerserve.errors import InvalidArgument
 from layerserve.models.info import get_model, model_spec
@@ -68,7 +69,7 @@ def predict(
 ) -> Flow[Prediction]:
     """Flow of a prediction. A cached signature may be stale, so it is fetched again if the prediction fails with it."""
     spec = model_spec(model, version, label)
-    names, metadata = output_names(outputs), key_metadata(key)
+    names, metadata = output_names(outputs), call_metadata(model, key)
     cached = signatures.get(spec)
     if cached is not None:
         try:
@@ -128,16 +129,16 @@ def _request(
     return read_prediction(reply)
 
 
-def key_metadata(key: str | None) -> Metadata:
-    """Returns the metadata with the key by which a canary recognizes a caller. Raises InvalidArgument."""
+def call_metadata(model: str, key: str | None) -> Metadata:
+    """Returns metadata: the model, and the key by which a canary recognizes a caller. Raises InvalidArgument."""
     if key is None:
-        return ()
+        return model_metadata(model)
     # What gRPC sends as metadata, which also loses blanks at the ends.
     if not isinstance(key, str) or not key.isascii() or not key.isprintable() or key != key.strip() or not key:
         raise InvalidArgument(
             f"key: got {key!r:.80}, expected a text of printable ASCII characters, such as a user's id"
         )
-    return (("layerserve-key", key),)
+    return (("layerserve-key", key), *model_metadata(model))
 
 
 def read_prediction(reply: PredictResponse, *, copy: bool = True) -> Prediction:

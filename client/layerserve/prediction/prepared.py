@@ -21,7 +21,11 @@ from layerserve.values.wire import TensorWriter
 class RequestForm:
     """Serializes requests to a model for the same outputs, and reads their replies."""
 
-    def __init__(self, head: bytes, inputs: Sequence[TensorSpec], outputs: str | Sequence[str] | None = None) -> None:
+    def __init__(
+        self, model: str, head: bytes, inputs: Sequence[TensorSpec], outputs: str | Sequence[str] | None = None
+    ) -> None:
+        #: Name of the model.
+        self.model = model
         self._head = head
         self._inputs = tuple(inputs)
         self._outputs = outputs
@@ -56,4 +60,4 @@ def prepare(
     if not signature.inputs:
         raise ModelNotReady(f"model {model!r} isn't loaded, so its inputs are unknown")
     head = PredictRequest(model=spec, outputs=output_names(outputs)).SerializeToString()
-    return RequestForm(head, signature.inputs, outputs)
+    return RequestForm(model, head, signature.inputs, outputs)

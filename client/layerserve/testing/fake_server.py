@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from layerserve import slice_table
-from layerserve.models.health import CHECK, HealthCheckRequest, HealthCheckResponse
+from layerserve.calls.health_check import CHECK, HealthCheckRequest, HealthCheckResponse
 from layerserve.testing.fake_management import FakeManagement
 from layerserve.testing.fake_runs import FakeRuns
 

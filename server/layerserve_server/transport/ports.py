@@ -47,8 +47,8 @@ def serving(host: str, port: int) -> bool | None:
     """Returns whether the gRPC server at a port serves, or else starts or stops; None if there is no gRPC server."""
     # Imported here, as a free port needs none of it.
     import grpc
+    from layerserve.calls.health_check import CHECK, HealthCheckRequest, HealthCheckResponse
     from layerserve.errors import Unavailable, from_status
-    from layerserve.models.health import CHECK, HealthCheckRequest, HealthCheckResponse
 
     where = address(_reachable(host), port)
     try:

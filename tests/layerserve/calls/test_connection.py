@@ -16,7 +16,7 @@ from clocks import replace_time
 from layerserve import TLS, Client, DeadlineExceeded, InvalidArgument, Unavailable
 from layerserve.calls import connection as connection_module
 from layerserve.calls.connection import Deadline, connection
-from layerserve.calls.rpc_errors import rpc_error
+from layerserve.calls.rpc_errors import is_unsent, rpc_error
 from layerserve.testing import FakeServer
 
 
@@ -50,7 +50,7 @@ def test_a_name_to_expect_is_only_asked_for_where_it_is_given():
     [
         (False, None, None, ()),
         (True, "secret", TLS(), (("authorization", "Bearer secret"),)),
-        (TLS(ca="a"), "", TLS(ca="a"), ()),
+        (TLS(server_name="a"), "", TLS(server_name="a"), ()),
     ],
 )
 def test_who_asks_and_how(tls, token, expected, metadata):
@@ -301,3 +301,17 @@ def test_files_of_tls_that_can_not_be_used_are_named(tmp_path):
 def test_a_server_that_does_not_answer_is_named_with_the_reason(details, text):
     unavailable = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
     assert str(rpc_error(unavailable, connection("h:1"))) == text
+
+
+@pytest.mark.parametrize(
+    ("details", "unsent"),
+    [
+        ("failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:1: Connection refused", True),
+        ("connections to all backends failing; last error: ipv4:127.0.0.1:31427: backend unhealthy", True),
+        ("Stream removed (recvmsg:Connection reset by peer (104))", False),
+        ("the server is stopping", False),
+        (None, False),
+    ],
+)
+def test_a_call_that_no_server_got_is_known_by_its_text(details, unsent):
+    assert is_unsent(Refused(grpc.StatusCode.UNAVAILABLE, details, ())) is unsent

@@ -74,7 +74,7 @@ def test_a_request_is_the_one_that_protobuf_writes(dtype, values):
     specs = [TensorSpec("x", (None, None), dtype)]
     head = PredictRequest(model=ModelSpec(name="m", version=3), outputs=["y"])
     whole = PredictRequest(model=head.model, outputs=head.outputs, inputs=encode_inputs({"x": values}, specs))
-    assert PredictRequest.FromString(RequestForm(head.SerializeToString(), specs).fill({"x": values})) == whole
+    assert PredictRequest.FromString(RequestForm("m", head.SerializeToString(), specs).fill({"x": values})) == whole
 
 
 def test_a_prepared_call_of_a_closed_client_says_so(client, server):
