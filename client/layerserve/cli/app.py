@@ -17,13 +17,13 @@ from layerserve.cli.graph import graph
 from layerserve.cli.groups import HELP_OPTIONS, Group
 from layerserve.cli.predict import predict
 from layerserve.cli.push import push
+from layerserve.cli.score import score
 from layerserve.cli.slice_commands import slice_commands
 from layerserve.cli.status import status
 from layerserve.cli.top import top
 from layerserve.cli.wrong_lines import explain
 from layerserve.errors import LayerserveError
 from layerserve.models.changes import VersionWarning
-from layerserve.scoring.files.command import score
 
 
 def run(argv: Sequence[str]) -> int:

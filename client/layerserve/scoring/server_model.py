@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from layerserve import Client
 from layerserve.calls.connection import TLS
 from layerserve.calls.tokens import Token
-from layerserve.client import Client
 from layerserve.errors import InvalidArgument, ModelMismatch, ModelNotReady
 from layerserve.models.info import ModelInfo
 from layerserve.models.node_shapes import NodeShapes

@@ -12,7 +12,7 @@ import pytest
 from fake_mlflow import BaseDeploymentClient, MlflowException
 
 pytest.importorskip("yaml")
-MODULE = "layerserve.registries.mlflow_deployments"
+MODULE = "layerserve.cli.mlflow_deployments"
 tomllib = pytest.importorskip("tomllib")
 
 

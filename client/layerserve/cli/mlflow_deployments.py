@@ -22,9 +22,9 @@ from mlflow.artifacts import download_artifacts
 from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
 
+from layerserve import Client
 from layerserve.calls.connection import DEFAULT_ADDRESS, TLS
 from layerserve.cli import variables
-from layerserve.client import Client
 from layerserve.errors import AlreadyExists, FailedPrecondition, InvalidArgument, LayerserveError, NotFound
 from layerserve.models.info import ModelInfo
 from layerserve.registries.mlflow_address import is_mlflow, read_address
