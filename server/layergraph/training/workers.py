@@ -6,7 +6,9 @@ which therefore equal those of the whole batch, and DistributedDataParallel aver
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -67,13 +69,15 @@ class Workers:
         own = owners == self.rank
         taken = [column.take(rows[own]) for column in columns]
         parts, parts_places = [taken], [places[own]]
-        if moves.any():
-            sent: list[list[Tensor | Strings]] = [[] for _ in range(self.count)]
-            distributed.all_gather_object(sent, [_chosen(part, moves[own]) for part in taken])
-            for rank in range(self.count):
-                if rank != self.rank:
-                    parts.append(sent[rank])
-                    parts_places.append(places[moves & (owners == rank)])
+        for rank in range(self.count):
+            sent = moves & (owners == rank)
+            count = int(sent.sum())
+            if count and rank == self.rank:
+                for part in taken:
+                    _send(_chosen(part, moves[own]))
+            elif count:
+                parts.append([_received((count, *part.shape[1:]), part, rank) for part in taken])
+                parts_places.append(places[sent])
         wanted = slice(0, len(rows)) if shard is None else shard.rows
         found = torch.cat(parts_places)
         order = found.argsort()
@@ -87,6 +91,38 @@ class Workers:
                 whole = tensor.detach().contiguous()
                 distributed.broadcast(whole, 0)
                 tensor.copy_(whole)
+
+
+def _send(part: Tensor | Strings) -> None:
+    """Sends this worker's rows to all others, as bytes.
+
+    torch's functions for objects use pickles, which can run code.
+    """
+    rank = distributed.get_rank()
+    if isinstance(part, Strings):
+        texts = part.values.ravel().tolist()
+        distributed.broadcast(torch.tensor([len(text) for text in texts]), rank)
+        data = torch.frombuffer(bytearray(b"".join(texts)) or bytearray(1), dtype=torch.uint8)
+    else:
+        data = part.contiguous().reshape(-1).view(torch.uint8)
+    distributed.broadcast(data, rank)
+
+
+def _received(shape: tuple[int, ...], like: Tensor | Strings, rank: int) -> Tensor | Strings:
+    """Returns the rows that worker `rank` sends, which have the dtype of `like`."""
+    if not isinstance(like, Strings):
+        received = torch.empty(math.prod(shape), dtype=like.dtype)
+        distributed.broadcast(received.view(torch.uint8), rank)
+        return received.reshape(shape)
+    lengths = torch.empty(math.prod(shape), dtype=torch.int64)
+    distributed.broadcast(lengths, rank)
+    ends = [0, *lengths.cumsum(0).tolist()]
+    data = torch.empty(max(1, ends[-1]), dtype=torch.uint8)
+    distributed.broadcast(data, rank)
+    joined = data.numpy().tobytes()
+    values = np.empty(len(lengths), object)
+    values[:] = [joined[start:end] for start, end in pairwise(ends)]
+    return Strings(shape, values.reshape(shape))
 
 
 def _chosen(part: Tensor | Strings, chosen: Tensor) -> Tensor | Strings:
