@@ -130,6 +130,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (quantile(0.99, "layerserve_compute_seconds", "model"), "{{model}}, 99 %"),
             ),
         ),
+        Panel("Images by outcome", "short", ((rate("layerserve_images_total", "outcome"), "{{outcome}}"),)),
         Panel("Rows per batch", "short", ((mean("layerserve_batch_rows", "model"), MODEL),)),
         Panel(
             "Requests per batch",

@@ -219,6 +219,7 @@ def test_the_help_says_what_holds_without_a_setting():
         "allow_anonymous": "none; all on the loopback without tokens and client certificates",
         "data_root": "reading files is disabled",
         "drain_seconds": "5",
+        "image_workers": "one per core, at most 8",
     }
 
 

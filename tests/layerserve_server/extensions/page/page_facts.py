@@ -16,6 +16,8 @@ class Stub:
         self.release = release
         self.grpc_port = 8500
         self.ranges: Mapping[str, Range] = {}
+        #: Of inputs that take encoded images.
+        self.encoded: Mapping[str, str] = {}
         self.names: Mapping[str, Sequence[bytes]] = {}
         #: Requests of each version since the server started.
         self.requests = 0
@@ -34,6 +36,9 @@ class Stub:
 
     def image_ranges(self, model: str, version: int | None) -> Mapping[str, Range]:
         return self.ranges
+
+    def encodings(self, model: str, version: int | None) -> Mapping[str, str]:
+        return self.encoded
 
     def class_names(self, model: str, version: int | None) -> Mapping[str, Sequence[bytes]]:
         return self.names

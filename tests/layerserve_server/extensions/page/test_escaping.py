@@ -105,7 +105,8 @@ def filled(kind: type[Message], depth: int = 0) -> Message:
     return message
 
 
-PAGE = Page(Stub(HOSTILE), Hosts(), SimpleNamespace(is_long=lambda size: False))
+SERVED = Stub(HOSTILE)
+PAGE = Page(SERVED, Hosts(), SimpleNamespace(is_long=lambda size: False))
 ROUTES = {route.path.removeprefix(PARTS): route for route in PAGE.routes()}
 FIELDS = {"name": HOSTILE, "id": HOSTILE, "label": HOSTILE, "checkpoint": HOSTILE, "output": HOSTILE, "version": 1}
 
@@ -127,8 +128,11 @@ def shown(route: HttpRoute, body: bytes, reply: Message) -> str:
     return route.translate(request).reply(reply.SerializeToString()).body.decode()
 
 
-@pytest.mark.parametrize("name", [name for name in ROUTES if name != "predict"])
-def test_hostile_text_stays_text(name: str) -> None:
+@pytest.mark.parametrize("name", [*(name for name in ROUTES if name != "predict"), "try images"])
+def test_hostile_text_stays_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "try images":
+        monkeypatch.setattr(SERVED, "encoded", {HOSTILE: "image"})
+        name = "try"
     text = shown(ROUTES[name], urlencode(FIELDS).encode(), reply_of(ROUTES[name]))
     seen = Seen(text)
     assert seen.tags <= TAGS, seen.tags - TAGS
