@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from layergraph import Input, Model, layers
@@ -24,8 +25,10 @@ def make_repository(folder: Path) -> Path:
     (version := folder / "wide" / "1").mkdir(parents=True)
     inputs = Input((1,), name="x")
     Model(inputs, layers.Dense(WIDTH, name="y")(inputs)).save(version / "model.keras")
-    (version := folder / IMAGES / "1").mkdir(parents=True)
-    inputs = Input((64, 64, 3), name="x")
-    Model(inputs, layers.GlobalAveragePooling2D(name="y")(inputs)).save(version / "model.keras")
-    (folder / IMAGES / SETTINGS_FILE).write_text('[inputs.x]\ndecode = "image"\n')
+    # The extension may have been deleted.
+    if find_spec("layerserve_server.extensions.images"):
+        (version := folder / IMAGES / "1").mkdir(parents=True)
+        inputs = Input((64, 64, 3), name="x")
+        Model(inputs, layers.GlobalAveragePooling2D(name="y")(inputs)).save(version / "model.keras")
+        (folder / IMAGES / SETTINGS_FILE).write_text('[inputs.x]\ndecode = "image"\n')
     return folder

@@ -190,6 +190,7 @@ def test_images_are_decoded_and_damaged_ones_named(models: Path, score: Any, tmp
 
 
 def test_images_are_decoded_as_the_settings_of_the_model_say(models: Path, score: Any, tmp_path: Path) -> None:
+    pytest.importorskip("layerserve_server.extensions.images")
     (tmp_path / "images.keras").write_bytes((models / "images.keras").read_bytes())
     (tmp_path / "images.toml").write_text('inputs.pixels = { decode = "image", range = [0.0, 1.0] }')
     (tmp_path / "in").mkdir()

@@ -6,6 +6,7 @@ import pytest
 from layerserve_server.commands.settings_reader import SettingsError, in_force, read_settings
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.settings.flags import is_basic, sections, unset
+from layerserve_server.settings.settings import Settings as CoreSettings
 from layerserve_server.settings.settings import missing_paths
 
 
@@ -209,7 +210,7 @@ def test_every_setting_is_described():
 
 
 def test_the_help_says_what_holds_without_a_setting():
-    said = {name: unset(field) for name, field in Settings.model_fields.items() if field.default in (None, "")}
+    said = {name: unset(field) for name, field in CoreSettings.model_fields.items() if field.default in (None, "")}
     assert {name: text for name, text in said.items() if text != "none"} == {
         "state": "'.layerserve' in the repository or next to the model file",
         "tls_certificate": "no TLS",
@@ -219,7 +220,6 @@ def test_the_help_says_what_holds_without_a_setting():
         "allow_anonymous": "none; all on the loopback without tokens and client certificates",
         "data_root": "reading files is disabled",
         "drain_seconds": "5",
-        "image_workers": "one per core, at most 8",
     }
 
 
