@@ -28,6 +28,14 @@ Version = Annotated[
 Label = Annotated[
     str | None, typer.Option("--label", "-l", metavar="TEXT", help="Label of the version, such as 'stable'.")
 ]
+Outputs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Comma-separated outputs or other tensors (layer, layer:node or layer:node:tensor).  "
+        "[default: all outputs]",
+    ),
+]
 Format = Annotated[
     str | None,
     typer.Option(

@@ -13,7 +13,7 @@ import typer
 from layerserve import Client
 from layerserve.cli.array_files import STDIN, read_arrays, write_arrays
 from layerserve.cli.model_specs import ModelSpecs
-from layerserve.cli.options import Label, ModelName, Version
+from layerserve.cli.options import Label, ModelName, Outputs, Version
 from layerserve.cli.output import print_json, print_line
 from layerserve.cli.server_commands import on_server
 from layerserve.values.tables import shape_text
@@ -38,14 +38,7 @@ def predict(
         Path | None,
         typer.Option("--output", "-o", metavar="PATH", help="Write the outputs to this .npy, .npz or .json file."),
     ] = None,
-    outputs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Comma-separated outputs or other tensors (layer, layer:node or layer:node:tensor).  "
-            "[default: all outputs]",
-        ),
-    ] = None,
+    outputs: Outputs = None,
     batch_size: Annotated[
         int | None,
         typer.Option(

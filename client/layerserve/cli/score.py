@@ -9,7 +9,7 @@ import typer
 
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli import variables
-from layerserve.cli.options import ConnectionOptions, Json, Version
+from layerserve.cli.options import ConnectionOptions, Json, Outputs, Version
 from layerserve.cli.output import print_json, print_line
 from layerserve.errors import InvalidArgument
 from layerserve.scoring.files.locations import location
@@ -57,14 +57,7 @@ def score(
             "column with the input's name]",
         ),
     ] = None,
-    outputs: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Comma-separated outputs or other tensors (layer, layer:node or layer:node:tensor).  "
-            "[default: all outputs]",
-        ),
-    ] = None,
+    outputs: Outputs = None,
     version: Version = None,
     batch_size: Annotated[
         int | None,

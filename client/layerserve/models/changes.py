@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import warnings
@@ -16,6 +15,7 @@ from layerserve.calls.flow import Flow, call, open_stream, receive, work
 from layerserve.calls.methods import METHODS, rpc
 from layerserve.calls.sender import Sender
 from layerserve.errors import InvalidArgument, LayerserveError, Unavailable
+from layerserve.models.file_digest import file_digest
 from layerserve.models.info import ModelInfo, Models, read_model_info
 from layerserve.v1 import management_pb2 as pb
 
@@ -203,9 +203,5 @@ def _files(path: Path) -> dict[str, Path]:
 
 
 def _declared(inside: str, source: Path) -> pb.UploadFile:
-    digest, size = hashlib.sha256(), 0
-    with source.open("rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
-            size += len(data)
-    return pb.UploadFile(path=inside, bytes=size, sha256=digest.hexdigest())
+    size, digest = file_digest(source)
+    return pb.UploadFile(path=inside, bytes=size, sha256=digest)

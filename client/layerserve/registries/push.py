@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from layerserve.errors import InvalidArgument
+from layerserve.models.file_digest import file_digest
 from layerserve.prediction.blocking import PredictionMethods
 from layerserve.registries import hub, mlflow_registry
 from layerserve.registries.card import Card
@@ -50,20 +50,11 @@ def push(
     golden = golden_numbers(client, info)
     with tempfile.TemporaryDirectory() as folder:
         path = client.download(model, f"{folder}/", version=info.version)
-        _, digest = _described(path)
+        _, digest = file_digest(path)
         proof = None if golden.missing else Path(folder, GOLDEN)
         if proof is not None:
             proof.write_bytes(golden.as_npz())
         files = registry.files(path, proof)
-        about = {name: _described(file) for name, file in files.items()}
+        about = {name: file_digest(file) for name, file in files.items()}
         address = registry.add(files, Card(info, digest, about, golden, registry.address))
     return Pushed(info.name, info.version, address, digest)
-
-
-def _described(path: Path) -> tuple[int, str]:
-    """Returns the size of a file, in bytes, and its SHA-256 digest."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
-    return path.stat().st_size, digest.hexdigest()

@@ -158,6 +158,15 @@ def no_rows(spec: TensorSpec) -> Array:
     return np.empty([0, *(axis or 0 for axis in spec.shape[1:])], NUMPY_DTYPES[spec.dtype])
 
 
+def fixed_lists(elements: Any, lengths: Sequence[int]) -> Any:
+    """Returns an array of Arrow whose rows are lists of these lengths, one in the other, of a flat one of elements."""
+    import pyarrow
+
+    for length in reversed(lengths):
+        elements = pyarrow.FixedSizeListArray.from_arrays(elements, length)
+    return elements
+
+
 def arrow_type(spec: TensorSpec) -> Any:
     """Returns the type of an output's column: axes are lists, of one size unless the axis is of any length."""
     import pyarrow

@@ -40,7 +40,7 @@ class OpenModel(Protocol):
 
 
 class OpenModels:
-    """Models by what opens them. A model is closed when nobody uses it any more. Thread-safe.
+    """Models by what opens them. A model is closed when it is no longer used. Thread-safe.
 
     A forked child begins without any: neither connections nor the threads of a computation survive a fork.
     """

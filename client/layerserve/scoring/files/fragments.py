@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from layerserve.errors import InvalidArgument
-from layerserve.scoring.files.locations import TEMPORARY, Location
+from layerserve.scoring.files.locations import Location
 
 #: Suffixes by kind.
 KINDS = {
@@ -107,7 +107,7 @@ def find(location: Location) -> Source:
 
 def _is_seen(name: str) -> bool:
     """Whether a file is data: as in Spark and pyarrow, names that begin with "_" and "." are something else."""
-    return not any(part.startswith(("_", ".", TEMPORARY)) for part in name.split("/"))
+    return not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 def _file(folder: Location, name: str) -> InputFile:

@@ -55,7 +55,7 @@ class Scored:
     resumed_parts: int
 
 
-#: Called with the number of rows that were read, and how many there are, which is None while nobody knows.
+#: Called with the number of rows that were read, and the number of all rows; None while that is unknown.
 Report = Callable[[int, int | None], None]
 
 

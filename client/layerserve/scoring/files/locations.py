@@ -58,7 +58,7 @@ class Location:
         return Location(f"{self.url.rstrip('/')}/{name}")
 
     def temporary(self) -> Location:
-        """Returns a name beside this one that nobody else has."""
+        """Returns a new name in the same folder."""
         return self.parent.child(f"{TEMPORARY}{secrets.token_hex(6)}-{self.name}")
 
     def exists(self) -> bool:

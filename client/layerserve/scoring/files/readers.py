@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from layerserve.errors import InvalidArgument, LayerserveError
+from layerserve.scoring.columns import fixed_lists
 from layerserve.scoring.files.fragments import ROWS, Fragment, InputFile
 from layerserve.scoring.files.locations import missing_package
 from layerserve.values.table_files.csv_table import MAX_ROW, CsvTable
@@ -59,7 +60,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Rows that can't be read, from number `row` on. `count` is 0 if nobody knows how many."""
+    """Rows that can't be read, from number `row` on. `count` is 0 if their number is unknown."""
 
     file: str
     row_group: int | None
@@ -328,10 +329,7 @@ def _of_numpy(array: Any, name: str) -> Any:
         raise InvalidArgument(f"array {name!r}: got dtype {array.dtype}, expected numbers or text")
     flat = array.astype(array.dtype.newbyteorder("="), copy=False).reshape(-1)
     kind = {"U": pyarrow.string(), "S": pyarrow.binary()}.get(array.dtype.kind)
-    made = pyarrow.array(flat.tolist() if kind is not None else flat, kind)
-    for length in reversed(array.shape[1:]):
-        made = pyarrow.FixedSizeListArray.from_arrays(made, length)
-    return made
+    return fixed_lists(pyarrow.array(flat.tolist() if kind is not None else flat, kind), array.shape[1:])
 
 
 def _images(fragment: Fragment, schema: Any, columns: Sequence[str], rows: int) -> Iterator[Piece | Unreadable]:

@@ -19,7 +19,7 @@ from layerserve.errors import (
     UnknownInput,
     UnknownOutput,
 )
-from layerserve.scoring.columns import input_array
+from layerserve.scoring.columns import fixed_lists, input_array
 from layerserve.scoring.scorer import Scorer
 from layerserve.values.table_files.csv_table import MISSING
 from layerserve.values.tensor_spec import TensorSpec
@@ -236,7 +236,6 @@ class _Images:
     def __call__(self, images: Any) -> Any:
         from layerserve.images.decoder import ImageError
 
-        shape = self._decoder.shape
         rows: list[Any] = []
         for number, content in enumerate(images.to_pylist(), 1):
             if content is None:
@@ -245,8 +244,7 @@ class _Images:
                 rows.append(self._decoder(content))
             except ImageError as error:
                 raise InvalidTensor(f"batch, column {self._column!r}, row {number}: {error}") from None
-        array = np.stack(rows) if rows else np.empty((0, *(axis or 0 for axis in shape)), self._decoder.dtype)
-        made = pyarrow.array(array.reshape(-1))
-        for length in reversed(shape):
-            made = pyarrow.FixedSizeListArray.from_arrays(made, length)
-        return made
+        array = (
+            np.stack(rows) if rows else np.empty((0, *(axis or 0 for axis in self._decoder.shape)), self._decoder.dtype)
+        )
+        return fixed_lists(pyarrow.array(array.reshape(-1)), array.shape[1:])

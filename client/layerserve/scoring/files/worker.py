@@ -98,7 +98,7 @@ def _receive(pipe: BinaryIO, requests: queue.SimpleQueue[Any]) -> None:
         try:
             requests.put(pickle.load(pipe))
         except EOFError:
-            # Nobody waits for the results any more.
+            # The parent has ended.
             os._exit(0)
 
 

@@ -37,7 +37,7 @@ class Writer(ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        # After an error, too: nobody reads the file, but Arrow would write to it later.
+        # After an error, too: the file isn't read any more, but Arrow would write to it later.
         self.close()
 
 

@@ -96,7 +96,7 @@ class MlflowStore:
                 raise
             found = [StoredObject(self._path(version, MLMODEL), 0, str(error))]
         if self._registered:
-            # Also of one that can't be served: its alias isn't to point at a version that nobody knows.
+            # Also of one that can't be served: otherwise its alias would name an unknown version.
             found.append(self._manifest(version))
         if self._named.alias:
             text = self._labels(version)
