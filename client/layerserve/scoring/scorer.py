@@ -193,11 +193,15 @@ class Scorer:
 
     def _results(self, rows: Batch) -> Mapping[str, Array]:
         arrays = {
-            spec.name: input_array([(name, rows.column(name)) for name in columns], spec)
+            spec.name: self.array(spec, [(name, rows.column(name)) for name in columns])
             for spec, columns in self.sources()
             if set(columns) <= set(rows.names)
         }
         return self._open().run(arrays)
+
+    def array(self, spec: TensorSpec, columns: Sequence[tuple[str, Any]]) -> Array:
+        """Returns the array of an input, of its columns by name. Raises InvalidTensor."""
+        return input_array(columns, spec, self._identity.images.get(spec.name))
 
     @property
     def _key(self) -> tuple[Any, ...]:
