@@ -101,14 +101,17 @@ def score(
     """
     if on_error not in ("stop", "skip"):
         raise typer.BadParameter(f"got {on_error!r}, expected stop or skip", param_hint="--on-error")
-    read_from, written_to = location(source, "IN"), location(to, "OUT")
+    written_to = location(to, "OUT")
     # pyarrow is asked for here, before a model is loaded.
-    from layerserve.scoring.files import job
+    from layerserve.scoring.files.fragments import find
+    from layerserve.scoring.files.job import Job
     from layerserve.scoring.files.progress import ScoringBar
+    from layerserve.scoring.files.readers import PATH
 
+    found = find(location(source, "IN"))
     kept = _names(keep) if keep else []
-    if job.has_images(read_from) and job.PATH not in kept:
-        kept.insert(0, job.PATH)
+    if found.kind == "images" and PATH not in kept:
+        kept.insert(0, PATH)
     scorer = _scorer(
         context,
         model,
@@ -118,18 +121,9 @@ def score(
         columns=kept,
         input_columns=dict(map(_input_columns, columns or ())),
     )
+    job = Job(scorer, found, written_to, batch_size=batch_size, on_error="skip" if on_error == "skip" else "stop")
     with ScoringBar() as bar:
-        done = job.score(
-            scorer,
-            read_from,
-            written_to,
-            workers=workers or len(os.sched_getaffinity(0)),
-            batch_size=batch_size,
-            resume=resume,
-            overwrite=overwrite,
-            on_error="skip" if on_error == "skip" else "stop",
-            report=bar,
-        )
+        done = job.run(workers=workers or len(os.sched_getaffinity(0)), resume=resume, overwrite=overwrite, report=bar)
     if as_json:
         print_json(done)
         return
