@@ -134,6 +134,15 @@ def _worst(found: SampleLosses, count: int) -> Result:
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None, done: int = 0) -> None:
+    """Shows a run's progress and history. Raises as `follow` does."""
+    follow(run, as_json, done)
+    if plot is not None:
+        run.plot(plot)
+    if not as_json:
+        _print_history(run)
+
+
+def follow(run: TrainingRun, as_json: bool, done: int = 0) -> None:
     """Shows a run's progress to its end, without its first `done` epochs.
 
     Raises TrainingFailed and TrainingCancelled as `wait` does.
@@ -154,10 +163,6 @@ def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None, done: int
         raise
     if cancelled is not None:
         raise TrainingCancelled(run.id, cancelled.epoch)
-    if plot is not None:
-        run.plot(plot)
-    if not as_json:
-        _print_history(run)
 
 
 def _print_events(run: TrainingRun) -> RunCancelled | None:

@@ -185,6 +185,15 @@ class Scorer:
         plain.columns, plain._input_columns = (), {}
         return predict_udf(plain, self.inputs, self.outputs, batch_size)
 
+    def with_input_columns(self, columns: Mapping[str, str | Sequence[str]]) -> Scorer:
+        """Returns a scorer of the same version that reads some inputs of other columns, as `input_columns` has them.
+
+        Raises UnknownInput, and InvalidArgument for an input without a column.
+        """
+        made = copy(self)
+        made._input_columns = self._input_columns | self._checked(columns)
+        return made
+
     def __repr__(self) -> str:
         return f"Scorer({self._source!r}, {self.model!r}, version={self.version})"
 

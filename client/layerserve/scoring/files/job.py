@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from layerserve.errors import InvalidArgument, LayerserveError
 from layerserve.scoring.files import fragments as divide
@@ -18,10 +18,9 @@ from layerserve.scoring.files.result import Result
 from layerserve.scoring.files.rows import Rows
 from layerserve.scoring.files.worker import Done, Task
 from layerserve.scoring.files.workers import Workers
+from layerserve.scoring.request import OnError
 from layerserve.scoring.scorer import Scorer
 from layerserve.values.tensors import NUMPY_DTYPES
-
-OnError = Literal["stop", "skip"]
 
 #: A batch has inputs of about this size, in bytes, but so many rows at least and at most.
 _BATCH_BYTES = 1 << 20
@@ -77,6 +76,8 @@ class Job:
         self._pieces: Sequence[Fragment] = list(divide.divided(source, infos))
         #: The number of all rows; None if only reading tells.
         self.total = _total(source, infos)
+        #: The number of rows of the parts that are done, and stay done whatever ends the job.
+        self.done_rows = 0
 
     def run(
         self, *, workers: int, resume: bool = False, overwrite: bool = False, report: Report = lambda rows, total: None
@@ -114,12 +115,13 @@ class Job:
     def _score(self, manifest: Manifest, workers: int, lock: int | None, report: Report) -> None:
         """Scores the parts that aren't done."""
         left = [one for one in self._pieces if one.index not in manifest.parts]
-        read = sum(part.rows + part.rejected for part in manifest.parts.values())
+        read = self.done_rows = sum(part.rows + part.rejected for part in manifest.parts.values())
         report(read, self.total)
         with Workers(self._task(), workers, lock) as running:
             for message in running.score(left):
                 if isinstance(message, Done):
                     self._result.keep(message, manifest)
+                    self.done_rows += message.rows + message.rejected
                 else:
                     read += message.rows
                     report(read, self.total)
