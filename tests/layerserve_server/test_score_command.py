@@ -23,6 +23,7 @@ from layerserve.scoring.files.locations import Location
 from layerserve.scoring.files.worker import Done
 from layerserve.scoring.files.writers import writer
 from PIL import Image
+from scoring_workers import InThisProcess
 
 
 @pytest.fixture(scope="module", name="models")
@@ -40,17 +41,6 @@ def _models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", name="scorer")
 def _scorer(models: Path) -> Scorer:
     return Scorer(models / "numbers.keras", columns=["key"])
-
-
-class InThisProcess(workers.Workers):
-    """Scores without other processes, with the code of a worker."""
-
-    def score(self, parts: Any) -> Any:
-        from layerserve.scoring.files.worker import _Work
-
-        work = _Work(self._task)
-        for fragment in parts:
-            yield from work.score(fragment)
 
 
 @pytest.fixture(name="score")
