@@ -102,8 +102,8 @@ def parameter(**value):
 
 UNREADABLE = {
     "raw elements of another number": (
-        pb.ModelInferRequest(model_name="m", raw_input_contents=[b""]),
-        "raw_input_contents: got 1 elements, expected 0, one for each input",
+        pb.ModelInferRequest(model_name="m", raw_input_contents=[b"", b""]),
+        "raw_input_contents: got 2 elements, expected 0, one for each input",
     ),
     "both forms": (
         pb.ModelInferRequest(
