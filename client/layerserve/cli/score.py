@@ -145,7 +145,7 @@ def score(
         return
     _check_absent("IN", {"--to": result, "--detach": detach})
     if source is None or to is None:
-        raise typer.BadParameter("got one of IN and OUT missing, expected both, or --dataset")
+        raise typer.BadParameter("expected IN and OUT, or --dataset ID")
     written_to = location(to, "OUT")
     # pyarrow is asked for here, before a model is loaded.
     from layerserve.scoring.files.fragments import find

@@ -98,7 +98,7 @@ def test_the_command(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> 
         call("in.csv", *line, "--workers", "2")[2]
     )
     assert "got IN and --to, expected one of the two" in flat(call("in.csv", "out", "--to", "s")[2])
-    assert "expected both, or --dataset" in flat(call("in.csv")[2])
+    assert "expected IN and OUT, or --dataset ID" in flat(call("in.csv")[2])
 
 
 def flat(text: str) -> str:

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from layerserve_server.extensions.scoring.kind import ScoringOptions
 from layerserve_server.extensions.scoring.scoring_job import scoring_job, server_errors
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.process.cpu_usage import SERVER
 from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import LATER_STEP_SECONDS, LIVELY_SECONDS, STEP_SECONDS, Position
 from layerserve_server.training.request import RunRequest
@@ -46,7 +48,9 @@ def execute(folder: Path, request: RunRequest, position: Position) -> RunResult:
     signal.signal(INTERRUPT, progress.interrupt)
     # Also that of the processes that compute.
     lower_priority(request.nice)
-    with computing(folder.parent), server_errors(folder):
+    # On the machine of the server, which tunes engines when no run computes.
+    marked = computing(folder.parent) if SERVER in os.environ else nullcontext()
+    with marked, server_errors(folder):
         try:
             done = job.run(workers=request.threads, resume=True, report=progress)
         except Aborted as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from layerserve_server.training.process.reporting import Position
 from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.control import ControlFile
 from layerserve_server.training.run_folder.result import Interruption, RunResult
+from PIL import Image
 from scoring_workers import InThisProcess
 
 ID = "ab" * 32
@@ -204,3 +206,20 @@ def test_a_run_whose_workers_die_can_be_resumed(run: Any, tmp_path: Path, monkey
     monkeypatch.setattr(job, "Workers", Dies)
     result = done(tmp_path, run())
     assert (result.kind, result.reason, result.resumable) == ("failed", "3 workers died of it", True)
+
+
+def test_images_are_decoded_as_the_settings_of_the_model_say(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("layerserve_server.extensions.images")
+    pixels = layergraph.Input((4, 4, 3), name="pixels")
+    array = np.random.default_rng(0).integers(0, 256, (4, 4, 3), "uint8")
+    content = io.BytesIO()
+    Image.fromarray(array).save(content, "PNG")
+    table = pa.table({"key": [1], "pixels": [content.getvalue()]})
+    settings = 'inputs.pixels = { decode = "image", range = [0.0, 1.0] }\ndefault_version = 1'
+    request = run(table, settings=settings, rows=1)
+    base = tmp_path / "runs" / "run" / "base" / "model.keras"
+    base.unlink()
+    layergraph.Model(pixels, layers.GlobalAveragePooling2D(name="y")(pixels)).save(base)
+    done(tmp_path, request)
+    made = pq.read_table(tmp_path / "runs" / "run" / "files" / "s.parquet")["y"].to_pylist()
+    np.testing.assert_allclose(made, [(array / 255).mean((0, 1))], rtol=1e-4)
