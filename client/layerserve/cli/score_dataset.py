@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from layerserve import Client
+from layerserve import Client, TrainingRun
 from layerserve.cli.output import print_json, print_line
 from layerserve.cli.training import follow
+from layerserve.scoring.files.progress import ScoringBar
+from layerserve.training.events import RunCancelled, StepProgress, TrainingEvent
 
 
 def score_dataset(client: Client, model: str, *, detach: bool, as_json: bool, **options: Any) -> None:
@@ -18,10 +20,20 @@ def score_dataset(client: Client, model: str, *, detach: bool, as_json: bool, **
         else:
             print_line(run.id)
         return
-    follow(run, as_json)
+    follow(run, as_json, _show)
     if as_json:
         return
     logs, to = run.info().logs, options["to"]
     rejected = f", and {logs['rejected']:,.0f} rejected" if logs.get("rejected") else ""
     print_line(f"{run.model} version {run.base_version}: {logs.get('rows', 0):,.0f} rows to {to}{rejected}")
     print_line(f"download the result with: layerserve run files {run.id} --to FOLDER")
+
+
+def _show(run: TrainingRun) -> RunCancelled | None:
+    """Shows the rows of a run to its end. Returns the last event if the run was cancelled."""
+    event: TrainingEvent | None = None
+    with ScoringBar() as bar:
+        for event in run:
+            if isinstance(event, StepProgress):
+                bar(event.step, event.steps_per_epoch or None)
+    return event if isinstance(event, RunCancelled) else None
