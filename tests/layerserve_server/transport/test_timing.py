@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import numpy as np
 import pytest
 from echo_servers import needs_native
+from layerserve import AsyncClient, Client, Prediction
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.values import tensors
 from layerserve_server.transport.timing import CallTimes
@@ -23,6 +25,22 @@ def milliseconds(text: str) -> tuple[float, ...]:
     assert 0 <= queue <= total
     assert 0 < compute <= total
     return queue, compute, total
+
+
+@pytest.mark.parametrize("options", [{}, {"route_by_model": 1}], ids=["any", "routed"])
+def test_both_clients_read_them(serve, options):
+    app, _ = serve()
+    address = f"127.0.0.1:{app.grpc_port}"
+
+    async def asked() -> Prediction:
+        async with AsyncClient(address, **options) as client:
+            return await client.predict_named("double", X, timing=True)
+
+    with Client(address, **options) as client:
+        found = client.predict_named("double", X, timing=True)
+    for prediction in (found, asyncio.run(asked())):
+        assert list(prediction.timing) == ["queue", "compute", "total"]
+        assert 0 < prediction.timing["compute"] <= prediction.timing["total"]
 
 
 @pytest.mark.parametrize("transport", ["grpcio", pytest.param("native", marks=needs_native)])
