@@ -32,8 +32,9 @@ from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.request_ids import KEY as REQUEST_ID_KEY
 from layerserve_server.transport.request_ids import echo, id_of
 from layerserve_server.transport.status import LATE, Failure, failure, gone_error
+from layerserve_server.transport.timing import ASK as ASK_TIMES
 from layerserve_server.transport.timing import KEY as TIMES_KEY
-from layerserve_server.transport.timing import CallTimes, asked
+from layerserve_server.transport.timing import CallTimes
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +102,10 @@ class EventBatches:
             request, limits = call.request, self._limits
             if self._telemetry is not None:
                 call.trace = self._telemetry.begin(call.method, call.metadata, call.arrived)
-            if asked(call.metadata):
-                call.trace = CallTimes(call.trace, call.arrived)
+            for key, _ in call.metadata:
+                if key == ASK_TIMES:
+                    call.trace = CallTimes(call.trace, call.arrived)
+                    break
             # First, and with nothing of the request looked at.
             self.admit(call)
             if call.deadline is not None and time.monotonic() >= call.deadline:

@@ -18,15 +18,6 @@ ASK: Final = "layerserve-timing"
 KEY: Final = "server-timing"
 
 
-def asked(metadata: Pairs) -> bool:
-    """Whether a client asks for the times of its call."""
-    # Each call comes along here, and `any` takes three times as long.
-    for key, _ in metadata:  # noqa: SIM110
-        if key == ASK:
-            return True
-    return False
-
-
 class CallTimes:
     """The times of a call. A `Trace` that passes everything on to that of the call, if it is sampled."""
 
