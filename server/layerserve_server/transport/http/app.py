@@ -40,7 +40,6 @@ from layerserve_server.transport.perimeter.limits import (
     TRANSLATING_THREADS,
     Limits,
 )
-from layerserve_server.transport.request_ids import echo
 from layerserve_server.transport.status import GONE, Failure, failure
 
 logger = logging.getLogger(__name__)
@@ -147,8 +146,8 @@ class HttpApp:
                 timer.cancel()
             await connection.writable(0)
             reply = await exchange.reply_to(outcome, loop)
-            if not isinstance(outcome, Failure) and (ids := echo(call.metadata)):
-                reply = replace(reply, headers=(*reply.headers, *ids))
+            if not isinstance(outcome, Failure) and (tail := call.tail()):
+                reply = replace(reply, headers=(*reply.headers, *tail))
             await _send(scope, send, reply, unread=not read)
             await connection.writable(len(reply.body))
         finally:

@@ -18,6 +18,8 @@ TIMEOUT = "grpc-timeout"
 #: Seconds by unit of that time.
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+#: Header of a reply with the version that answered.
+VERSION = "layerserve-version"
 #: Before the name of a method in the label of metrics.
 LABEL = "http:"
 
@@ -59,6 +61,10 @@ class HttpCall(BatchedCall):
 
     def certificate_names(self) -> Sequence[str]:
         return self._connection.certificate_names
+
+    def tail(self) -> tuple[tuple[str, str], ...]:
+        """Returns further headers of a successful reply, among them the version of the model that answered."""
+        return (*super().tail(), (VERSION, self.version)) if self.version else super().tail()
 
     def send(self, message: bytes) -> None:
         self._end_with(message)
