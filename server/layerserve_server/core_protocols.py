@@ -48,7 +48,9 @@ def _infer(process: Process) -> Part:
 
 
 def _open_inference(core: Core) -> Part:
-    service = OpenInferenceService(core.repository, core.manager, core.registry, core.release, core.ready)
+    service = OpenInferenceService(
+        core.repository, core.manager, core.registry, core.release, core.ready, core.open_inference
+    )
     return Part(
         services=[service],
         http=lambda web: Paths(routes=open_inference.routes(web.reader)),

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.input_decoder import InputDecoder, with_encodings
@@ -21,6 +21,13 @@ EAGER: Final = "eager"
 WEIGHT_BYTES: Final = 4
 GRAPH_BYTES: Final = 512 * 1024
 ENGINE_BYTES: Final = 4 * 1024 * 1024
+
+
+class VersionPart(Protocol):
+    """What an extension makes of a version when it is loaded."""
+
+    def close(self) -> None:
+        """Called when the version is released."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +50,8 @@ class LoadedVersion:
     class_labels: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     #: Of inputs that requests may have as bytes, by name.
     decoders: Mapping[str, InputDecoder] = field(default_factory=dict)
+    #: What extensions have made of it, by their names.
+    parts: Mapping[str, VersionPart] = field(default_factory=dict)
     ready_time: float = field(default_factory=time.time)
     #: When it was loaded and last used, on the clock of `time.monotonic`, in seconds, and its number of uses.
     loaded_at: float = field(default_factory=time.monotonic)
@@ -132,6 +141,8 @@ class LoadedVersion:
 
     def _release(self) -> None:
         self.queue.close()
+        for part in self.parts.values():
+            part.close()
         self.released(self)
 
 

@@ -21,6 +21,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.version_states import State
 from layerserve_server.services.messages import parse
+from layerserve_server.services.open_inference.additions import Additions
 from layerserve_server.services.open_inference.datatypes import config_type, datatype
 from layerserve_server.services.open_inference.infer_protocol import model_choice
 from layerserve_server.services.open_inference.inference import SERVICE
@@ -57,6 +58,7 @@ class OpenInferenceService:
         registry: CollectorRegistry,
         version: str,
         ready: Callable[[], bool],
+        additions: Additions,
     ) -> None:
         """`registry` has the metrics of all processes; `version` is the server's; `ready` returns its readiness."""
         self._repository = repository
@@ -64,6 +66,7 @@ class OpenInferenceService:
         self._registry = registry
         self._version = version
         self._ready = ready
+        self._additions = additions
 
     def routes(self) -> Routes:
         """Returns the handlers."""
@@ -115,7 +118,9 @@ class OpenInferenceService:
 
     def server_metadata(self, _: pb.ServerMetadataRequest, caller: Caller) -> pb.ServerMetadataResponse:
         """Handles ServerMetadata."""
-        return pb.ServerMetadataResponse(name=PLATFORM, version=self._version, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(
+            name=PLATFORM, version=self._version, extensions=(*EXTENSIONS, *self._additions.extensions)
+        )
 
     def model_metadata(self, request: pb.ModelMetadataRequest, caller: Caller) -> pb.ModelMetadataResponse:
         """Handles ModelMetadata. Loads the version if it isn't; raises as `Leases.lease` does."""
@@ -132,7 +137,10 @@ class OpenInferenceService:
     def model_config(self, request: pb.ModelConfigRequest, caller: Caller) -> pb.ModelConfigResponse:
         """Handles ModelConfig. Raises as `model_metadata` does."""
         with self._repository.leases.lease(*_chosen_by(caller, request)) as version:
-            return pb.ModelConfigResponse(config=config(version))
+            made = config(version)
+            for configure in self._additions.configure:
+                configure(version, made)
+            return pb.ModelConfigResponse(config=made)
 
     def model_statistics(self, request: pb.ModelStatisticsRequest, caller: Caller) -> pb.ModelStatisticsResponse:
         """Handles ModelStatistics. Raises as `Catalogue.describe_one` does if the request names a model."""
