@@ -1,0 +1,54 @@
+"""Makes the step model of a version that is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from layergraph.errors import NotSteppableError
+
+from layerserve_server.errors import VersionFailedError
+from layerserve_server.extensions.extension import Process
+from layerserve_server.extensions.sequences.model_settings import OwnSequences, SequenceModelSettings
+from layerserve_server.extensions.sequences.step_model import NoSteps, StepModel
+from layerserve_server.extensions.sequences.steps import NAME
+from layerserve_server.inference.runner import ServedModel
+from layerserve_server.repository.layout import FoundVersion
+from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.repository.version import VersionPart
+
+
+def make_steps(
+    process: Process, found: FoundVersion, model: ServedModel, settings: ModelSettings
+) -> Mapping[str, VersionPart]:
+    """Returns the step model of a version by the extension's name; nothing if it has no sequences.
+
+    Raises VersionFailedError if the settings ask for sequences, and steps can't be computed.
+    """
+    asked = settings.sequences if isinstance(settings, SequenceModelSettings) else None
+    if not asked.enabled if asked is not None else not is_stateful(model):
+        return {}
+    try:
+        precision = settings.precision or process.settings.precision
+        if precision != "float32":
+            raise NotSteppableError(f"it is served in {precision}, and steps are computed in float32 only")
+        served: Any = model
+        made = StepModel(
+            served.stepper(),
+            asked or OwnSequences(),
+            process.metrics.batches(found.name, found.version),
+            threads=settings.compute_threads,
+            nice=settings.nice,
+        )
+    except NotSteppableError as error:
+        if asked is not None:
+            raise VersionFailedError(f"setting 'sequences': {error}") from error
+        return {NAME: NoSteps(str(error))}
+    return {NAME: made}
+
+
+def is_stateful(model: Any) -> bool:
+    """Whether a layer of a model has the option `stateful`, within nested models, too."""
+    return any(
+        getattr(layer, "stateful", False) for outer in getattr(model, "layers", ()) for layer in outer.walk_layers()
+    )
