@@ -65,7 +65,7 @@ class Call(Protocol):
         """Whether the call was answered, was cancelled or passed its deadline."""
 
     def answer(self, message: bytes) -> bool:
-        """Answers with a serialized message. Returns whether it is sent: not if the client has left, or memory is short."""
+        """Answers with a serialized message. Returns whether it is sent: not if the client has left, for example."""
 
     def fail(self, error: Exception) -> None:
         """Answers with an error."""

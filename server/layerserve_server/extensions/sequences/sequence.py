@@ -97,9 +97,7 @@ def lost(key: Key, dropped: Dropped | None, since: str) -> ServerError:
     `since` is when the server started.
     """
     if dropped is not None and dropped.reason == DRAIN:
-        return UnavailableError(
-            f"{key.label} of model '{key.model}' has ended: {dropped.text}; begin it anew elsewhere"
-        )
+        return UnavailableError(f"{key.label} of model '{key.model}' has ended: {dropped.text}; begin it elsewhere")
     why = f"it was dropped: {dropped.text}" if dropped else f"it has ended, or hasn't begun since the start at {since}"
     return SequenceLostError(
         f"inference request for {key.label} to model '{safe_text(key.model, 128)}' must specify the START flag on the "
