@@ -37,7 +37,7 @@ class SequenceFeed:
         self._lost: str = ""
 
     def predict(self, inputs: Any, outputs: str | Sequence[str] | None) -> Flow[Prediction]:
-        """Flow of the next step. One that is refused changes nothing; after one without a reply the sequence is lost."""
+        """Flow of the next step. One that is refused changes nothing; one without a reply loses the sequence."""
         if self._closed:
             raise InvalidArgument("the sequence was ended; begin another one")
         if self._lost:
