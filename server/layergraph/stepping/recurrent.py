@@ -22,8 +22,9 @@ from layergraph.stepping.state import Array
 from layergraph.stepping.state_tensors import StateTensors
 
 
-def refusal(layer: Recurrent) -> str:
-    """Why a recurrent layer can't go on from a state; "" if it can."""
+def refusal(step: Step) -> str:
+    """Why a call of a recurrent layer can't go on from a state; "" if it can."""
+    layer: Recurrent = step.call.layer
     if layer.go_backwards:
         return "reads the timesteps backwards (go_backwards=True)"
     if layer.time_major:

@@ -59,12 +59,26 @@ class StepGraph:
     causes: Mapping[Layer, tuple[str, str]]
 
 
-def step_graph(calls: Calls, specs: Sequence[TensorSpec]) -> StepGraph:
-    """The graph of a step of a model with these inputs. Raises NotSteppableError, with the layer and the reason."""
+def divisions(calls: Calls, specs: Sequence[TensorSpec]) -> list[Parts]:
+    """In which ways the inputs of a model may have timesteps: all of those that may, then as few as possible.
+
+    Raises NotSteppableError, with the layer and the reason.
+    """
     found = [step for step in calls.steps if looks_back(step)]
     if not found:
         raise _stateless(calls)
-    return _Build(calls, specs, divided(calls)).graph()
+    for step in found:
+        layer = step.call.layer
+        count = sum(other.call.layer is layer for other in found)
+        if isinstance(layer, Recurrent) and layer.stateful and count > 1:
+            raise calls.refused(step, f"is called {count} times with stateful=True: in Keras, they share one state")
+    both = [divided(calls, specs, every=every) for every in (True, False)]
+    return both if both[0] != both[1] else both[:1]
+
+
+def step_graph(calls: Calls, specs: Sequence[TensorSpec], parts: Parts) -> StepGraph:
+    """The graph of a step of a model with these inputs. Raises NotSteppableError, with the layer and the reason."""
+    return _Build(calls, specs, parts).graph()
 
 
 def _stateless(calls: Calls) -> NotSteppableError:
@@ -169,16 +183,16 @@ class _Build:
             cause = step if maker is None else self._calls.steps[maker]
             raise refused(cause, reason_of(cause.call.layer, makes_timesteps=True))
         kind = recurrent if isinstance(layer, Recurrent) else causal_convolution
-        reason = recurrent.refusal(layer) if isinstance(layer, Recurrent) else causal_convolution.refusal(step)
-        if reason:
+        if reason := kind.refusal(step):
             raise refused(step, reason)
         tensors = [self._values.get(slot, step.call.tensors[at]) for at, slot in enumerate(step.sources)]
         try:
-            return kind.next_call(step, tensors, self._calls.path(step), self._states)
+            made: list[Tensor] = kind.next_call(step, tensors, self._calls.path(step), self._states)
         except NotSteppableError as wrong:
             raise refused(step, wrong.reason) from wrong
         except LayerGraphError as wrong:
             raise refused(step, f"can't go on from a state: {wrong}") from wrong
+        return made
 
     def _again(self, step: Step, *, timed: bool) -> list[Tensor]:
         """An equal call of a copy of the layer."""

@@ -7,14 +7,14 @@ whose output has as many of them as an input.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from layergraph.errors import LayerGraphError
 from layergraph.execution.step import Step
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.nest import flatten
-from layergraph.functional.tensor import Tensor
+from layergraph.functional.tensor import Tensor, TensorSpec
 from layergraph.layers.reshaping import Reshape
 from layergraph.stepping.calls import Calls
 from layergraph.stepping.looking_back import has_timesteps, initial_states_of, looks_back, sequence_of
@@ -36,8 +36,13 @@ class Parts:
     timed: Collection[str]
 
 
-def divided(calls: Calls) -> Parts:
-    """Divides the calls. Raises NotSteppableError if initial states depend on inputs that have timesteps."""
+def divided(calls: Calls, specs: Sequence[TensorSpec], *, every: bool) -> Parts:
+    """Divides the calls of a model with these inputs.
+
+    every   whether all inputs that may have timesteps have them: those with as many as an input that has them
+
+    Raises NotSteppableError if initial states depend on inputs that have timesteps.
+    """
     states = [slot for step in calls.steps if looks_back(step) for slot in initial_states_of(step)]
     begun, seen = calls.behind(states)
     first = {name: slot for name, slot in calls.inputs.items() if slot in seen}
@@ -51,7 +56,19 @@ def divided(calls: Calls) -> Parts:
             raise calls.refused(step, "begins with states that depend on all timesteps of the model's inputs")
     with_time = {groups[sequence_of(step)] for step in later if looks_back(step)}
     timed = {name for name, slot in calls.inputs.items() if groups.get(slot) in with_time}
+    if every:
+        lengths = {spec.shape[1] for spec in specs if spec.name in timed}
+        timed |= {spec.name for spec in specs if spec.name not in first and _may_have_timesteps(spec, lengths)}
     return Parts(begun, set(first), kept, timed)
+
+
+def _may_have_timesteps(spec: TensorSpec, lengths: Collection[int | None]) -> bool:
+    rank = len(spec.shape)
+    return rank > 1 and spec.shape[1] in lengths and (rank > 2 or spec.shape[1] is None or not _is_float(spec))
+
+
+def _is_float(spec: TensorSpec) -> bool:
+    return spec.dtype.startswith(("float", "bfloat"))
 
 
 def _timed(steps: list[Step]) -> dict[int, int]:
