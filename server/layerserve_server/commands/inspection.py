@@ -99,7 +99,7 @@ def _steps(model: layergraph.Model) -> dict[str, Any]:
         return {"steppable": False, "layer": refused.layer, "class": refused.class_name, "reason": refused.reason}
     return {
         "steppable": True,
-        "states": [_spec(TensorSpec(s.name, (None, *s.shape), s.dtype)) for s in stepper.state_specs],
+        "states": [{"name": s.name, "shape": [None, *s.shape], "dtype": s.dtype} for s in stepper.state_specs],
         "timed_inputs": list(stepper.timed_inputs),
         "first_inputs": list(stepper.first_inputs),
     }
