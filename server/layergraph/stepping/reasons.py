@@ -44,7 +44,7 @@ _REASONS: tuple[tuple[type[Layer] | tuple[type[Layer], ...], str], ...] = (
     (Flatten, "flattens the timesteps"),
     (Reshape, "reshapes the timesteps"),
     (Permute, "moves the timesteps to another axis"),
-    (RepeatVector, "repeats a result of the whole sequence"),
+    (RepeatVector, "makes a fixed number of timesteps"),
     ((Cropping1D, ZeroPadding1D, UpSampling1D), "changes the number of timesteps"),
     (Dot, "multiplies timesteps with one another"),
     (WindowedConvolution, "is a convolution over timesteps that isn't causal"),

@@ -13,7 +13,7 @@ from layergraph.functional.input import Input
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten
 from layergraph.functional.tensor import Tensor, TensorSpec
-from layergraph.layers.reshaping import Reshape
+from layergraph.layers.reshaping import RepeatVector, Reshape
 from layergraph.layers.rnn.recurrent import Recurrent
 from layergraph.stepping import causal_convolution, recurrent
 from layergraph.stepping.calls import Calls
@@ -165,6 +165,7 @@ class _Build:
         else:
             made = self._again(step, timed=Extent.EACH in extents)
             if Extent.EACH in extents:
+                self._check_repeated(step)
                 kinds = [Extent.EACH if tensor.shape[1:2] == (None,) else Extent.LAST for tensor in made]
             else:
                 kinds = [Extent.LAST if Extent.LAST in extents else Extent.NONE] * len(made)
@@ -172,6 +173,14 @@ class _Build:
             raise self._calls.refused(step, "joins each timestep with a result of the whole sequence")
         for slot, tensor, kind in zip(step.targets, made, kinds, strict=True):
             self._set(slot, tensor, kind)
+
+    def _check_repeated(self, step: Step) -> None:
+        """Raises NotSteppableError if one of the inputs was repeated as often as the model has timesteps."""
+        makers = self._calls.makers()
+        for slot in step.sources:
+            maker = self._calls.steps[makers[slot]] if slot in makers else None
+            if maker is not None and isinstance(maker.call.layer, RepeatVector) and maker.call.layer.n > 1:
+                raise self._calls.refused(maker, reason_of(maker.call.layer))
 
     def _next(self, step: Step) -> list[Tensor]:
         """A call that goes on from a state."""
