@@ -26,7 +26,7 @@ from layergraph.layers.reshaping import (
 from layergraph.layers.rnn.recurrent import Recurrent
 from layergraph.layers.spatial import SpatialLayer
 from layergraph.layers.up_sampling import UpSampling1D
-from layergraph.layers.wrappers import Bidirectional
+from layergraph.layers.wrappers import Bidirectional, TimeDistributed
 
 _NORMALIZATIONS = (
     BatchNormalization,
@@ -59,9 +59,13 @@ def reason_of(layer: Layer, *, makes_timesteps: bool = False) -> str:
     for kind, reason in _REASONS:
         if isinstance(layer, kind):
             return reason
-    if isinstance(layer, SpatialLayer) or "Pooling" in type(layer).__name__:
+    if "Pooling" in type(layer).__name__:
         return "pools over the timesteps"
+    if isinstance(layer, SpatialLayer):
+        return "looks at several timesteps"
     inner = next((inner for inner in layer.walk_layers() if inner is not layer and isinstance(inner, Recurrent)), None)
+    if inner is not None and isinstance(layer, TimeDistributed):
+        return f"runs the recurrent layer '{inner.name}' anew in each timestep"
     if inner is not None:
         return f"has the recurrent layer '{inner.name}' inside, whose states it doesn't give"
-    return "makes the timesteps itself" if makes_timesteps else "combines timesteps"
+    return "makes the timesteps itself" if makes_timesteps else "looks at other timesteps, or at their positions"

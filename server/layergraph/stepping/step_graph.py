@@ -45,7 +45,8 @@ class StepGraph:
                  `computed`, in their order. None if there are none
     first        names of the inputs that only the first step reads
     extents      extent of each tensor of the graph
-    causes       layers of the graph -> path and class of the model's layer
+    causes       layers of the graph without states -> path and class of the model's layer
+    owners       layers of the graph with states -> the same
     """
 
     inputs: Sequence[Tensor]
@@ -57,6 +58,7 @@ class StepGraph:
     first: Sequence[str]
     extents: Mapping[int, Extent]
     causes: Mapping[Layer, tuple[str, str]]
+    owners: Mapping[Layer, tuple[str, str]]
 
 
 def divisions(calls: Calls, specs: Sequence[TensorSpec]) -> list[Parts]:
@@ -124,6 +126,7 @@ class _Build:
             [name for name in self._specs if name in parts.first],
             self._extents,
             self._causes,
+            self._states.owners,
         )
 
     def _input(self, name: str) -> Tensor:
