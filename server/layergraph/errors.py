@@ -100,10 +100,10 @@ class ExportError(LayerGraphError):
 
 
 class NotSteppableError(LayerGraphError):
-    """A model can't compute a sequence step by step. `layer` names the cause, "" if no layer is; `reason` says why."""
+    """A model can't compute a sequence step by step. `layer` is the path of the cause, or ""; `reason` says why."""
 
     def __init__(self, reason: str, layer: str = "", class_name: str = "") -> None:
-        self.layer, self.reason = printable(layer), printable(reason)
+        self.layer, self.class_name, self.reason = printable(layer), printable(class_name), printable(reason)
         named = f"layer '{layer}' ({class_name}) " if layer else ""
         super().__init__(f"the model can't be stepped: {named}{reason}")
 

@@ -95,6 +95,7 @@ class Place:
             "labels": np.eye(10, dtype="float32")[random.integers(10, size=8)],
             "titles": random.integers(1000, size=(3, 5)).astype("int32"),
             "bodies": random.integers(1000, size=(3, 7)).astype("int32"),
+            "samples": random.random((2, 20, 3), "float32"),
             "fetch_token": lambda: "made",
         }
 

@@ -48,7 +48,12 @@ def check_calls(
             weights = binder(step.call.layer)
             given = [values[slot] for slot in step.sources]
             given_masks = [masks.get(slot) for slot in step.sources]
-            made, made_masks = step.call(CallContext(losses=None), weights, given, given_masks, want_masks=True)
+            try:
+                made, made_masks = step.call(CallContext(losses=None), weights, given, given_masks, want_masks=True)
+            except Exception as wrong:
+                name = step.call.layer.name, step.call.layer.keras_class_name
+                reason = f"fails on another number of timesteps: {str(wrong).partition(chr(10))[0]}"
+                raise NotSteppableError(reason, *causes.get(step.call.layer, name)) from wrong
             values.update(zip(step.targets, made, strict=True))
             masks.update(zip(step.targets, made_masks, strict=True))
             of_sequence = [extents.get(id(tensor)) is Extent.EACH for tensor in step.call.tensors]

@@ -35,4 +35,5 @@ def next_call(step: Step, tensors: Sequence[Tensor], path: str, states: StateTen
     joined = Concatenate(axis=1, name=name, dtype=layer.compute_dtype)([before, x])
     states.finish([joined[:, -count:]])
     copy = copy_of(layer, states.names.free(path), padding="valid")
+    states.own(copy, path, layer)
     return [copy(joined)]

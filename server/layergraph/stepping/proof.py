@@ -15,7 +15,7 @@ from layergraph.execution.plan import Plan
 from layergraph.functional.dtypes import torch_dtype
 from layergraph.functional.layer import Layer
 from layergraph.stepping.call_check import check_calls
-from layergraph.stepping.sequences import cuts, part_of, random_sequences
+from layergraph.stepping.sequences import cuts, random_sequences
 from layergraph.stepping.state import Array
 from layergraph.stepping.step_graph import StepGraph
 
@@ -89,12 +89,13 @@ def _compare(
     """Computes the sequence in random parts. Raises NotSteppableError if outputs differ from those expected."""
     rows = len(next(iter(arrays.values())))
     lengths = {name: arrays[name].shape[1] for name in stepper.timed_inputs}
+    taken = _taken(stepper, arrays)
     tolerance = _ROUNDINGS * max(torch.finfo(dtype).eps for dtype in _dtypes(stepper.plan))
     for seed in seeds:
         states = stepper.initial_states(rows, arrays)
         made: list[Mapping[str, Array]] = []
-        for part in cuts(min(lengths.values()), seed):
-            inputs = part_of(_taken(stepper, arrays), stepper.timed_inputs, part)
+        for part in cuts(lengths, seed):
+            inputs = {name: array[:, part[name]] if name in part else array for name, array in taken.items()}
             outputs, states = stepper.advance(inputs, states)
             made.append(outputs)
         for name, whole in expected.items():
@@ -103,8 +104,8 @@ def _compare(
             off = _difference(got, whole)
             if not off <= tolerance:
                 layer = graph.outputs[name].history.layer
-                path, kind = graph.causes.get(layer, (layer.name, layer.keras_class_name))
-                raise NotSteppableError(f"gives steps that differ by {off:.2g} from the whole sequence", path, kind)
+                cause = {**graph.causes, **graph.owners}.get(layer, (layer.name, layer.keras_class_name))
+                raise NotSteppableError(f"gives steps that differ by {off:.2g} from the whole sequence", *cause)
 
 
 def _dtypes(plan: Plan) -> list[torch.dtype]:

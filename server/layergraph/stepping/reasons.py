@@ -26,7 +26,7 @@ from layergraph.layers.reshaping import (
 from layergraph.layers.rnn.recurrent import Recurrent
 from layergraph.layers.spatial import SpatialLayer
 from layergraph.layers.up_sampling import UpSampling1D
-from layergraph.layers.wrappers import Bidirectional
+from layergraph.layers.wrappers import Bidirectional, TimeDistributed
 
 _NORMALIZATIONS = (
     BatchNormalization,
@@ -44,7 +44,7 @@ _REASONS: tuple[tuple[type[Layer] | tuple[type[Layer], ...], str], ...] = (
     (Flatten, "flattens the timesteps"),
     (Reshape, "reshapes the timesteps"),
     (Permute, "moves the timesteps to another axis"),
-    (RepeatVector, "repeats a result of the whole sequence"),
+    (RepeatVector, "makes a fixed number of timesteps"),
     ((Cropping1D, ZeroPadding1D, UpSampling1D), "changes the number of timesteps"),
     (Dot, "multiplies timesteps with one another"),
     (WindowedConvolution, "is a convolution over timesteps that isn't causal"),
@@ -59,9 +59,13 @@ def reason_of(layer: Layer, *, makes_timesteps: bool = False) -> str:
     for kind, reason in _REASONS:
         if isinstance(layer, kind):
             return reason
-    if isinstance(layer, SpatialLayer) or "Pooling" in type(layer).__name__:
+    if "Pooling" in type(layer).__name__:
         return "pools over the timesteps"
+    if isinstance(layer, SpatialLayer):
+        return "looks at several timesteps"
     inner = next((inner for inner in layer.walk_layers() if inner is not layer and isinstance(inner, Recurrent)), None)
+    if inner is not None and isinstance(layer, TimeDistributed):
+        return f"runs the recurrent layer '{inner.name}' anew in each timestep"
     if inner is not None:
         return f"has the recurrent layer '{inner.name}' inside, whose states it doesn't give"
-    return "makes the timesteps itself" if makes_timesteps else "combines timesteps"
+    return "makes the timesteps itself" if makes_timesteps else "looks at other timesteps, or at their positions"

@@ -22,8 +22,9 @@ from layergraph.stepping.state import Array
 from layergraph.stepping.state_tensors import StateTensors
 
 
-def refusal(layer: Recurrent) -> str:
-    """Why a recurrent layer can't go on from a state; "" if it can."""
+def refusal(step: Step) -> str:
+    """Why a call of a recurrent layer can't go on from a state; "" if it can."""
+    layer: Recurrent = step.call.layer
     if layer.go_backwards:
         return "reads the timesteps backwards (go_backwards=True)"
     if layer.time_major:
@@ -35,11 +36,11 @@ def next_call(step: Step, tensors: Sequence[Tensor], path: str, states: StateTen
     """Repeats the call on other tensors, with states as inputs and outputs. Returns its outputs."""
     layer: Recurrent = step.call.layer
     given = step.call.positions("initial_state")
-    changes: dict[str, Any] = {"return_state": True, "stateful": False}
-    if not given and layer.mask_rule == "keras3":
-        # Keras 3 leaves the inputs' mask out of calls with initial states.
-        changes["mask_rule"] = "keras2"
-    copy = copy_of(layer, states.names.free(path), **changes)
+    masked = _takes_mask(step)
+    # Keras 3 leaves the inputs' mask out of calls with initial states.
+    rule = "keras3" if not masked else layer.mask_rule if layer.mask_rule != "keras3" else "keras2"
+    copy = copy_of(layer, states.names.free(path), return_state=True, stateful=False, mask_rule=rule)
+    states.own(copy, path, layer)
     sequences, kwargs = tensors[0], {}
     if "mask" in step.call.template[1] or step.call.unmasked:
         kwargs["mask"] = step.call.arguments(tensors)[1]["mask"]
@@ -54,12 +55,23 @@ def next_call(step: Step, tensors: Sequence[Tensor], path: str, states: StateTen
     output, *ends = flatten(copy(sequences, initial_state=begins, **kwargs))
     states.finish(ends)
     made = [output, *ends] if layer.return_state else [output]
-    if _holds(layer) and (kwargs.get("mask") is not None if given else sequences.mask_shape is not None or kwargs):
+    if masked and _holds(layer):
         held = states.add(f"{path}/output", path, _one_row(layer, output), output.dtype)
         hold = HeldOutput(layer.return_sequences, name=states.names.free(f"{path}/held_output"))
+        states.own(hold, path, layer)
         made[0], last = hold(output, held, sequences, **kwargs)
         states.finish([last])
     return made
+
+
+def _takes_mask(step: Step) -> bool:
+    """Whether the call gets a mask of the timesteps: as an argument, or that of its inputs."""
+    if step.call.positions("mask"):
+        return True
+    sources = step.call.mask_sources
+    names = ["mask"] if step.call.layer.mask_rule == "keras3" else ["mask", "sequences_mask"]
+    taken = [tensor for name in names for tensor in flatten(sources.get(name))]
+    return any(tensor is not None and tensor.mask_shape is not None for tensor in taken)
 
 
 def _one_row(layer: Recurrent, output: Tensor) -> tuple[int | None, ...]:

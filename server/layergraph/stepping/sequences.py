@@ -59,15 +59,17 @@ def _masked(array: Array, fill: Any, chosen: np.random.Generator) -> Array:
     return array
 
 
-def cuts(timesteps: int, seed: int) -> Sequence[slice]:
-    """Random parts of a sequence, at least two if it has two timesteps."""
+def cuts(lengths: Mapping[str, int], seed: int) -> Sequence[Mapping[str, slice]]:
+    """Parts of sequences of these lengths, by input: cut at random, into at least two parts if there are timesteps.
+
+    Sequences of equal length are cut at the same timesteps.
+    """
     chosen = np.random.default_rng(seed)
-    wanted = min(timesteps - 1, 1 + int(chosen.integers(0, 3)))
-    inner = sorted(chosen.choice(np.arange(1, timesteps), wanted, replace=False)) if wanted > 0 else []
-    ends = [0, *map(int, inner), timesteps]
-    return [slice(a, b) for a, b in pairwise(ends)]
-
-
-def part_of(arrays: Mapping[str, Array], timed: Collection[str], part: slice) -> dict[str, Array]:
-    """The timesteps of a part, of arrays by name."""
-    return {name: array[:, part] if name in timed else array for name, array in arrays.items()}
+    shortest = min(lengths.values())
+    count = min(shortest, 2 + int(chosen.integers(0, 3)))
+    parts: list[dict[str, slice]] = [{} for _ in range(count)]
+    for length in sorted(set(lengths.values())):
+        inner = sorted(chosen.choice(np.arange(1, length), count - 1, replace=False)) if count > 1 else []
+        for part, (start, end) in zip(parts, pairwise([0, *map(int, inner), length]), strict=True):
+            part.update({name: slice(start, end) for name, own in lengths.items() if own == length})
+    return parts

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from layergraph.errors import NotSteppableError
 from layergraph.functional.input import Input
+from layergraph.functional.layer import Layer
 from layergraph.functional.tensor import Shape, Tensor
 from layergraph.stepping.layer_copies import Names
 from layergraph.stepping.state import Array, StateSpec
@@ -18,6 +19,7 @@ class StateTensors:
     before    inputs of the graph
     after     the states after the step
     sources   slots in the model of what computes the first states; None for constant ones
+    owners    layers with states in the graph -> path and class of the model's layer
     """
 
     def __init__(self, names: Names) -> None:
@@ -26,6 +28,7 @@ class StateTensors:
         self.before: list[Tensor] = []
         self.after: list[Tensor] = []
         self.sources: list[int | None] = []
+        self.owners: dict[Layer, tuple[str, str]] = {}
 
     def add(
         self,
@@ -51,6 +54,10 @@ class StateTensors:
         self.before.append(Input(batch_shape=(None, *lengths), dtype=dtype, name=name))
         self.sources.append(computed_by)
         return self.before[-1]
+
+    def own(self, copy: Layer, path: str, layer: Layer) -> None:
+        """Notes which layer of the model a layer of the graph stands for."""
+        self.owners[copy] = (path, layer.keras_class_name)
 
     def finish(self, after: Sequence[Tensor]) -> None:
         """Adds the tensors, after the step, of the states that were added last."""

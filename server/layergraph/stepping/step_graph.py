@@ -13,7 +13,7 @@ from layergraph.functional.input import Input
 from layergraph.functional.layer import Layer
 from layergraph.functional.nest import flatten
 from layergraph.functional.tensor import Tensor, TensorSpec
-from layergraph.layers.reshaping import Reshape
+from layergraph.layers.reshaping import RepeatVector, Reshape
 from layergraph.layers.rnn.recurrent import Recurrent
 from layergraph.stepping import causal_convolution, recurrent
 from layergraph.stepping.calls import Calls
@@ -45,7 +45,8 @@ class StepGraph:
                  `computed`, in their order. None if there are none
     first        names of the inputs that only the first step reads
     extents      extent of each tensor of the graph
-    causes       layers of the graph -> path and class of the model's layer
+    causes       layers of the graph without states -> path and class of the model's layer
+    owners       layers of the graph with states -> the same
     """
 
     inputs: Sequence[Tensor]
@@ -57,14 +58,29 @@ class StepGraph:
     first: Sequence[str]
     extents: Mapping[int, Extent]
     causes: Mapping[Layer, tuple[str, str]]
+    owners: Mapping[Layer, tuple[str, str]]
 
 
-def step_graph(calls: Calls, specs: Sequence[TensorSpec]) -> StepGraph:
-    """The graph of a step of a model with these inputs. Raises NotSteppableError, with the layer and the reason."""
+def divisions(calls: Calls, specs: Sequence[TensorSpec]) -> list[Parts]:
+    """In which ways the inputs of a model may have timesteps: all of those that may, then as few as possible.
+
+    Raises NotSteppableError, with the layer and the reason.
+    """
     found = [step for step in calls.steps if looks_back(step)]
     if not found:
         raise _stateless(calls)
-    return _Build(calls, specs, divided(calls)).graph()
+    for step in found:
+        layer = step.call.layer
+        count = sum(other.call.layer is layer for other in found)
+        if isinstance(layer, Recurrent) and layer.stateful and count > 1:
+            raise calls.refused(step, f"is called {count} times with stateful=True: in Keras, they share one state")
+    both = [divided(calls, specs, every=every) for every in (True, False)]
+    return both if both[0] != both[1] else both[:1]
+
+
+def step_graph(calls: Calls, specs: Sequence[TensorSpec], parts: Parts) -> StepGraph:
+    """The graph of a step of a model with these inputs. Raises NotSteppableError, with the layer and the reason."""
+    return _Build(calls, specs, parts).graph()
 
 
 def _stateless(calls: Calls) -> NotSteppableError:
@@ -110,6 +126,7 @@ class _Build:
             [name for name in self._specs if name in parts.first],
             self._extents,
             self._causes,
+            self._states.owners,
         )
 
     def _input(self, name: str) -> Tensor:
@@ -151,6 +168,7 @@ class _Build:
         else:
             made = self._again(step, timed=Extent.EACH in extents)
             if Extent.EACH in extents:
+                self._check_repeated(step)
                 kinds = [Extent.EACH if tensor.shape[1:2] == (None,) else Extent.LAST for tensor in made]
             else:
                 kinds = [Extent.LAST if Extent.LAST in extents else Extent.NONE] * len(made)
@@ -158,6 +176,14 @@ class _Build:
             raise self._calls.refused(step, "joins each timestep with a result of the whole sequence")
         for slot, tensor, kind in zip(step.targets, made, kinds, strict=True):
             self._set(slot, tensor, kind)
+
+    def _check_repeated(self, step: Step) -> None:
+        """Raises NotSteppableError if one of the inputs was repeated as often as the model has timesteps."""
+        makers = self._calls.makers()
+        for slot in step.sources:
+            maker = self._calls.steps[makers[slot]] if slot in makers else None
+            if maker is not None and isinstance(maker.call.layer, RepeatVector) and maker.call.layer.n > 1:
+                raise self._calls.refused(maker, reason_of(maker.call.layer))
 
     def _next(self, step: Step) -> list[Tensor]:
         """A call that goes on from a state."""
@@ -169,16 +195,16 @@ class _Build:
             cause = step if maker is None else self._calls.steps[maker]
             raise refused(cause, reason_of(cause.call.layer, makes_timesteps=True))
         kind = recurrent if isinstance(layer, Recurrent) else causal_convolution
-        reason = recurrent.refusal(layer) if isinstance(layer, Recurrent) else causal_convolution.refusal(step)
-        if reason:
+        if reason := kind.refusal(step):
             raise refused(step, reason)
         tensors = [self._values.get(slot, step.call.tensors[at]) for at, slot in enumerate(step.sources)]
         try:
-            return kind.next_call(step, tensors, self._calls.path(step), self._states)
+            made: list[Tensor] = kind.next_call(step, tensors, self._calls.path(step), self._states)
         except NotSteppableError as wrong:
             raise refused(step, wrong.reason) from wrong
         except LayerGraphError as wrong:
             raise refused(step, f"can't go on from a state: {wrong}") from wrong
+        return made
 
     def _again(self, step: Step, *, timed: bool) -> list[Tensor]:
         """An equal call of a copy of the layer."""

@@ -15,7 +15,7 @@ from layergraph.functional.tensor import TensorSpec
 from layergraph.stepping.calls import calls_of
 from layergraph.stepping.proof import prove
 from layergraph.stepping.state import Array, StateSpec
-from layergraph.stepping.step_graph import Extent, StepGraph, step_graph
+from layergraph.stepping.step_graph import Extent, StepGraph, divisions, step_graph
 
 Arrays: TypeAlias = Mapping[str, Array]
 
@@ -136,7 +136,17 @@ def stepper_of(whole: Functional, plan: Plan, make: Callable[[Any, Any, str], Fu
     """
     if any(not spec.shape for spec in plan.input_specs):
         raise NotSteppableError("an input has no rows")
-    graph = step_graph(calls_of(whole, plan), plan.input_specs)
+    calls, refusal = calls_of(whole, plan), None
+    for parts in divisions(calls, plan.input_specs):
+        try:
+            return _proven(whole, plan, step_graph(calls, plan.input_specs, parts), make)
+        except NotSteppableError as reason:
+            refusal = reason
+    assert refusal is not None
+    raise refusal
+
+
+def _proven(whole: Functional, plan: Plan, graph: StepGraph, make: Callable[[Any, Any, str], Functional]) -> Stepper:
     outputs = {**graph.outputs, **{s.next_name: after for s, after in zip(graph.specs, graph.after, strict=True)}}
     model = make([*graph.inputs, *graph.before], outputs, f"{whole.name}_step")
     begin = None if graph.begin is None else make(list(graph.begin[0]), graph.begin[1], f"{whole.name}_begin")

@@ -7,17 +7,20 @@ whose output has as many of them as an input.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from layergraph.errors import LayerGraphError
 from layergraph.execution.step import Step
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.nest import flatten
-from layergraph.functional.tensor import Tensor
+from layergraph.functional.tensor import Tensor, TensorSpec
 from layergraph.layers.reshaping import Reshape
 from layergraph.stepping.calls import Calls
 from layergraph.stepping.looking_back import has_timesteps, initial_states_of, looks_back, sequence_of
+
+#: Lengths that no layer has by chance, for inputs that an output is as long as, and for others.
+_LENGTHS = (1009, 1511)
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,13 @@ class Parts:
     timed: Collection[str]
 
 
-def divided(calls: Calls) -> Parts:
-    """Divides the calls. Raises NotSteppableError if initial states depend on inputs that have timesteps."""
+def divided(calls: Calls, specs: Sequence[TensorSpec], *, every: bool) -> Parts:
+    """Divides the calls of a model with these inputs.
+
+    every   whether all inputs that may have timesteps have them: those with as many as an input that has them
+
+    Raises NotSteppableError if initial states depend on inputs that have timesteps.
+    """
     states = [slot for step in calls.steps if looks_back(step) for slot in initial_states_of(step)]
     begun, seen = calls.behind(states)
     first = {name: slot for name, slot in calls.inputs.items() if slot in seen}
@@ -51,7 +59,19 @@ def divided(calls: Calls) -> Parts:
             raise calls.refused(step, "begins with states that depend on all timesteps of the model's inputs")
     with_time = {groups[sequence_of(step)] for step in later if looks_back(step)}
     timed = {name for name, slot in calls.inputs.items() if groups.get(slot) in with_time}
+    if every:
+        lengths = {spec.shape[1] for spec in specs if spec.name in timed}
+        timed |= {spec.name for spec in specs if spec.name not in first and _may_have_timesteps(spec, lengths)}
     return Parts(begun, set(first), kept, timed)
+
+
+def _may_have_timesteps(spec: TensorSpec, lengths: Collection[int | None]) -> bool:
+    rank = len(spec.shape)
+    return rank > 1 and spec.shape[1] in lengths and (rank > 2 or spec.shape[1] is None or not _is_float(spec))
+
+
+def _is_float(spec: TensorSpec) -> bool:
+    return spec.dtype.startswith(("float", "bfloat"))
 
 
 def _timed(steps: list[Step]) -> dict[int, int]:
@@ -83,35 +103,38 @@ def _as_long(step: Step) -> list[int]:
         if len(made.shape) < 2:
             continue
         alike = [(slot, t) for slot, t in sources if len(t.shape) >= 2 and t.shape[1] == made.shape[1]]
-        if alike and (made.shape[1] is None or isinstance(step.call.layer, Reshape)):
-            return [target, *(slot for slot, _ in alike)]
-        for chosen in (alike, *([one] for one in alike)) if len(alike) > 1 else (alike,):
-            if chosen and _follows(step, [t for _, t in chosen]):
-                return [target, *(slot for slot, _ in chosen)]
+        slots = {slot for slot, _ in alike}
+        if len(slots) == 1 and (made.shape[1] is None or isinstance(step.call.layer, Reshape)):
+            return [target, *slots]
+        for chosen in (*({slot} for slot in slots if len(slots) > 1), slots):
+            if chosen and _follows(step, chosen, slots):
+                return [target, *chosen]
     return []
 
 
-def _follows(step: Step, opened: list[Tensor]) -> bool:
-    """Whether an output has a length that these inputs determine: tried with one that isn't known."""
+def _follows(step: Step, chosen: Collection[int], alike: Collection[int]) -> bool:
+    """Whether an output is as long as the inputs in `chosen`, if the others in `alike` have another length."""
     call: Invocation = step.call
-    ids = {id(tensor) for tensor in opened}
-    tensors = [_opened(tensor) if id(tensor) in ids else tensor for tensor in call.tensors]
+    tensors = [
+        tensor if slot not in alike else _of_length(tensor, _LENGTHS[slot not in chosen])
+        for slot, tensor in zip(step.sources, call.tensors, strict=True)
+    ]
     args, kwargs = call.arguments(tensors)
     training = kwargs.pop("training", None)
     try:
         outputs = flatten(call.layer.infer(Invocation(call.layer, args, kwargs, training)))
     except LayerGraphError:
         return False
-    return any(output.shape[1:2] == (None,) for output in outputs)
+    return any(output.shape[1:2] == _LENGTHS[:1] for output in outputs)
 
 
-def _opened(tensor: Tensor) -> Tensor:
-    """The tensor with an unknown number of timesteps."""
+def _of_length(tensor: Tensor, length: int) -> Tensor:
+    """The tensor with another number of timesteps."""
     mask = tensor.mask_shape
     return Tensor(
-        (tensor.shape[0], None, *tensor.shape[2:]),
+        (tensor.shape[0], length, *tensor.shape[2:]),
         tensor.dtype,
         tensor.history,
         name=tensor.name,
-        mask_shape=None if mask is None else (mask[0], None, *mask[2:]),
+        mask_shape=None if mask is None else (mask[0], length, *mask[2:]),
     )
