@@ -76,19 +76,18 @@ class StepInputs:
 class StepEndpoint:
     """How steps for the same outputs are read, and their replies written."""
 
-    def __init__(self, first: Decoder, later: Decoder, outputs: Sequence[str], encoder: Encoder) -> None:
-        """`first` decodes the first step of a sequence."""
+    def __init__(self, first: Decoder, later: Decoder, encoder: Encoder) -> None:
+        """`first` decodes the first step of a sequence, `later` the others."""
         self._first = first
         self._later = later
-        self.outputs = tuple(outputs)
         self.encoder = encoder
 
     def read(self, request: PredictionRequest, *, first: bool, ignored: Sequence[str]) -> Admitted:
         """Returns the arrays of a step. Inputs that only the first step has are `ignored` later."""
-        decoder, given = (self._first, request.tensors) if first else (self._later, request.tensors)
-        if not first and ignored:
-            given = [tensor for tensor in given if tensor.name not in ignored]
-        admitted = decoder.read(given)
+        if first:
+            admitted = self._first.read(request.tensors)
+        else:
+            admitted = self._later.read([tensor for tensor in request.tensors if tensor.name not in ignored])
         assert not isinstance(admitted, EncodedRows)  # without decoders of inputs
         return admitted
 
@@ -146,12 +145,17 @@ class StepModel:
                 raise InvalidRequestError(f"output '{safe_text(name, 80)}': given {count} times, expected once")
         further = protocol.input_names(version, requested)
         begun = [spec for spec in version.model.input_specs if spec.name in stepper.first_inputs]
-        decoders = []
-        for specs in ((*stepper.input_specs, *begun), stepper.input_specs):
-            admission = Admission(StepInputs(tuple(specs), True), specs, names)
+
+        def decoder(specs: Sequence[TensorSpec]) -> Decoder:
             own = {spec.name for spec in specs}
-            decoders.append(Decoder(admission, {other: name for other, name in further.items() if name in own}))
-        return StepEndpoint(*decoders, names, protocol.encoder(version, requested, tuple(names)))
+            admission = Admission(StepInputs(specs, self.joinable), specs, names)
+            return Decoder(admission, {other: name for other, name in further.items() if name in own})
+
+        return StepEndpoint(
+            decoder((*stepper.input_specs, *begun)),
+            decoder(stepper.input_specs),
+            protocol.encoder(version, requested, names),
+        )
 
     def read(self, endpoint: StepEndpoint, request: PredictionRequest, *, first: bool) -> Admitted:
         """Returns the arrays of a step. Raises as `Decoder.read` does, and if there are no rows or timesteps."""

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from layerserve_server.errors import BusyError, QuotaError, ServerError
 from layerserve_server.extensions.sequences.metrics import SequenceMetrics
@@ -266,10 +266,8 @@ class SequenceTable:
         _subtract(self._sizes, sequence.caller, -size)
 
 
-def _subtract(counts: Counter[object] | Counter[str], key: object, number: int) -> None:
+def _subtract(counts: Counter[Any], key: object, number: int) -> None:
     """Subtracts a number, and drops a count that is 0."""
-    left = counts[key] - number  # type: ignore[index]
-    if left:
-        counts[key] = left  # type: ignore[index]
-    else:
-        counts.pop(key, None)  # type: ignore[arg-type]
+    counts[key] -= number
+    if not counts[key]:
+        del counts[key]

@@ -83,7 +83,8 @@ class InferProtocol(PredictProtocol):
                 message.id,
                 priority(message.parameters),
                 max_wait(message.parameters),
-                raw[0],
+                sequence(message.model_name, message.parameters) if message.parameters else None,
+                data=raw[0],
             )
         if raw and len(raw) != len(message.inputs):
             raise InvalidRequestError(

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
-from layerserve import Client, SequenceLost, Unavailable
+from layerserve import Client, DeadlineExceeded, SequenceLost, Unavailable
 from layerserve.v1 import prediction_pb2 as pb
 from summed_sequences import outputs, request
 from tokens import entry
@@ -191,6 +191,22 @@ def test_the_client_has_a_sequence_for_a_block(app, table_of, wait_until):
             with pytest.raises(SequenceLost, match=r"the sequence is lost: .* draining.*; begin another one"):
                 one.predict([[1]])
         wait_until(lambda: not table_of(app).all())
+
+
+def test_a_sequence_of_the_client_is_lost_with_a_step_that_got_no_reply(own_thread, models, table_of, wait_until):
+    with Client(f"127.0.0.1:{own_thread.grpc_port}", timeout=60) as client, client.sequence("sum") as one:
+        one.predict([[1]])
+        models[0].gate.clear()
+        with pytest.raises(DeadlineExceeded):
+            one.predict([[1]], timeout=0.05)
+        models[0].gate.set()
+        with pytest.raises(
+            SequenceLost, match=r"the sequence is lost: its stream has ended: no reply within 0\.05 s; "
+        ):
+            one.predict([[1]])
+    with pytest.raises(ValueError, match="the sequence was ended"):
+        one.predict([[1]])
+    wait_until(lambda: not table_of(own_thread).all())
 
 
 @pytest.mark.parametrize(
