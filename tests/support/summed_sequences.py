@@ -69,6 +69,7 @@ class SumModel:
 class SumStepper:
     """A stepper of it (see `layergraph.stepping.stepper.Stepper`)."""
 
+    engines = ()
     input_specs, output_specs, first_inputs, timed_inputs = (X,), (Y,), (), ("x",)
     state_specs = (SimpleNamespace(name="total", shape=(), dtype="float32", next_name="total_next"),)
 

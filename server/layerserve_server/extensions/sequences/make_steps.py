@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from layergraph.errors import NotSteppableError
 
@@ -16,6 +16,9 @@ from layerserve_server.inference.runner import ServedModel
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.version import VersionPart
+
+#: The function below.
+STEP_MODEL: Final = f"{__name__}:step_model"
 
 
 def make_steps(
@@ -39,12 +42,19 @@ def make_steps(
             process.metrics.batches(found.name, found.version),
             threads=settings.compute_threads,
             nice=settings.nice,
+            # Workers compute no steps.
+            derived=STEP_MODEL if process.forward is None else "",
         )
     except NotSteppableError as error:
         if asked is not None:
             raise VersionFailedError(f"setting 'sequences': {error}") from error
         return {NAME: NoSteps(str(error))}
     return {NAME: made}
+
+
+def step_model(model: Any) -> Any:
+    """Returns the step model of a model, in the process that chooses its engines."""
+    return model.stepper().model
 
 
 def is_stateful(model: Any) -> bool:

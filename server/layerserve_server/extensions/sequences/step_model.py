@@ -18,7 +18,7 @@ from layerserve_server.inference.admission import Admission, Admitted
 from layerserve_server.inference.batching import BatchObserver, BatchQueue
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array, ModelRunner, ServedModel, TensorSpec
-from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version import DerivedModel, LoadedVersion
 from layerserve_server.services.prediction.decoder import Decoder
 from layerserve_server.services.prediction.encoded_rows import EncodedRows
 from layerserve_server.services.prediction.predict_protocol import Encoder, PredictionRequest, RequestedOutputs
@@ -103,9 +103,14 @@ class StepModel:
         *,
         threads: int | None = None,
         nice: int = 0,
+        derived: str = "",
     ) -> None:
-        """`observer` is told of batches, `threads` and `nice` are those of the version's queue."""
+        """`observer` is told of batches, `threads` and `nice` are those of the version's queue.
+
+        `derived` is the function that makes the step model in the process that chooses engines; empty to choose none.
+        """
         self.stepper = stepper
+        self.derived = DerivedModel(stepper.model, derived) if derived else None
         self.settings = settings
         self._observer = observer
         self._nice = nice
@@ -227,6 +232,8 @@ class StepModel:
 
 class NoSteps:
     """A version whose file has stateful layers, but whose steps can't be computed. It is a `VersionPart`."""
+
+    derived = None
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
