@@ -67,6 +67,7 @@ OF_RUNS: Table = {
 OTHERS = {
     "download": {"path"},
     "graph": {"rankdir", "limit"},
+    "sequence": {"version", "label"},
     "wait_until_ready": {"model", "version", "label"},
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 from layerserve.models.blocking import ModelMethods
 from layerserve.prediction.prediction import as_asked
 from layerserve.sequences.feed import SequenceFeed
+from layerserve.sequences.view import SequenceView
 from layerserve.values.tensors import Array
 
 
@@ -23,27 +24,31 @@ class SequenceMethods(ModelMethods):
         version: int | None = None,
         label: str | None = None,
         key: str | None = None,
+        timeout: float | None = None,
     ) -> ModelSequence:
         """Predict step by step: recurrent layers go on from their states after the step before.
 
         Returns a context manager. The sequence begins with the first step in the block, and ends with the block. All
         its steps are computed by one version, on one server. The model's settings need `[sequences]`, unless its file
-        has stateful layers. `key` is as in `predict`.
+        has stateful layers. `key` is as in `predict`. `timeout` is that of each step, in seconds; default: the
+        client's.
 
         Example:
             with client.sequence("sensor") as sequence:
                 for readings in batches:
                     sequence.predict(readings)                               -> array (rows, timesteps, 1)
         """
-        return ModelSequence(self, SequenceFeed(self._signatures, model, version, label, key))
+        feed = SequenceFeed(self._signatures, model, version, label, key)
+        return ModelSequence(self, feed, self.timeout if timeout is None else timeout)
 
 
-class ModelSequence:
+class ModelSequence(SequenceView):
     """Steps of a model, one after the other. Use it as a context manager, and for one step at a time."""
 
-    def __init__(self, client: ModelMethods, feed: SequenceFeed) -> None:
+    def __init__(self, client: ModelMethods, feed: SequenceFeed, timeout: float) -> None:
+        super().__init__(feed)
         self._client = client
-        self._feed = feed
+        self._timeout = timeout
 
     def __enter__(self) -> ModelSequence:
         return self
@@ -53,16 +58,6 @@ class ModelSequence:
     ) -> None:
         self.close()
 
-    @property
-    def steps(self) -> int:
-        """Number of steps so far."""
-        return self._feed.steps
-
-    @property
-    def version(self) -> int | None:
-        """The version that computes the steps; None before the first."""
-        return self._feed.version
-
     def predict(
         self, inputs: Any, outputs: str | Sequence[str] | None = None, *, timeout: float | None = None
     ) -> Array | dict[str, Array]:
@@ -70,7 +65,7 @@ class ModelSequence:
 
         `inputs` are those of `Client.predict`, with any number of timesteps, (rows, timesteps, ...). All steps have the
         same rows: each row goes on from its own states. `outputs` are names of the model's outputs. `timeout` is in
-        seconds; default: the client's.
+        seconds; default: the sequence's.
 
         A step that the server refuses leaves the sequence as before. If the sequence is lost, as the server has dropped
         or forgotten it, or a step got no reply, this and all further steps raise an error: begin another sequence.
@@ -79,12 +74,8 @@ class ModelSequence:
         otherwise as `Client.predict` does.
         """
         flow = self._feed.predict(inputs, outputs)
-        seconds = self._client.timeout if timeout is None else timeout
+        seconds = self._timeout if timeout is None else timeout
         return as_asked(self._client._run(flow, seconds, keeps_stream=True), outputs)
-
-    def reset(self) -> None:
-        """Begin anew: the next step is the first one again, perhaps of another version."""
-        self._feed.reset()
 
     def close(self) -> None:
         """End the sequence. Does nothing if it has ended."""

@@ -75,10 +75,6 @@ class SequenceFeed:
         self.version = reply.response.model.version
         return read_prediction(reply.response)
 
-    def reset(self) -> None:
-        """Makes the next step the first one."""
-        self.steps = 0
-
     def close(self) -> Flow[None]:
         """Flow that ends the sequence."""
         self._closed = True

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
-from layerserve import Client, DeadlineExceeded, SequenceLost, Unavailable
+from layerserve import Client, DeadlineExceeded, SequenceLost, Unavailable, VersionNotFound
 from layerserve.v1 import prediction_pb2 as pb
 from summed_sequences import outputs, request
 from tokens import entry
@@ -176,15 +176,15 @@ def test_a_stream_has_a_sequence_that_ends_with_it(app, connect, table_of, wait_
 
 def test_the_client_has_a_sequence_for_a_block(app, table_of, wait_until):
     with Client(f"127.0.0.1:{app.grpc_port}", timeout=60) as client:
-        with client.sequence("sum") as one, client.sequence("sum") as two:
+        with client.sequence("sum", version=2) as none, pytest.raises(VersionNotFound):
+            none.predict([[1]])
+        with client.sequence("sum") as one, client.sequence("sum", version=1, key="someone") as two:
             assert one.predict([[1, 2]]).tolist() == [[1, 3]]
             assert two.predict([[10]]).tolist() == [[10]]
             assert one.predict([[3]], outputs=["y"])["y"].tolist() == [[6]]
             with pytest.raises(ValueError, match="as before this step"):
                 one.predict([[-1]])
             assert (one.predict([[1]]).tolist(), one.steps, one.version) == ([[7]], 3, 1)
-            one.reset()
-            assert one.predict([[1]]).tolist() == [[1]]
             app.drain()
             with pytest.raises(Unavailable, match="the server is draining"):
                 one.predict([[1]])
