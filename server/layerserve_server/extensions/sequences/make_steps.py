@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from layerserve_server.inference.runner import ServedModel
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.version import VersionPart
+
+logger = logging.getLogger(__name__)
 
 #: The function below.
 STEP_MODEL: Final = f"{__name__}:step_model"
@@ -49,6 +52,12 @@ def make_steps(
         if asked is not None:
             raise VersionFailedError(f"setting 'sequences': {error}") from error
         return {NAME: NoSteps(str(error))}
+    except Exception:
+        if asked is not None:
+            raise
+        # Its settings don't ask for steps: it is served without them.
+        logger.exception("%s: the model of its steps can't be made", found.label)
+        return {NAME: NoSteps("the model of its steps can't be made; see the server's log")}
     return {NAME: made}
 
 
