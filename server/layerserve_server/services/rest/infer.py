@@ -33,7 +33,11 @@ class Infer:
         """Translates a request. Raises InvalidRequestError."""
         body = request.body
         size = json_size(body, request.headers.get(JSON_LENGTH))
-        if self._reader.is_long(size):
+        if size == 0 and JSON_LENGTH in request.headers:
+            # Nothing but the elements of the model's input: `InferProtocol` has their meaning.
+            wanted = Wanted({}, True)
+            message = ModelInferRequest(raw_input_contents=[body]).SerializeToString()
+        elif self._reader.is_long(size):
             with self._reader.reading(body, infer_body.__name__, size=size) as reading:
                 wanted = Wanted(**reading.line())
                 message = reading.message()
