@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
-from layerserve import Client, DeadlineExceeded, SequenceLost, Unavailable, VersionNotFound
+from layerserve import Client, DeadlineExceeded, MissingInput, SequenceLost, Unavailable, VersionNotFound
 from layerserve.v1 import prediction_pb2 as pb
 from summed_sequences import outputs, request
 from tokens import entry
@@ -259,3 +259,19 @@ def test_steps_of_a_trained_model_are_its_predictions(put, start, tmp_path: Path
     with Client(f"127.0.0.1:{app.grpc_port}", timeout=60) as client, client.sequence("rnn") as steps:
         made = [steps.predict(data[:, start:stop]) for start, stop in ((0, 1), (1, 4), (4, 10))]
     np.testing.assert_allclose(np.concatenate(made, 1), model.predict(data), atol=1e-6)
+
+
+def test_inputs_that_make_the_first_states_are_needed_for_the_first_step_only(put, start, table_of, wait_until):
+    x, begin = Input((None, 3), name="x"), Input((4,), name="begin")
+    model = Model([x, begin], layers.GRU(4, return_sequences=True)(x, initial_state=layers.Dense(4)(begin)))
+    (put("rnn").parents[1] / "layerserve.toml").write_text("[sequences]\n")
+    app = start(load=lambda *_: model)
+    random = np.random.default_rng(0)
+    data, first = random.random((2, 6, 3), "float32"), random.random((2, 4), "float32")
+    with Client(f"127.0.0.1:{app.grpc_port}", timeout=60) as client, client.sequence("rnn") as steps:
+        with pytest.raises(MissingInput, match="missing input 'begin'"):
+            steps.predict({"x": data[:, :1]})
+        made = [steps.predict({"x": data[:, :1], "begin": first}), steps.predict({"x": data[:, 1:4]})]
+        made.append(steps.predict({"x": data[:, 4:], "begin": first}))
+    np.testing.assert_allclose(np.concatenate(made, 1), model.predict([data, first]), atol=1e-6)
+    wait_until(lambda: not table_of(app).all())
