@@ -267,7 +267,7 @@ def replaced(server: Server) -> Iterator[None]:
     stop = threading.Event()
 
     def publish() -> None:
-        version = 1
+        version = max(server.steppers)
         while not stop.wait(1.5):
             version += 1
             # Before the server has it: the oracle must know every version that answers.
@@ -287,8 +287,8 @@ def check(transport: str, workers: int, steps: int, seed: int) -> bool:
     """Runs one server. Prints what happened, and returns whether it was as it should be."""
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder), transport, workers) as server:
         # Until all threads and buffers are there.
-        first = Run(server, steps // 10, seed + 1)
-        asyncio.run(first.all())
+        with replaced(server):
+            asyncio.run(Run(server, steps // 3, seed + 1).all())
         before = server.memory()
         run = Run(server, steps, seed)
         with replaced(server):
