@@ -7,11 +7,11 @@ from layerserve.calls.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, TLS, C
 from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
 from layerserve.prediction.api import AsyncPredictionMethods
+from layerserve.scoring.api import AsyncScoringMethods
 from layerserve.sequences.api import AsyncSequenceMethods
-from layerserve.training.api import AsyncTrainingMethods
 
 
-class AsyncClient(AsyncPredictionMethods, AsyncSequenceMethods, AsyncTrainingMethods, AsyncSlices):
+class AsyncClient(AsyncPredictionMethods, AsyncSequenceMethods, AsyncScoringMethods, AsyncSlices):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:
