@@ -216,7 +216,6 @@ class StepModel:
                         max_queue_rows=limits[1],
                         observer=self._observer,
                         nice=self._nice,
-                        traced=True,
                     )
         if limits != (queue.max_batch_rows, queue.max_queue_rows):
             queue.set_limits(*limits)
