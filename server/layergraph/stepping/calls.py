@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from layergraph.errors import NotSteppableError
 from layergraph.execution.plan import Plan
@@ -36,13 +37,14 @@ class Calls:
         """The error that a call makes the model impossible to step."""
         return NotSteppableError(reason, self.path(step), step.call.layer.keras_class_name)
 
-    def makers(self) -> dict[int, int]:
+    @cached_property
+    def makers(self) -> Mapping[int, int]:
         """Slot -> position of the call that makes it."""
         return {target: at for at, step in enumerate(self.steps) for target in step.targets}
 
     def behind(self, slots: Iterable[int]) -> tuple[set[int], set[int]]:
         """Positions of all calls that these slots depend on, and the slots on which they do, with themselves."""
-        makers, steps, seen = self.makers(), set(), set()
+        makers, steps, seen = self.makers, set(), set()
         waiting = list(slots)
         while waiting:
             slot = waiting.pop()

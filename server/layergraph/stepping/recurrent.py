@@ -36,7 +36,7 @@ def next_call(step: Step, tensors: Sequence[Tensor], path: str, states: StateTen
     """Repeats the call on other tensors, with states as inputs and outputs. Returns its outputs."""
     layer: Recurrent = step.call.layer
     given = step.call.positions("initial_state")
-    masked = _takes_mask(step)
+    masked = _takes_mask(step, tensors)
     # Keras 3 leaves the inputs' mask out of calls with initial states.
     rule = "keras3" if not masked else layer.mask_rule if layer.mask_rule != "keras3" else "keras2"
     copy = copy_of(layer, states.names.free(path), return_state=True, stateful=False, mask_rule=rule)
@@ -64,14 +64,18 @@ def next_call(step: Step, tensors: Sequence[Tensor], path: str, states: StateTen
     return made
 
 
-def _takes_mask(step: Step) -> bool:
-    """Whether the call gets a mask of the timesteps: as an argument, or that of its inputs."""
+def _takes_mask(step: Step, tensors: Sequence[Tensor]) -> bool:
+    """Whether the call gets a mask of the timesteps: as an argument, or that of its inputs.
+
+    Tensors of a nested model have no masks themselves, but those of the step graph, in their place, do.
+    """
     if step.call.positions("mask"):
         return True
     sources = step.call.mask_sources
     names = ["mask"] if step.call.layer.mask_rule == "keras3" else ["mask", "sequences_mask"]
     taken = [tensor for name in names for tensor in flatten(sources.get(name))]
-    return any(tensor is not None and tensor.mask_shape is not None for tensor in taken)
+    own = {id(tensor): other for tensor, other in zip(step.call.tensors, tensors, strict=True)}
+    return any(id(tensor) in own and own[id(tensor)].mask_shape is not None for tensor in taken)
 
 
 def _one_row(layer: Recurrent, output: Tensor) -> tuple[int | None, ...]:

@@ -146,7 +146,7 @@ class _Build:
 
     def _keep(self, slot: int) -> None:
         """Adds a state that stays what the first step has made it."""
-        maker = self._calls.makers().get(slot)
+        maker = self._calls.makers.get(slot)
         name = next((name for name, own in self._calls.inputs.items() if own == slot), "")
         if maker is None:
             shape, dtype = self._specs[name].shape, self._specs[name].dtype
@@ -179,7 +179,7 @@ class _Build:
 
     def _check_repeated(self, step: Step) -> None:
         """Raises NotSteppableError if one of the inputs was repeated as often as the model has timesteps."""
-        makers = self._calls.makers()
+        makers = self._calls.makers
         for slot in step.sources:
             maker = self._calls.steps[makers[slot]] if slot in makers else None
             if maker is not None and isinstance(maker.call.layer, RepeatVector) and maker.call.layer.n > 1:
@@ -191,7 +191,7 @@ class _Build:
         given = set(step.call.positions("initial_state"))
         own = [slot for at, slot in enumerate(step.sources) if at not in given]
         if any(self._extent(slot) is not Extent.EACH for slot in own):
-            maker = self._calls.makers().get(own[0])
+            maker = self._calls.makers.get(own[0])
             cause = step if maker is None else self._calls.steps[maker]
             raise refused(cause, reason_of(cause.call.layer, makes_timesteps=True))
         kind = recurrent if isinstance(layer, Recurrent) else causal_convolution

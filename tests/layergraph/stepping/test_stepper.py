@@ -78,6 +78,13 @@ def nested_twice() -> Model:
     return Model(x, k.Dense(1)(inner(inner(x))[:, -1]))
 
 
+def nested_below_a_mask() -> Model:
+    x, y = masked()
+    within = sequence()
+    inner = Model(within, k.LSTM(3, return_sequences=True)(within), name="inner")
+    return Model(x, inner(y))
+
+
 def convolutions() -> Model:
     x = sequence()
     y = k.Conv1D(4, 3, padding="causal", dilation_rate=2, activation="relu")(k.Conv1D(4, 2, padding="causal")(x))
@@ -117,6 +124,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "stacked and custom cells": stacked_cells,
     "shared layer": shared,
     "nested model": nested_twice,
+    "nested model below a mask": nested_below_a_mask,
     "causal convolutions": convolutions,
     "separable convolution": lambda: Model(x := sequence(), k.SeparableConv1D(4, 3, padding="causal")(x)),
     "ConvLSTM1D": lambda: Model(x := sequence(9, 2), k.ConvLSTM1D(3, 3, return_state=True)(x)),

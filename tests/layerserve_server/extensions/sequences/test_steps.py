@@ -84,6 +84,8 @@ def test_a_step_that_fails_or_is_cancelled_leaves_the_states_and_says_so(own_thr
     held = one.begin("a", 7)
     wait_until(lambda: len(model.batches) > begun)
     held.cancel()
+    in_flight = "layerserve_calls_in_flight", {"method": "Predict"}
+    wait_until(lambda: own_thread.metrics.registry.get_sample_value(*in_flight) == 0)
     after = one.begin("a", 1)
     model.gate.set()
     assert outputs(after.result(30)) == [6]
