@@ -51,7 +51,7 @@ def _open_inference(core: Core) -> Part:
     service = OpenInferenceService(core.repository, core.manager, core.registry, core.release, core.ready)
     return Part(
         services=[service],
-        http=lambda web: Paths(routes=open_inference.routes(web.reader)),
+        http=lambda web: Paths(routes=open_inference.routes(core.predictor, web.reader)),
         openapi=infer_schemas.describe,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ from layerserve_server.protocols.inference.inference_pb2 import (
 from layerserve_server.services.open_inference.datatypes import DTYPES
 from layerserve_server.services.open_inference.inference import SERVICE as INFERENCE
 from layerserve_server.services.rest.body_reader import BodyReader
-from layerserve_server.services.rest.infer import Infer
+from layerserve_server.services.rest.infer import InferBodies
+from layerserve_server.services.rest.infer_body import JSON_LENGTH
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Translated
 
 Array = npt.NDArray[Any]
@@ -80,7 +81,7 @@ class TryParts:
         self._pages = pages
         self._guard = guard
         self._served = served
-        self._infer = Infer(reader)
+        self._reader = reader
 
     def routes(self) -> list[HttpRoute]:
         """Returns the routes."""
@@ -119,9 +120,9 @@ class TryParts:
         # The body is that of an `infer` path, which has limits on its size and its parsing.
         self._guard.check(request, changes=True)
         fields = Fields.of_query(request)
-        names = {"model": fields.required("name"), "version": str(fields.number("version") or "")}
+        model, version = fields.required("name"), str(fields.number("version") or "")
         row = fields.number("row")
-        message = self._infer.translate(replace(request, names=names)).message
+        message, _ = InferBodies(self._reader, model, version, request.headers.get(JSON_LENGTH)).read_body(request.body)
 
         def show(answer: bytes) -> HttpReply:
             response = ModelInferResponse.FromString(answer)
@@ -137,7 +138,7 @@ class TryParts:
                 left_out=max(0, len(response.outputs) - MAX_OUTPUTS),
             )
 
-        return Translated(message, show)
+        return Translated(message.SerializeToString(), show)
 
 
 def image_field(spec: ModelMetadataResponse.TensorMetadata) -> InputField:

@@ -103,9 +103,7 @@ class HttpApp:
         if route is None:
             self._reply_without_call(connection, request, found)
             return
-        call = request.call = connection.call = HttpCall(
-            self, self._batches, route, head, connection, time.monotonic()
-        )
+        call = request.call = connection.call = HttpCall(self, self._batches, route, head, connection, time.monotonic())
         self._batches.begin(call)
         if request.complete and head.plain:
             call.request = request.take()
@@ -250,12 +248,7 @@ class HttpApp:
         assert route.translate is not None
         assert head.found is not None
         request = HttpRequest(head.found.names, head.query, head.headers, call.request, call.caller, may_block)
-        try:
-            message, call.reply = route.translate(request)
-        except UnicodeEncodeError:
-            raise InvalidRequestError(
-                "the body: got a string with half of a surrogate pair, expected Unicode"
-            ) from None
+        message, call.reply = route.translate(request)
         self._limits.check_size(len(message))
         if len(message) >= COUNTED_BYTES:
             call.hold(len(message))

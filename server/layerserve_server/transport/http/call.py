@@ -81,6 +81,11 @@ class HttpCall(BatchedCall):
     def send_failure(self, wire: Failure) -> None:
         self._end_with(wire)
 
+    def fail(self, error: Exception) -> None:
+        if isinstance(error, UnicodeEncodeError):
+            error = InvalidRequestError("the body: got a string with half of a surrogate pair, expected Unicode")
+        super().fail(error)
+
     def stop_timer(self) -> None:
         """Stops the timer, if there is one."""
         if self.timer is not None:

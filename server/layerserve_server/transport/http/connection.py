@@ -456,7 +456,7 @@ class HttpConnection(asyncio.Protocol):
         self._close_with(error_reply(f"the request wasn't complete after {seconds:g} seconds", 408, "idle"))
 
     async def _send_chunks(self, head: bytes, body: memoryview) -> None:
-        """Sends a long body in chunks, each when the client has read most of those before: asyncio copies what waits."""
+        """Sends a long body in chunks, each when the client has read most of the last: asyncio copies what waits."""
         self._replying = True
         self.transport.write(head)
         with self._patience(len(body)):

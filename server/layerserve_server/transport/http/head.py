@@ -46,7 +46,7 @@ class HttpHead:
     def __init__(
         self, verb: str, url: bytes, headers: Sequence[tuple[bytes, bytes]], *, version: str, keeps_alive: bool
     ) -> None:
-        """Names of headers are in lower case. Raises HttpParserError, and UnicodeDecodeError for a path beyond ASCII."""
+        """Names of headers are in lower case. Raises HttpParserError, and UnicodeDecodeError if a path isn't ASCII."""
         parsed = httptools.parse_url(url)
         path: str = parsed.path.decode("ascii")
         self.verb = verb

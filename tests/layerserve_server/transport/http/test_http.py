@@ -385,7 +385,7 @@ def test_an_internal_error_has_an_id_and_no_details(serve, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("layerserve_server.services.rest.infer.array_pieces", fail)
+    monkeypatch.setattr("layerserve_server.services.rest.infer_encoder.dumps_array", fail)
     reply = call("POST", INFER, BODY)
     assert reply.status == 500
     assert "secret" not in reply.json["error"]
