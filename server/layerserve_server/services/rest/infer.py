@@ -6,22 +6,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from layerserve_server.protocols.inference.inference_pb2 import ModelInferRequest
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.services.open_inference.infer_protocol import InferProtocol
-from layerserve_server.services.prediction.predict_protocol import (
-    Encoder,
-    PredictionRequest,
-    RequestedOutputs,
-    Span,
-)
+from layerserve_server.services.open_inference.infer_protocol import InferProtocol, infer_encoder
+from layerserve_server.services.prediction.predict_protocol import Encoder, PredictionRequest, RequestedOutputs, Span
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.rest import infer_body
 from layerserve_server.services.rest.body_reader import BodyReader
-from layerserve_server.services.rest.infer_body import JSON_LENGTH, Wanted, json_size
+from layerserve_server.services.rest.infer_body import JSON_LENGTH, Wanted, in_binary, json_size
 from layerserve_server.services.rest.infer_encoder import BodyEncoder
-from layerserve_server.transport.call import Call, Handler
+from layerserve_server.transport.call import Handler
 from layerserve_server.transport.perimeter.limits import COUNTED_BYTES, PROMPT_BYTES
 
 #: Maximum number of handlers that are kept. Clients choose what they are for, so there has to be a limit.
@@ -41,22 +37,37 @@ class Infer:
 
     def handler(self, names: Mapping[str, str], headers: Mapping[str, str]) -> Handler:
         """Returns the handler of requests of a path with these names."""
-        key = names["model"], names.get("version", ""), headers.get(JSON_LENGTH)
+        model, version = names["model"], names.get("version", "")
+        length = headers.get(JSON_LENGTH)
+        if length is None:
+            return partial(self._answer_json, model, version, self._handler(model, version, None))
+        return self._handler(model, version, length)
+
+    def _handler(self, model: str, version: str, length: str | None) -> Handler:
+        """Returns the handler of bodies with this header JSON_LENGTH."""
+        key = model, version, length
         handler = self._handlers.get(key)
         if handler is None:
             if len(self._handlers) >= MAX_HANDLERS:
                 self._handlers.clear()
-            bodies = InferBodies(self._reader, *key)
-            handler = self._handlers[key] = partial(_hold, self._predictor.handler(bodies), bodies)
+            handler = self._handlers[key] = self._predictor.handler(InferBodies(self._reader, *key))
         return handler
 
-
-def _hold(handler: Handler, bodies: InferBodies, call: Call) -> None:
-    """Counts what is made of the JSON of a request, up to four bytes for each number, which has at least two there."""
-    size = json_size(call.request, bodies.length)
-    if size >= COUNTED_BYTES:
-        call.hold(2 * size)
-    handler(call)
+    def _answer_json(self, model: str, version: str, as_it_is: Handler, call: Any) -> None:
+        """Answers a request in JSON: with its numbers in binary, if they are few, so that it may have a template."""
+        size = len(call.request)
+        rewritten = in_binary(call.request) if size <= PROMPT_BYTES else None
+        if rewritten is None:
+            if size >= COUNTED_BYTES:
+                # What is made of it: up to four bytes for each number, which has at least two there.
+                call.hold(2 * size)
+            as_it_is(call)
+            return
+        text, content = rewritten
+        if len(content) >= COUNTED_BYTES:
+            call.hold(len(content))
+        call.request = text + content
+        self._handler(model, version, str(len(text)))(call)
 
 
 @dataclass(frozen=True)
@@ -85,13 +96,13 @@ class InferBodies(InferProtocol):
         message.model_name, message.model_version = self.model, self.version
         return message, wanted
 
-    def read(self, message: bytes) -> ModelInferRequest:
-        """Parses a body. Raises InvalidRequestError."""
-        return self.read_body(message)  # type: ignore[return-value]
+    def read(self, message: bytes) -> Any:
+        """Parses a body (see `read_body`)."""
+        return self.read_body(message)
 
-    def request(self, message: object) -> PredictionRequest:
+    def request(self, message: Any) -> PredictionRequest:
         """Returns the meaning of a parsed body. Raises InvalidRequestError."""
-        parsed, wanted = message  # type: ignore[misc]
+        parsed, wanted = message
         request = super().request(parsed)
         names, classes = request.requested.outputs, request.requested.form
         form = classes, tuple(wanted.binary.get(name, wanted.default) for name in names), wanted.default
@@ -120,6 +131,7 @@ class InferBodies(InferProtocol):
 
     def encoder(self, version: LoadedVersion, requested: RequestedOutputs, names: tuple[str, ...]) -> Encoder:
         """Returns the encoder of replies. Raises InvalidTensorError for dtypes that the protocol lacks."""
-        classes, binary, default = requested.form  # type: ignore[misc]
-        made = super().encoder(version, RequestedOutputs(self, requested.outputs, classes), names)
-        return BodyEncoder(version, made, binary or (default,) * len(names))
+        form: Any = requested.form
+        classes, binary, default = form
+        messages = infer_encoder(version, requested, classes, names)
+        return BodyEncoder(version, messages, binary or (default,) * len(names))
