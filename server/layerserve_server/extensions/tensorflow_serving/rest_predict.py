@@ -30,6 +30,7 @@ from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
+from layerserve_server.services.prediction.endpoint import kept
 from layerserve_server.services.prediction.predict_protocol import Span
 from layerserve_server.services.prediction.wire_format import without
 from layerserve_server.services.rest.body_reader import BodyReader
@@ -58,9 +59,11 @@ class Predict:
         def specs(outline: Outline) -> dict[str, InputSpec]:
             nonlocal order
             key = outline.signature_name or DEFAULT_KEY
+            names = None if outline.names is None else tuple(outline.names)
             with self._leased(choice, may_block=request.may_block) as version:
-                order = tuple(signature(version, key).outputs)
-                return input_specs(version, key, outline)
+                kind = "names in JSON", key, names, outline.rows < 0
+                order, found = kept(version, kind, lambda: _names_and_specs(version, key, outline))
+                return found
 
         if self._reader.is_long(len(request.body)):
             with self._reader.reading(request.body, rest_body.__name__) as reading:
@@ -94,6 +97,13 @@ def model_spec(names: Mapping[str, str]) -> ModelSpec:
             raise InvalidRequestError(f"version '{safe_text(number, 40)}': expected a number")
         spec.version.value = int(number)
     return spec
+
+
+def _names_and_specs(
+    version: LoadedVersion, key: str, outline: Outline
+) -> tuple[tuple[str, ...], dict[str, InputSpec]]:
+    """Returns the names of a signature's outputs, and `input_specs`."""
+    return tuple(signature(version, key).outputs), input_specs(version, key, outline)
 
 
 def input_specs(version: LoadedVersion, key: str, outline: Outline) -> dict[str, InputSpec]:

@@ -66,6 +66,8 @@ def written(reply: HttpReply) -> bytes:
 
 def head_of(reply: HttpReply) -> bytes:
     """Returns the headers of a reply, with the size of its body and the empty line. Raises ValueError."""
+    if reply.headers == (JSON,):
+        return b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(reply.body)
     lines = [f"{name}: {value}" for name, value in reply.headers]
     text = "\r\n".join([*lines, f"content-length: {len(reply.body)}", "", ""])
     if _CONTROL.search("".join(lines)):
