@@ -1,6 +1,7 @@
 """What holds for all tests."""
 
 import gc
+import logging
 import os
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -41,6 +42,9 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.enable()
         gc.freeze()
+        # pytest adds its handlers to each logger that passes nothing on, six times a test. torch has 50 of them.
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch")]:
+            logging.getLogger(name).propagate = True
 
 
 @pytest.hookimpl(trylast=True)

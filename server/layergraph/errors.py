@@ -130,12 +130,17 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
 
     Example: unknown_name("optimizer", "adm", TABLE) -> "unknown optimizer 'adm'; did you mean 'adam'?"
     """
+    return f"unknown {kind} {str(name)[:80]!r}; {known_names(name, known)}"
+
+
+def known_names(name: object, known: Iterable[str]) -> str:
+    """Returns the end of such a text: "did you mean 'adam'?"."""
     choices = sorted(set(known))
     shown = str(name)[:80]
     near = difflib.get_close_matches(shown.lower(), choices, n=3, cutoff=0.6)
     near = near or difflib.get_close_matches(shown, choices, n=3, cutoff=0.6)
     if near:
-        return f"unknown {kind} {shown!r}; did you mean " + " or ".join(repr(n) for n in near) + "?"
+        return "did you mean " + " or ".join(repr(n) for n in near) + "?"
     if not choices:
-        return f"unknown {kind} {shown!r}; none exist"
-    return f"unknown {kind} {shown!r}; known: {', '.join(choices[:40])}" + (" ..." if len(choices) > 40 else "")
+        return "none exist"
+    return f"known: {', '.join(choices[:40])}" + (" ..." if len(choices) > 40 else "")

@@ -63,15 +63,26 @@ class NotFoundError(ServerError):
 
 
 class UnknownModelError(NotFoundError):
-    """No model has this name."""
+    """No model has this name. `model` is the name if a request has it, and `hint` names similar models."""
 
     reason = "model_not_found"
 
+    def __init__(self, text: str, model: str = "", hint: str = "") -> None:
+        self.model = model
+        self.hint = hint
+        super().__init__(text)
+
 
 class UnknownVersionError(NotFoundError):
-    """The model doesn't have this version."""
+    """The model doesn't have this version. `model` and `version` are those of a request, and `hint` names others."""
 
     reason = "version_not_found"
+
+    def __init__(self, text: str, model: str = "", version: int = 0, hint: str = "") -> None:
+        self.model = model
+        self.version = version
+        self.hint = hint
+        super().__init__(text)
 
 
 class UnknownLabelError(NotFoundError):

@@ -43,6 +43,7 @@ from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.native import NativeServer
 from layerserve_server.transport.perimeter.limits import Limits
 from layerserve_server.transport.perimeter.memory import MemoryBudget, default_limit
+from layerserve_server.transport.status import WORDS
 
 if TYPE_CHECKING:
     from layerserve_server.transport.http.server import HttpServer
@@ -56,6 +57,7 @@ logger = logging.getLogger(__name__)
 ALL = (*CORE_PROTOCOLS, *EXTENSIONS)
 #: The right of each method, and of each path of the metrics port.
 RIGHTS: Mapping[str, Right] = {**CORE, **{name: right for one in ALL for name, right in one.rights.items()}}
+WORDS.update({service: words for one in ALL for service, words in one.words.items()})
 #: The modules of their jobs without torch.
 JOB_MODULES = [module for one in ALL for module in one.job_modules]
 #: Interval at which it is written down which models were used last, in seconds.

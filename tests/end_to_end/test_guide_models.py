@@ -23,12 +23,9 @@ def answers(client: Client, model: str, inputs: Any) -> list[np.ndarray]:
 
 @pytest.mark.filterwarnings("ignore:(?s).*structure of `inputs`:UserWarning")
 @pytest.mark.filterwarnings("ignore:(?s).*Skipping variable loading:UserWarning")
-@pytest.mark.parametrize("writer", ["here", "keras"])
 @pytest.mark.parametrize("name", ZOO)
-def test_stock_keras_opens_the_file_and_predicts_the_same(
-    client: Client, repository: Path, name: str, writer: str
-) -> None:
-    model = f"{name}_{writer}"
+def test_stock_keras_opens_the_file_and_predicts_the_same(client: Client, repository: Path, name: str) -> None:
+    model = f"{name}_here"
     oracle = keras.models.load_model(repository / model / "1" / "model.keras", compile=False)
     inputs = random_rows(client.model(model).inputs, rows=5)
     expected = flat(oracle.predict_on_batch({tensor.name: inputs[tensor.name] for tensor in oracle.inputs}))

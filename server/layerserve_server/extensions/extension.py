@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from layerserve_server.transport.http.exchange import HttpRoute, Plain
     from layerserve_server.transport.http.hosts import Hosts
     from layerserve_server.transport.probes import MetricPage
+    from layerserve_server.transport.status import Words
 
 
 class Service(Protocol):
@@ -181,6 +182,8 @@ class Extension:
     model_settings: Callable[[], type[ModelSettings]] | None = None
     #: Rights by full method name and by path of `Part.metric_pages`. Methods in proto/ have theirs there.
     rights: Mapping[str, Right] = field(default_factory=dict)
+    #: Errors in the words of a protocol whose clients compare them, by the name of its service.
+    words: Mapping[str, Words] = field(default_factory=dict)
     #: Kinds of verifiers of tokens, each with a table of the tokens file.
     verifiers: Sequence[VerifierKind] = ()
     #: Modules of its jobs without torch, and readers of long bodies (see `BodyReader`): imported before a job begins.

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from layergraph.errors import unknown_name
+from layergraph.errors import known_names
 
 from layerserve_server.access.reserved import Restriction
 from layerserve_server.errors import UnavailableError, UnknownModelError
@@ -175,9 +175,10 @@ class Catalogue:
         if record is None:
             self._check_scanned()
             if not self.models:
-                raise UnknownModelError("the server has no models")
+                raise UnknownModelError("the server has no models", name, "the server has no models")
             known = self.models.keys() - self.restrictions.keys() if self.suggests else ()
-            raise UnknownModelError(unknown_name("model", name, known) if known else f"unknown model {name[:80]!r}")
+            hint = known_names(name, known) if known else ""
+            raise UnknownModelError(f"unknown model {name[:80]!r}{'; ' if hint else ''}{hint}", name, hint)
         return record
 
     def entry(self, name: str, version: int | None, label: str | None) -> Entry:

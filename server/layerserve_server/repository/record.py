@@ -149,7 +149,8 @@ class ModelRecord:
         if version is not None:
             if version not in self.versions:
                 known = ", ".join(map(str, sorted(self.versions, reverse=True)[:10]))
-                raise UnknownVersionError(f"model '{self.name}' has no version {version}{pointed}; it has {known}")
+                text = f"model '{self.name}' has no version {version}{pointed}; it has {known}"
+                raise UnknownVersionError(text, self.name, version, f"it has {known}")
             entry = self.versions[version]
         else:
             # The newest that hasn't failed is the next to become ready.

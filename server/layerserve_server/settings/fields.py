@@ -119,6 +119,14 @@ class SettingFields(BaseSettings):
         ),
         json_schema_extra={"unset": "none"},
     )
+    server_name: str = Field(
+        default="layerserve",
+        min_length=1,
+        max_length=100,
+        description=(
+            "Name in the server's metadata of the Open Inference Protocol. Programs for Triton may expect 'triton'."
+        ),
+    )
     triton_metrics: bool = Field(
         default=False,
         description="Also give metrics under the names that Triton has for them (nv_inference_*), at /metrics.",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -54,6 +56,12 @@ STATUS: dict[type[errors.ServerError], grpc.StatusCode] = {
 }
 
 
+#: Makes the text of an error in the words of a protocol; None if it has none of its own.
+Words: TypeAlias = Callable[[errors.ServerError], str | None]
+#: By service. Set when the extensions are known (see `Extension.words`).
+WORDS: dict[str, Words] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """The wire form of an error: a gRPC status with its text and trailing metadata."""
@@ -87,7 +95,7 @@ def failure(error: Exception, method: str, request_id: str = "", trace_id: str =
         return error.wire
     if isinstance(error, errors.ServerError):
         code = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-        text = errors.safe_text(str(error))
+        text = errors.safe_text(_text(error, method))
         metadata: list[tuple[str, str | bytes]] = [(REASON_KEY, error.reason)]
         if request_id:
             metadata.append((REQUEST_ID_KEY, request_id))
@@ -105,6 +113,12 @@ def failure(error: Exception, method: str, request_id: str = "", trace_id: str =
     text = f"internal error; see {correlation} in the server's log"
     own = ((REQUEST_ID_KEY, request_id),) if request_id else ()
     return Failure(grpc.StatusCode.INTERNAL, text, ((REASON_KEY, "internal"), (CORRELATION_KEY, correlation), *own))
+
+
+def _text(error: errors.ServerError, method: str) -> str:
+    """Returns the text of an error, in the words of the method's protocol."""
+    words = WORDS.get(method.strip("/").partition("/")[0])
+    return (words and words(error)) or str(error)
 
 
 def _details(code: grpc.StatusCode, text: str, error: errors.ServerError) -> bytes:

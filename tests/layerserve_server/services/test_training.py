@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -32,7 +33,9 @@ def trainer(put, start, connect, tmp_path):
 
 def test_a_run_goes_from_accepted_to_finished_and_its_version_answers(trainer):
     events = trainer.train(spec("train it", epochs=2, publish_label="best"))
-    assert kinds(events) == ["accepted", "queued", "started", "step", "epoch", "step", "epoch", "finished"]
+    # An epoch has two steps: a watcher who comes late gets the newest only.
+    order = [kind for kind, _ in itertools.groupby(kinds(events))]
+    assert order == ["accepted", "queued", "started", "step", "epoch", "step", "epoch", "finished"]
     accepted, finished = events[0].accepted, events[-1].finished
     assert (accepted.base.name, accepted.base.version, accepted.data_bytes) == ("double", 1, 96)
     assert (finished.published.name, finished.published.version) == ("double", 2)

@@ -71,13 +71,16 @@ class Sweeps:
         self._direction = direction
         self._slots = slots
         self._max_kept = max_kept
+        #: All sweeps, also those that other servers own.
         self._sweeps: dict[str, Sweep] = {}
-        self._elsewhere: dict[str, Sweep] = {}
-        self._creating = 0
+        #: Ids of sweeps that are being created. A scan must not read their folders.
+        self._creating: set[str] = set()
         self._started = self._stopping = False
         #: Whether the folder could be read: sweeps that aren't known aren't denied.
         self._listed = False
         self._lock = threading.Lock()
+        #: Held during a scan of the folder, so that only one takes a sweep over.
+        self._scanning = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -87,7 +90,8 @@ class Sweeps:
 
     def stop(self) -> None:
         """Stops driving sweeps; the next server continues them. To be called before `Runs.stop`."""
-        with self._lock:
+        # Not while a sweep is being taken over.
+        with self._scanning, self._lock:
             self._stopping = True
             sweeps = list(self._sweeps.values())
         for sweep in sweeps:
@@ -97,35 +101,39 @@ class Sweeps:
 
     def scan(self) -> None:
         """Reads new sweeps in the folder, and takes over those whose server is gone."""
-        try:
-            names = {path.name for path in self._folder.iterdir() if SWEEP_ID.fullmatch(path.name)}
-        except FileNotFoundError:
-            names = set()
-        except OSError as error:
-            log_damaged(self._folder, error)
-            return
-        self._listed = True
-        with self._lock:
-            if self._stopping:
+        with self._scanning:
+            try:
+                names = {path.name for path in self._folder.iterdir() if SWEEP_ID.fullmatch(path.name)}
+            except FileNotFoundError:
+                names = set()
+            except OSError as error:
+                log_damaged(self._folder, error)
                 return
-            unknown = sorted(names - self._sweeps.keys())
-        for name in unknown:
-            self._take(name)
+            self._listed = True
+            with self._lock:
+                if self._stopping:
+                    return
+                # After the folder was listed: what is created meanwhile is in one of the two.
+                own = {sweep.id for sweep in self._sweeps.values() if not _is_elsewhere(sweep)} | self._creating
+            for name in sorted(names - own):
+                self._take(name)
 
     def _take(self, name: str) -> None:
+        """Reads the sweep in a folder again, and takes it over if its server is gone."""
+        sweep = self._sweeps.get(name)
         try:
-            sweep = self._elsewhere.get(name) or Sweep.read(self._folder / name)
+            sweep = sweep or Sweep.read(self._folder / name)
             owned = sweep.ended or sweep.owner.acquire()
             sweep.refresh()
         except DAMAGED as error:
+            if sweep is not None:
+                sweep.owner.release()
             # After the start it is most likely a sweep that another server is creating.
             if not self._started:
                 logger.warning("can't read a sweep from its folder: %s", safe_text(str(error)), extra={"sweep": name})
             return
         with self._lock:
-            (self._sweeps if owned or sweep.ended else self._elsewhere)[name] = sweep
-            if owned or sweep.ended:
-                self._elsewhere.pop(name, None)
+            self._sweeps[name] = sweep
         if sweep.ended:
             sweep.owner.release()
         elif owned:
@@ -161,15 +169,16 @@ class Sweeps:
         for name, value in (("trials", trials), ("parallel", parallel)):
             if not 0 <= value <= MAX_TRIALS:
                 raise InvalidRequestError(f"{name}: got {value}, expected at most {MAX_TRIALS}, or 0 for the default")
+        sweep_id = new_id()
         with self._lock:
-            active = self._creating + sum(not sweep.ended for sweep in self._sweeps.values())
+            active = len(self._creating) + sum(one.owner.held and not one.ended for one in self._sweeps.values())
             if self._stopping:
                 raise UnavailableError(STOPPING)
-            if self._creating >= MAX_CREATING:
+            if len(self._creating) >= MAX_CREATING:
                 raise BusyError("other sweeps are being tried", retry_after=5.0)
             if active >= MAX_ACTIVE:
                 raise BusyError(f"{active} sweeps are under way, the maximum", retry_after=10.0)
-            self._creating += 1
+            self._creating.add(sweep_id)
         try:
             larger = self._check(request, base, dimensions, gone)
             plan = Plan(
@@ -181,10 +190,10 @@ class Sweeps:
                 monitored(request),
                 larger,
             )
-            return self._create(request, base, plan)
+            return self._create(sweep_id, request, base, plan)
         finally:
             with self._lock:
-                self._creating -= 1
+                self._creating.discard(sweep_id)
 
     def _check(
         self, request: RunRequest, base: BaseVersion, dimensions: tuple[Dimension, ...], gone: Callable[[], bool]
@@ -203,9 +212,9 @@ class Sweeps:
                 larger = self._direction(base.found.path, checked, base.parameter_count, gone)
         return larger
 
-    def _create(self, request: RunRequest, base: BaseVersion, plan: Plan) -> Sweep:
-        folder = self._folder / new_id()
-        sweep = Sweep(folder.name, folder, plan, request, time.time())
+    def _create(self, sweep_id: str, request: RunRequest, base: BaseVersion, plan: Plan) -> Sweep:
+        folder = self._folder / sweep_id
+        sweep = Sweep(sweep_id, folder, plan, request, time.time())
         try:
             folder.mkdir(parents=True)
             # First, so that no other server on this folder takes the sweep over.
@@ -278,16 +287,14 @@ class Sweeps:
         be read.
         """
         self._check_started()
-        if SWEEP_ID.fullmatch(sweep_id) and sweep_id not in self._sweeps:
+        sweep = self._sweeps.get(sweep_id)
+        if SWEEP_ID.fullmatch(sweep_id) and (sweep is None or _is_elsewhere(sweep)):
             self.scan()
-        sweep = self._sweeps.get(sweep_id) or self._elsewhere.get(sweep_id)
+            sweep = self._sweeps.get(sweep_id)
         if sweep is None:
             self._check_listed()
         if sweep is None or not visible(sweep.request):
             raise UnknownRunError(f"no sweep '{safe_text(sweep_id, 80)}'")
-        if sweep.id in self._elsewhere:
-            with contextlib.suppress(*DAMAGED):
-                sweep.refresh()
         return sweep
 
     def list(self, model: str = "") -> list[Sweep]:
@@ -296,7 +303,7 @@ class Sweeps:
         self.scan()
         self._check_listed()
         with self._lock:
-            return _newest_first([*self._sweeps.values(), *self._elsewhere.values()], model)
+            return _newest_first(self._sweeps.values(), model)
 
     def _check_started(self) -> None:
         # Before, it isn't known which callers the models are open to, and runs can't be asked for.
@@ -309,7 +316,7 @@ class Sweeps:
 
     def owner(self, sweep: Sweep) -> str:
         """Returns the server that owns a sweep; empty for this one, and for sweeps that have ended."""
-        return sweep.owner.name if sweep.id in self._elsewhere and not sweep.ended else ""
+        return sweep.owner.name if _is_elsewhere(sweep) else ""
 
     def cancel(self, sweep_id: str) -> Sweep:
         """Cancels a sweep and returns it. Does nothing if it has ended.
@@ -339,6 +346,11 @@ class Sweeps:
         if owner := self.owner(sweep):
             raise RunElsewhereError(f"sweep '{sweep.id}' is owned by another server on this repository: {owner}")
         return sweep
+
+
+def _is_elsewhere(sweep: Sweep) -> bool:
+    """Whether another server owns a sweep, or owned it until it was stopped."""
+    return not sweep.ended and not sweep.owner.held
 
 
 def _newest_first(sweeps: Iterable[Sweep], model: str = "") -> list[Sweep]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ RAW_TAG = tag(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)
 CONVERTED = frozenset({"string", "bfloat16"})
 #: Maximum number of cached heads, one per shapes of the outputs: clients choose the number of rows.
 MAX_HEADS = 1024
+#: Maximum number of elements of an output whose classes are asked for, as in Triton, and of classes in a reply: texts
+#: are made with Python's lock held.
+MAX_CLASSIFIED = 1_000_000
+MAX_CLASSES = 100_000
 
 
 class InferEncoder:
@@ -108,21 +113,47 @@ def classes(array: Array, name: str, count: int, ends: Sequence[bytes] = ()) -> 
     """Returns the `count` largest elements of each row as texts "value:index:label", largest first, as Triton does.
 
     `ends` are the ends ":label" by index; without one, a text is "value:index". The result has shape (rows, count),
-    with fewer columns if rows have fewer elements. Raises InvalidRequestError if the output isn't numbers.
+    with fewer columns if rows have fewer elements. Raises InvalidRequestError if the output isn't numbers, or if there
+    are too many.
     """
+    label = f"output '{name}': parameter 'classification'"
+    # The beginnings of these texts are Triton's.
     if array.dtype.kind not in "biuf":
         raise InvalidRequestError(
-            f"output '{name}': parameter 'classification': got text, expected an output of numbers"
+            f"{label}: class result not available for output due to unsupported type 'BYTES', expected numbers"
         )
-    rows = array.reshape(array.shape[0], -1) if array.ndim > 1 else array.reshape(-1, 1)
-    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
-    texts = np.empty(order.shape, dtype=object)
-    for row, indices in enumerate(order):
+    if array.size > MAX_CLASSIFIED:
+        raise InvalidRequestError(
+            f"{label}: classification output tensor too large: got {array.size} elements, expected at most "
+            f"{MAX_CLASSIFIED}; ask for fewer rows, or for the numbers"
+        )
+    rows = array.reshape(len(array), prod(array.shape[1:]))
+    count = min(count, rows.shape[1])
+    if len(rows) * count > MAX_CLASSES:
+        raise InvalidRequestError(
+            f"{label}: got {count} for {len(rows)} rows, expected at most {MAX_CLASSES} classes of all rows together; "
+            "ask for fewer, or for the numbers"
+        )
+    texts = np.empty((len(rows), count), dtype=object)
+    for row, numbers in enumerate(rows):
         texts[row] = [
-            f"{number_text(rows[row, index])}:{index}".encode() + (ends[index] if index < len(ends) else b"")
-            for index in indices.tolist()
+            f"{number_text(numbers[index])}:{index}".encode() + (ends[index] if index < len(ends) else b"")
+            for index in largest(numbers, count)
         ]
     return texts
+
+
+def largest(numbers: Array, count: int) -> list[int]:
+    """Returns the indices of the `count` largest of some numbers: largest first, of equal ones the first first."""
+    negative = -numbers.astype(np.float64)
+    indices = np.arange(len(negative))
+    if 0 < count < len(negative):
+        last = np.partition(negative, count - 1)[count - 1]
+        # It is NaN if there are fewer numbers than that.
+        if last == last:
+            indices = np.flatnonzero(negative <= last)
+    found: list[int] = indices[np.argsort(negative[indices], kind="stable")][:count].tolist()
+    return found
 
 
 def number_text(value: Any) -> str:

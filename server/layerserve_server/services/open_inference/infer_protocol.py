@@ -25,6 +25,7 @@ from layerserve_server.services.messages import parse
 from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
 from layerserve_server.services.open_inference.encoder import InferEncoder
 from layerserve_server.services.prediction.predict_protocol import (
+    BytesRequest,
     Encoder,
     PredictionRequest,
     PredictProtocol,
@@ -71,6 +72,18 @@ class InferProtocol(PredictProtocol):
     def request(self, message: ModelInferRequest) -> PredictionRequest:
         """Returns the meaning of a message. Raises InvalidRequestError."""
         raw = message.raw_input_contents
+        choice = model_choice(message.model_name, message.model_version)
+        if len(raw) == 1 and not message.inputs:
+            # What Triton's HTTP has as a raw request: shape and dtype are those of the model's input.
+            return BytesRequest(
+                choice,
+                self._requested(message),
+                (),
+                message.id,
+                priority(message.parameters),
+                max_wait(message.parameters),
+                raw[0],
+            )
         if raw and len(raw) != len(message.inputs):
             raise InvalidRequestError(
                 f"raw_input_contents: got {len(raw)} elements, expected {len(message.inputs)}, one for each input"
@@ -83,7 +96,7 @@ class InferProtocol(PredictProtocol):
                 raise InvalidTensorError(f"{label}: got contents beside raw_input_contents, expected one of them")
             given.append(InferTensor(tensor, raw[index] if raw else None))
         return PredictionRequest(
-            model_choice(message.model_name, message.model_version),
+            choice,
             self._requested(message),
             given,
             message.id,

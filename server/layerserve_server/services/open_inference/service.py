@@ -55,13 +55,18 @@ class OpenInferenceService:
         repository: Repository,
         manager: Manager,
         registry: CollectorRegistry,
+        name: str,
         version: str,
         ready: Callable[[], bool],
     ) -> None:
-        """`registry` has the metrics of all processes; `version` is the server's; `ready` returns its readiness."""
+        """`registry` has the metrics of all processes; `name` and `version` are the server's.
+
+        `ready` returns whether clients should use it.
+        """
         self._repository = repository
         self._manager = manager
         self._registry = registry
+        self._name = name
         self._version = version
         self._ready = ready
 
@@ -113,9 +118,13 @@ class OpenInferenceService:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=_state(found) == "READY")
 
+    def check_known(self, request: Any, caller: Caller) -> None:
+        """Raises ForbiddenError, and as `Catalogue.describe_one` for a model or version that doesn't exist."""
+        self._repository.catalogue.describe_one(*_chosen_by(caller, request))
+
     def server_metadata(self, _: pb.ServerMetadataRequest, caller: Caller) -> pb.ServerMetadataResponse:
         """Handles ServerMetadata."""
-        return pb.ServerMetadataResponse(name=PLATFORM, version=self._version, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name=self._name, version=self._version, extensions=EXTENSIONS)
 
     def model_metadata(self, request: pb.ModelMetadataRequest, caller: Caller) -> pb.ModelMetadataResponse:
         """Handles ModelMetadata. Loads the version if it isn't; raises as `Leases.lease` does."""

@@ -8,12 +8,14 @@ from math import prod
 import numpy as np
 from layerserve.values import tensors
 
-from layerserve_server.inference.admission import Admission, Admitted, by_name
+from layerserve_server.errors import InvalidTensorError
+from layerserve_server.inference.admission import Admission, Admitted, by_name, names
 from layerserve_server.inference.input_decoder import InputDecoder
 from layerserve_server.inference.runner import Array
 from layerserve_server.services.prediction.encoded_rows import EncodedRows
 from layerserve_server.services.prediction.predict_protocol import NO_NAMES, GivenTensor
 from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
+from layerserve_server.services.prediction.row_bytes import row_of
 
 #: Dtypes whose bytes on the wire are valid array data without conversion or checks.
 PLAIN = {name: dtype for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("bool", "string", "bfloat16")}
@@ -82,7 +84,24 @@ class Decoder:
         if admitted is not None:
             return admitted
         own_names = self._own_names
-        arrays = [(own_names.get(tensor.name, tensor.name), tensor.array()) for tensor in given]
+        return self._admit([(own_names.get(tensor.name, tensor.name), tensor.array()) for tensor in given])
+
+    def read_bytes(self, data: bytes) -> Admitted | EncodedRows:
+        """Does what `read` does for the elements of the model's only input alone (see `row_of`)."""
+        specs = self._admission.model_inputs
+        if len(specs) != 1:
+            raise InvalidTensorError(
+                f"got the elements of an input without its name, but the model has {len(specs)}: {names(specs)}"
+            )
+        (spec,) = specs
+        if spec.name in self._decoders:
+            array = np.array([data], dtype=object)
+        else:
+            array = row_of(data, spec, batched=self._admission.joinable)
+        return self._admit([(spec.name, array)])
+
+    def _admit(self, arrays: Sequence[tuple[str, Array]]) -> Admitted | EncodedRows:
+        """Returns the model's input arrays for these, or what decodes them."""
         if self._decoders:
             named = by_name(arrays, self._admission.model_inputs)
             in_bytes = {name for name, array in named.items() if array.dtype == object}

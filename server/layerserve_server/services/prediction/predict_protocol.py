@@ -53,6 +53,9 @@ class TensorDecoder(Protocol):
     def read(self, given: Sequence[GivenTensor]) -> Admitted | EncodedRows:
         """Returns the model's input arrays, or what decodes them. Raises InvalidTensorError, and as `admit` does."""
 
+    def read_bytes(self, data: bytes) -> Admitted | EncodedRows:
+        """Does what `read` does for the elements of the model's only input alone."""
+
 
 class RequestedOutputs(NamedTuple):
     """What a request asks for. A version caches an endpoint for each."""
@@ -80,6 +83,17 @@ class PredictionRequest:
     def admit(self, decoder: TensorDecoder) -> Admitted | EncodedRows:
         """Returns the model's input arrays, or what decodes them. Raises as `TensorDecoder.read` does."""
         return decoder.read(self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class BytesRequest(PredictionRequest):
+    """A request that has the elements of the model's only input alone, which describe themselves by their number."""
+
+    data: bytes = b""
+
+    def admit(self, decoder: TensorDecoder) -> Admitted | EncodedRows:
+        """Returns the model's input array, or what decodes it. Raises as `TensorDecoder.read_bytes` does."""
+        return decoder.read_bytes(self.data)
 
 
 class Encoder(Protocol):

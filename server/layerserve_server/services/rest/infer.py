@@ -87,7 +87,10 @@ class InferBodies(InferProtocol):
     def read_body(self, body: bytes) -> tuple[ModelInferRequest, Wanted]:
         """Returns the message of a body, and which outputs are in binary. Raises InvalidRequestError."""
         size = json_size(body, self.length)
-        if self.reader.is_long(size):
+        if size == 0 and self.length is not None:
+            # Nothing but the elements of the model's input: `InferProtocol` has their meaning.
+            message, wanted = ModelInferRequest(raw_input_contents=[body]), Wanted({}, True)
+        elif self.reader.is_long(size):
             with self.reader.reading(body, infer_body.__name__, size=size) as reading:
                 wanted = Wanted(**reading.line())
                 message = ModelInferRequest.FromString(reading.message())

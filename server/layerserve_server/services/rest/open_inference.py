@@ -6,11 +6,13 @@ import base64
 import binascii
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from layerserve_server.access.caller import Caller
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.services.open_inference.inference import SERVICE
@@ -27,8 +29,11 @@ VERSION = MODEL + "/versions/{version}"
 RESET = None
 
 
-def routes(predictor: Predictor, reader: BodyReader) -> list[HttpRoute]:
-    """Returns the routes. `reader` reads long bodies."""
+def routes(predictor: Predictor, reader: BodyReader, check_known: Callable[[Any, Caller], None]) -> list[HttpRoute]:
+    """Returns the routes. `reader` reads long bodies.
+
+    `check_known` raises an error if there is no such model or version as a message names, or its caller has no right.
+    """
     both, infer = (VERSION, MODEL), Infer(predictor, reader)
     found = [HttpRoute("POST", path + "/infer", SERVICE + "ModelInfer", handler=infer.handler) for path in both]
     # Before the paths with a version: "stats" is no model's name there.
@@ -36,12 +41,12 @@ def routes(predictor: Predictor, reader: BodyReader) -> list[HttpRoute]:
     for path in both:
         found += [
             _route("GET", path, "ModelMetadata", _of_model(pb.ModelMetadataRequest)),
-            HttpRoute("GET", path + "/ready", SERVICE + "ModelReady", _model_ready),
+            HttpRoute("GET", path + "/ready", SERVICE + "ModelReady", partial(_model_ready, check_known)),
             HttpRoute("GET", path + "/config", SERVICE + "ModelConfig", _config),
             _route("GET", path + "/stats", "ModelStatistics", _of_model(pb.ModelStatisticsRequest)),
         ]
+    found += [_route("GET", path, "ServerMetadata", lambda _: pb.ServerMetadataRequest()) for path in ("/v2", "/v2/")]
     found += [
-        _route("GET", "/v2", "ServerMetadata", lambda _: pb.ServerMetadataRequest()),
         HttpRoute("GET", "/v2/health/live", SERVICE + "ServerLive", lambda _: Translated(b"", _live)),
         HttpRoute("GET", "/v2/health/ready", SERVICE + "ServerReady", lambda _: Translated(b"", _ready)),
         HttpRoute("POST", "/v2/repository/index", SERVICE + "RepositoryIndex", _index),
@@ -111,14 +116,16 @@ def _of_model(kind: Any) -> Callable[[HttpRequest], Message]:
     return request
 
 
-def _model_ready(given: HttpRequest) -> Translated:
-    message = _of_model(pb.ModelReadyRequest)(given).SerializeToString()
+def _model_ready(check_known: Callable[[Any, Caller], None], given: HttpRequest) -> Translated:
+    message = _of_model(pb.ModelReadyRequest)(given)
+    # Over gRPC, a model that doesn't exist isn't ready, as in Triton. Here its other paths don't exist, either.
+    check_known(message, given.caller)
 
     def reply(answer: bytes) -> HttpReply:
         ready = pb.ModelReadyResponse.FromString(answer).ready
         return _health("ready", ready, "the model isn't ready", name=given.names["model"])
 
-    return Translated(message, reply)
+    return Translated(message.SerializeToString(), reply)
 
 
 def _live(answer: bytes) -> HttpReply:

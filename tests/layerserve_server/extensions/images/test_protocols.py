@@ -97,6 +97,11 @@ def test_the_open_inference_protocol_has_them_as_bytes(app, connect, http):
     sent = head + with_length(IMAGES[0])
     reply = http("POST", "/v2/models/double/infer", sent, inference_header_content_length=str(len(head)))
     assert reply.json["outputs"][0]["data"] == EXPECTED[0].ravel().tolist()
+    # Nothing but an image.
+    reply = http("POST", "/v2/models/double/infer", IMAGES[1], inference_header_content_length="0")
+    assert reply.body.endswith(EXPECTED[1].tobytes())
+    refused = http("POST", "/v2/models/double/infer", DAMAGED, inference_header_content_length="0")
+    assert (refused.status, "row 0: got a damaged image" in refused.json["error"]) == (400, True)
 
 
 def test_tensorflow_serving_has_them_as_strings(app, connect, http):

@@ -20,22 +20,28 @@ from synced import synced
 
 @pytest.fixture(params=["memory", "file", "s3", "s3 in another process"])
 def store(request, tmp_path):
+    # Before `s3`, whose variables end with the test.
+    remote = request.getfixturevalue("remote") if "process" in request.param else None
     if request.param.startswith("s3"):
         request.getfixturevalue("s3")
         address = "s3://bucket/models"
     else:
         (tmp_path / "models").mkdir()
         address = f"file://{tmp_path}/models" if request.param == "file" else f"memory://{uuid.uuid4().hex}/models"
-    one = ProcessStore(address) if "process" in request.param else FsspecStore(address)
+    one = remote or FsspecStore(address)
     yield one
-    one.close()
+    if one is not remote:
+        one.close()
 
 
-@pytest.fixture
-def remote(s3):
-    """A store on the S3-compatible server, in another process."""
+@pytest.fixture(scope="module")
+def remote(s3_server):
+    """A store on the S3-compatible server, in another process. All tests share it: it takes seconds to start."""
     one = ProcessStore("s3://bucket/models")
-    yield one
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment.items():
+            patch.setenv(name, value)
+        yield one
     one.close()
 
 
@@ -226,23 +232,26 @@ def test_cut_answers_are_never_taken_for_the_object(s3, remote, tmp_path):
     remote.fetch([one], ["y"], tmp_path)
 
 
-def test_a_server_that_does_not_answer_costs_its_process(s3):
-    remote = ProcessStore("s3://bucket/models")
+def test_a_server_that_does_not_answer_costs_its_process(s3, remote, monkeypatch):
     assert remote.objects() == []
     before = remote.pid
     s3.proxy.delay = 30
-    remote._silent_seconds = 0.5
     began = time.monotonic()
-    with pytest.raises(StoreError, match=r"no answer for 0\.5 s"):
-        remote.objects()
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_silent_seconds", 0.5)
+        with pytest.raises(StoreError, match=r"no answer for 0\.5 s"):
+            remote.objects()
     assert time.monotonic() - began < 10
     s3.proxy.delay = 0
-    remote._silent_seconds = 60
     assert remote.objects() == []
     assert remote.pid != before
-    remote.close()
+
+
+def test_a_closed_store_does_not_start_its_process():
+    store = ProcessStore("s3://bucket/models")
+    store.close()
     with pytest.raises(StoreError, match="the server is stopping"):
-        remote.objects()
+        store.objects()
 
 
 def test_content_without_an_end_costs_no_more_memory_than_the_limit(s3, tmp_path):

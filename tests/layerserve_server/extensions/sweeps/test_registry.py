@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from layerserve_server.extensions.sweeps.base_copy import DESCRIPTION, Base
 from layerserve_server.extensions.sweeps.plan import Method
 from layerserve_server.extensions.sweeps.registry import Sweeps
 from layerserve_server.extensions.sweeps.space import Dimension
-from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
+from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState, Trial
 from layerserve_server.training.request import RunRequest
 
 
@@ -32,7 +33,7 @@ class Case:
             steering=SimpleNamespace(cancel=self.cancelled.append),
         )
         self.sweeps = Sweeps(folder, runs, None, lambda *_: False, slots=1, max_kept=10)  # type: ignore[arg-type]
-        self.drive: Callable[[Sweep], None] = lambda sweep: None
+        self.drive: Callable[[Sweep], object] = lambda sweep: None
 
     def create(self) -> Sweep:
         base = SimpleNamespace(found=SimpleNamespace(path=Path("model.keras")), parameter_count=1)
@@ -59,11 +60,51 @@ def _case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
 
 def test_as_many_sweeps_as_may_be_under_way_are_begun(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "MAX_ACTIVE", 2)
+    case.drive = lambda sweep: sweep.wake.wait(60)
     begun = [case.create() for _ in range(2)]
     with pytest.raises(BusyError, match="2 sweeps are under way, the maximum"):
         case.create()
     begun[0].state = SweepState.FINISHED
     case.create()
+
+
+def test_a_sweep_that_is_being_created_is_not_taken_for_another_servers(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its trials would be read from disk again while it runs, and those that run would be started again."""
+    save = Sweep.save
+
+    def save_and_list(sweep: Sweep) -> None:
+        save(sweep)
+        assert list(case.sweeps.list()) == []
+
+    monkeypatch.setattr(Sweep, "save", save_and_list)
+    case.sweeps.start()
+    case.drive = lambda sweep: sweep.wake.wait(60)
+    sweep = case.create()
+    sweep.trials.append(Trial(0, {}, run_id="noted"))
+    assert (case.sweeps.list(), case.sweeps.get(sweep.id).trials[0].run_id) == ([sweep], "noted")
+    assert case.sweeps.owner(sweep) == ""
+
+
+def test_a_sweep_is_taken_over_once(case: Case, tmp_path: Path) -> None:
+    case.drive = lambda sweep: sweep.wake.wait(60)
+    sweep = case.create()
+    case.sweeps.stop()
+    other = Case(tmp_path).sweeps
+    driven: list[Sweep] = []
+
+    def drive(sweep: Sweep) -> None:
+        driven.append(sweep)
+        sweep.wake.wait(60)
+
+    case.drive = drive
+    other.start()
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: other.get(sweep.id), range(8)))
+    other.stop()
+    assert driven == found[:1]
+    assert set(map(id, found)) == {id(driven[0])}
 
 
 def test_a_sweep_that_fails_on_a_full_disk_stops_its_runs(

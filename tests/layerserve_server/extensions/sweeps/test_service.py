@@ -230,9 +230,9 @@ def test_sweeps_are_refused_while_others_are_tried_and_at_the_end(sweeper):
         return caught.value.code(), caught.value.details()
 
     registry, status = sweeps_of(sweeper.app), grpc.StatusCode
-    registry._creating = MAX_CREATING
+    registry._creating = set(range(MAX_CREATING))
     assert refused() == (status.RESOURCE_EXHAUSTED, "other sweeps are being tried")
-    registry._creating, registry._stopping = 0, True
+    registry._creating, registry._stopping = set(), True
     assert refused()[0] is status.UNAVAILABLE
     registry._stopping = False
 
@@ -259,7 +259,7 @@ def test_a_state_folder_that_can_not_be_written_is_left_as_it_was(sweeper, monke
         assert refused.value.details() == f"{text} can't be written: Read-only file system"
     monkeypatch.undo()
     assert {name: sorted((sweeper.state / name).iterdir()) for name in ("sweeps", "runs")} == before
-    assert sweeps_of(sweeper.app)._creating == 0
+    assert sweeps_of(sweeper.app)._creating == set()
     assert sweeper.app.runs._table._creating == set()
     sweeper.release()
 

@@ -14,7 +14,7 @@ from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.admission import Admission
 from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.services.open_inference.datatypes import DATATYPES
-from layerserve_server.services.open_inference.encoder import InferEncoder, classes
+from layerserve_server.services.open_inference.encoder import InferEncoder, classes, largest
 from layerserve_server.services.open_inference.infer_protocol import HIGHEST_PRIORITY, InferProtocol
 from layerserve_server.services.prediction.decoder import Decoder
 from layerserve_server.services.prediction.request_template import RequestTemplates
@@ -102,8 +102,8 @@ def parameter(**value):
 
 UNREADABLE = {
     "raw elements of another number": (
-        pb.ModelInferRequest(model_name="m", raw_input_contents=[b""]),
-        "raw_input_contents: got 1 elements, expected 0, one for each input",
+        pb.ModelInferRequest(model_name="m", raw_input_contents=[b"", b""]),
+        "raw_input_contents: got 2 elements, expected 0, one for each input",
     ),
     "both forms": (
         pb.ModelInferRequest(
@@ -249,9 +249,36 @@ def test_classes_are_the_largest_of_each_row():
     assert classes(array, "y", 2).tolist() == expected
     assert classes(array, "y", 9).shape == (2, 3)
     assert classes(np.array([[3, 9]]), "y", 1).tolist() == [[b"9:1"]]
-    with pytest.raises(InvalidRequestError, match="expected an output of numbers"):
+    with pytest.raises(InvalidRequestError, match="unsupported type 'BYTES', expected numbers"):
         classes(np.array([[b"a"]], object), "y", 1)
+    assert classes(np.zeros((0, 3)), "y", 2).shape == (0, 2)
     (reply,) = InferEncoder(VERSION, [("y", "float32", 2)]).split({"y": array}, 2, [""])
     read = pb.ModelInferResponse.FromString(reply)
     assert (read.outputs[0].datatype, list(read.outputs[0].shape)) == ("BYTES", [2, 2])
     assert tensors.decode_data(read.raw_output_contents[0], "string", [2, 2]).tolist() == expected
+
+
+@pytest.mark.parametrize("nans", [0, 30, 50])
+def test_the_largest_are_those_of_a_stable_sort(nans):
+    generator = np.random.default_rng(nans)
+    for _ in range(20):
+        # With many equal ones.
+        numbers = generator.integers(-9, 9, 50).astype(np.float32)
+        numbers[generator.permutation(50)[:nans]] = np.nan
+        order = np.argsort(-numbers, kind="stable").tolist()
+        for count in (1, 7, 25, 50, 60):
+            assert largest(numbers, count) == order[:count]
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "text"),
+    [
+        ((1, 1_000_001), 5, "tensor too large: got 1000001 elements, expected at most 1000000"),
+        ((2, 500_001), 1, "tensor too large: got 1000002 elements"),
+        ((1, 1_000_000), 2**40, "got 1000000 for 1 rows, expected at most 100000 classes"),
+        ((1000, 1000), 101, "got 101 for 1000 rows, expected at most 100000 classes"),
+    ],
+)
+def test_so_many_classes_that_others_would_wait_are_refused(shape, count, text):
+    with pytest.raises(InvalidRequestError, match=text):
+        classes(np.broadcast_to(np.float32(1), shape), "y", count)

@@ -84,8 +84,17 @@ def test_requests_of_one_form_are_answered_each_with_its_rows(serve):
 @pytest.mark.parametrize(
     ("request_", "code", "text"),
     [
-        (infer(name="nope"), grpc.StatusCode.NOT_FOUND, "unknown model 'nope'"),
-        (infer(model_version="7"), grpc.StatusCode.NOT_FOUND, "has no version 7"),
+        (
+            infer(name="nope"),
+            grpc.StatusCode.NOT_FOUND,
+            "Request for unknown model: 'nope' is not found; known: double",
+        ),
+        (infer(name="doubl"), grpc.StatusCode.NOT_FOUND, "'doubl' is not found; did you mean 'double'?"),
+        (
+            infer(model_version="7"),
+            grpc.StatusCode.NOT_FOUND,
+            "Request for unknown model: 'double' version 7 is not found; it has 1",
+        ),
         (infer(model_version="stabel"), grpc.StatusCode.NOT_FOUND, "label 'stabel'"),
         (infer(X[:, :1]), grpc.StatusCode.INVALID_ARGUMENT, "input 'x'"),
         (infer(outputs=[{"name": "z"}]), grpc.StatusCode.INVALID_ARGUMENT, "unknown tensor 'z'"),
@@ -149,7 +158,7 @@ def test_a_stream_answers_in_the_order_of_its_requests(serve):
             assert reply.error_message == ""
             assert reply.infer_response.parameters["triton_final_response"].bool_param
         else:
-            assert "unknown model 'nope'" in reply.error_message
+            assert "unknown model: 'nope' is not found" in reply.error_message
     assert number == 59
     assert app._inference.metrics.registry.get_sample_value("layerserve_buffered_bytes") == 0
 
@@ -161,7 +170,7 @@ def test_an_error_ends_a_stream_whose_caller_asks_for_that(serve):
     with pytest.raises(grpc.RpcError) as caught:
         list(replies)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-    assert "unknown model 'nope'" in caught.value.details()
+    assert "unknown model: 'nope' is not found" in caught.value.details()
 
 
 def test_the_memory_of_a_stream_that_is_cancelled_comes_back(serve, wait_until):

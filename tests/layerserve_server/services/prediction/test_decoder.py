@@ -105,3 +105,12 @@ def test_further_names_of_inputs_never_hide_the_models_own():
         got = read(given)
         np.testing.assert_array_equal(got.arrays["x"], ROWS)
         np.testing.assert_array_equal(got.arrays["ids"], np.arange(3))
+
+
+def test_elements_alone_are_those_of_the_only_input():
+    read = Decoder(Admission(Plan(X), [X], ("y",))).read_bytes(ROWS[:1].tobytes())
+    assert (read.arrays["x"].tolist(), read.rows) == (ROWS[:1].tolist(), 1)
+    # Also if the requested outputs need only one of the inputs.
+    of_two = Decoder(Admission(Plan(X), [X, IDS], ("y",)))
+    with pytest.raises(InvalidRequestError, match="without its name, but the model has 2: 'x', 'ids'"):
+        of_two.read_bytes(ROWS[:1].tobytes())

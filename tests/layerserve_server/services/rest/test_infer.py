@@ -50,6 +50,27 @@ def test_elements_in_json_are_flat_or_nested(serve, data):
     assert call("POST", "/v2/models/double/versions/1/infer", asked()).status == 200
 
 
+ALONE = {"Inference_Header_Content_Length": "0"}
+
+
+def test_the_elements_of_the_only_input_may_come_alone(serve):
+    _, call = serve()
+    reply = call("POST", INFER, X[:1].tobytes(), **ALONE)
+    length = int(reply.headers["inference-header-content-length"])
+    (output,) = json.loads(reply.body[:length])["outputs"]
+    assert (output["shape"], output["parameters"]) == ([1, 2], {"binary_data_size": 8})
+    np.testing.assert_array_equal(np.frombuffer(reply.body[length:], np.float32), 2 * X[0])
+    # Twice, as templates are for requests that describe their tensors.
+    assert call("POST", INFER, X[1:2].tobytes(), **ALONE).body[length:] == (2 * X[1]).tobytes()
+    refused = call("POST", INFER, X.tobytes(), **ALONE)
+    assert (refused.status, refused.json["error"]) == (
+        400,
+        "tensor 'x': got 24 bytes of data, expected 8 for shape [1, 2] of float32",
+    )
+    assert call("POST", INFER, b"", **ALONE).status == 400
+    assert call("POST", "/v2/models/no/infer", X[:1].tobytes(), **ALONE).status == 404
+
+
 def test_outputs_are_those_asked_for_in_json_or_binary(serve):
     _, call = serve()
     body, headers = in_binary([("x", "FP32", X)], parameters={"binary_data_output": True})

@@ -6,8 +6,9 @@ import pytest
 
 
 def test_paths_describe_the_server_and_its_models(serve):
-    app, call = serve()
-    assert call("GET", "/v2").json["name"] == "layerserve"
+    app, call = serve(server_name="triton")
+    for path in ("/v2", "/v2/"):
+        assert call("GET", path).json["name"] == "triton"
     assert call("GET", "/v2/health/live").json == {"live": True}
     assert call("GET", "/v2/health/ready").json == {"ready": True}
     for path in ("/v2/models/double", "/v2/models/double/versions/1"):
@@ -53,7 +54,8 @@ def test_the_index_has_versions_that_are_not_ready_unless_told_otherwise(serve, 
     ("verb", "path", "body", "status"),
     [
         ("GET", "/v2/models/nope", None, 404),
-        ("GET", "/v2/models/nope/ready", None, 503),
+        ("GET", "/v2/models/nope/ready", None, 404),
+        ("GET", "/v2/models/double/versions/7/ready", None, 404),
         ("GET", "/v2/models/double/versions/7", None, 404),
         ("GET", "/v2/models/double/versions/stabel/config", None, 404),
         ("POST", "/v2/repository/index", b"[]", 400),

@@ -1,0 +1,36 @@
+"""The elements of an input that came alone, without shape and dtype."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from layerserve import errors as codec_errors
+from layerserve.values import tensors
+
+from layerserve_server.errors import InvalidTensorError, safe_text
+from layerserve_server.inference.admission import shape_text
+from layerserve_server.inference.runner import Array, TensorSpec
+
+
+def row_of(data: bytes, spec: TensorSpec, *, batched: bool) -> Array:
+    """Returns the elements of an input with its shape and dtype: as one row if its model is `batched`.
+
+    The number of elements gives the length of an axis that may have any. Of strings, `data` is a single one. Raises
+    InvalidTensorError if the shape doesn't follow from `data`, or has another number of elements.
+    """
+    shape = (1, *spec.shape[1:]) if batched else tuple(spec.shape)
+    known = prod(length for length in shape if length is not None)
+    if shape.count(None) > (0 if spec.dtype == "string" else 1) or (spec.dtype == "string" and known != 1):
+        raise InvalidTensorError(
+            f"input '{safe_text(spec.name, 80)}': got {len(data)} bytes without their shape, expected "
+            f"{spec.dtype}s of shape {shape_text(shape)}; send the shape with them, since their number doesn't give it"
+        )
+    row_bytes = known * tensors.itemsize(spec.dtype)
+    whole = [(len(data) // row_bytes if row_bytes else 0) if length is None else length for length in shape]
+    if spec.dtype == "string":
+        return np.array([data], dtype=object).reshape(whole)
+    try:
+        return tensors.decode_data(data, spec.dtype, whole, spec.name)
+    except codec_errors.InvalidTensor as error:
+        raise InvalidTensorError(str(error)) from error
