@@ -238,7 +238,7 @@ def test_a_batch_that_failed_is_in_the_spans_of_all_of_its_requests(serve, quick
     assert not any("-7" in str(value) for span in found for value in span.attributes.values()), "no data of a request"
 
 
-@pytest.mark.skipif(find_spec("uvicorn") is None, reason="uvicorn isn't installed")
+@pytest.mark.skipif(find_spec("httptools") is None, reason="httptools isn't installed")
 def test_a_request_of_http_has_a_span_below_that_of_its_caller(serve):
     app, _, spans = serve(http_port=0)
 
