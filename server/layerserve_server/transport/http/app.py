@@ -145,7 +145,7 @@ class HttpApp:
         self._receiving.discard(call)
         call.stop_timer()
         connection: HttpConnection = call.connection  # type: ignore[assignment]
-        if connection.call is not call:
+        if connection.call is not call or connection.closed:
             # The client has left.
             call.drop()
             return
@@ -158,7 +158,11 @@ class HttpApp:
             if type(outcome) is bytes and call.reply is None:
                 connection.send_written(outcome)
             else:
-                connection.send(self._reply_to(call, outcome), unread=call.unread)
+                reply = self._reply_to(call, outcome)
+                if len(reply.body) > PROMPT_BYTES:
+                    self._begin_sending(self._send_slowly(call, connection, reply))
+                    return
+                connection.send(reply, unread=call.unread)
         except Exception:
             self._failed(connection)
         if connection.write_paused:
@@ -172,7 +176,11 @@ class HttpApp:
         try:
             if found.plain is not None and head.verb in ("GET", "HEAD"):
                 accept = ", ".join(str(value) for name, value in head.pairs if name == "accept")
-                connection.send(found.plain(accept), unread=not request.complete)
+                reply = found.plain(accept)
+                if len(reply.body) > PROMPT_BYTES:
+                    self._begin_sending(self._send_slowly(None, connection, reply))
+                else:
+                    connection.send(reply, unread=not request.complete)
                 return
             path = safe_text(head.path, 200)
             if found.plain is None and not found.verbs:
@@ -288,17 +296,26 @@ class HttpApp:
             if type(outcome) is bytes and call.reply is None:
                 await connection.send_long_written(outcome)
                 await connection.writable(len(outcome))
-                return
-            reply = await self._reply_slowly(call, outcome)
-            if len(reply.body) > PROMPT_BYTES:
-                await connection.send_long(reply)
             else:
-                connection.send(reply, unread=call.unread)
-            await connection.writable(len(reply.body))
+                await self._send_slowly(call, connection, await self._reply_slowly(call, outcome))
         except Exception:
             self._failed(connection)
         finally:
             call.drop()
+
+    async def _send_slowly(self, call: HttpCall | None, connection: HttpConnection, reply: HttpReply) -> None:
+        """Sends a reply, and counts its call towards the memory budget until its client has read it."""
+        try:
+            if len(reply.body) > PROMPT_BYTES:
+                await connection.send_long(reply)
+            else:
+                connection.send(reply, unread=call is not None and call.unread)
+            await connection.writable(len(reply.body))
+        except Exception:
+            self._failed(connection)
+        finally:
+            if call is not None:
+                call.drop()
 
     async def _reply_slowly(self, call: HttpCall, outcome: bytes | Failure) -> HttpReply:
         if isinstance(outcome, Failure) or (len(outcome) <= PROMPT_BYTES and not call.route.slow_replies):

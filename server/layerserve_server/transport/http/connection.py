@@ -212,6 +212,8 @@ class HttpConnection(asyncio.Protocol):
         #: Requests that aren't answered: the first is being answered. And the one whose body is being parsed.
         self._received: deque[Received] = deque()
         self._parsed: Received | None = None
+        #: Parts of its body in what came last. Many small chunks are joined.
+        self._pieces: list[bytes] = []
         self._requests = 0
         self._opened = self._answered = loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -233,6 +235,11 @@ class HttpConnection(asyncio.Protocol):
     def idle(self) -> bool:
         """Whether it has no request with complete headers that isn't answered."""
         return not self._received
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is answered any more."""
+        return self._refused
 
     # The transport.
 
@@ -312,6 +319,7 @@ class HttpConnection(asyncio.Protocol):
         except httptools.HttpParserError:
             self._close_with(error_reply("the request isn't valid HTTP", 400, "invalid_request"))
             return
+        self._pass_pieces()
         # If there was a step in them, only a part of the bytes would count, fewer than asyncio reads at once.
         if self._steps != steps:
             self._framing_bytes = 0
@@ -361,10 +369,7 @@ class HttpConnection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """Called with a part of the body."""
         self._steps += 1
-        request = self._parsed
-        if request is not None and not self._refused:
-            request.parts.append(body)
-            request.size += len(body)
+        self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         """Called at the end of a request."""
@@ -373,9 +378,17 @@ class HttpConnection(asyncio.Protocol):
         self._in_headers = True
         self._begun = False
         self._steps += 1
+        self._pass_pieces()
         if self._parsed is not None:
             self._parsed.complete = True
             self._parsed = None
+
+    def _pass_pieces(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces and self._parsed is not None and not self._refused:
+            part = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._parsed.parts.append(part)
+            self._parsed.size += len(part)
 
     # Requests, one after the other.
 
@@ -413,11 +426,15 @@ class HttpConnection(asyncio.Protocol):
 
     def send_written(self, reply: bytes) -> None:
         """Sends a successful reply, from its headers on."""
+        if self._refused:
+            return
         self.transport.write(self._begin_reply(OK, self._received[0].head.echoed, reply))
         self._end_reply()
 
     def send(self, reply: HttpReply, *, unread: bool = False) -> None:
         """Sends a reply. After a request of which a part is `unread` the connection is closed."""
+        if self._refused:
+            return
         self._closes = self._closes or unread
         body = b"" if self._received[0].head.verb == "HEAD" else reply.body
         self.transport.write(self._begin_reply(first_line(reply.status), head_of(reply), body))
@@ -425,12 +442,16 @@ class HttpConnection(asyncio.Protocol):
 
     async def send_long_written(self, reply: bytes) -> None:
         """Sends a long successful reply, from its headers on."""
+        if self._refused:
+            return
         size = reply.index(b"\r\n\r\n") + 4
         head = self._begin_reply(OK, self._received[0].head.echoed, reply[:size])
         await self._send_chunks(head, memoryview(reply)[size:])
 
     async def send_long(self, reply: HttpReply) -> None:
         """Sends a reply with a long body."""
+        if self._refused:
+            return
         body = b"" if self._received[0].head.verb == "HEAD" else reply.body
         await self._send_chunks(self._begin_reply(first_line(reply.status), head_of(reply)), memoryview(body))
 
