@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import orjson
 from layerserve.values import tensors
+from layerserve.values.wire import MAX_HEADS
 
 from layerserve_server.errors import InvalidRequestError, UnknownInputError, safe_text
 from layerserve_server.extensions.tensorflow_serving import rest_body
@@ -140,13 +141,27 @@ def _reply(write: Callable[[dict[str, Array]], Iterator[bytes]], order: Sequence
 def _output(message: bytes, entry: Span) -> tuple[str, Array]:
     """Returns name and array of an output of a PredictResponse. An array's bytes are read where they are."""
     rest, (value,) = without(message, {VALUE}, entry)
-    name = PredictResponse.OutputsEntry.FromString(rest).key
+    name = _key(rest)
     rest, elements = without(message, RAW_FIELDS, value)
     if len(elements) != 1:
         return name, TensorFlowTensor(name, TensorProto.FromString(message[value.start : value.stop])).array()
-    tensor = TensorFlowTensor(name, TensorProto.FromString(rest))
-    dtype, (start, stop) = tensors.NUMPY_DTYPES[tensor.dtype], elements[0]
-    return name, np.frombuffer(message, dtype, (stop - start) // dtype.itemsize, start).reshape(tensor.shape)
+    dtype, shape = _form(rest)
+    start, stop = elements[0]
+    return name, np.frombuffer(message, dtype, (stop - start) // dtype.itemsize, start).reshape(shape)
+
+
+@lru_cache(MAX_HEADS)
+def _key(entry: bytes) -> str:
+    """Returns the name of an output, of its entry without the value."""
+    key: str = PredictResponse.OutputsEntry.FromString(entry).key
+    return key
+
+
+@lru_cache(MAX_HEADS)
+def _form(tensor: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Returns dtype and shape of a tensor without its elements."""
+    read = TensorFlowTensor("", TensorProto.FromString(tensor))
+    return tensors.NUMPY_DTYPES[read.dtype], read.shape
 
 
 def _in_columns(arrays: dict[str, Array]) -> Iterator[bytes]:
