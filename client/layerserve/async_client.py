@@ -7,10 +7,10 @@ from layerserve.calls.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, TLS, C
 from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
 from layerserve.prediction.api import AsyncPredictionMethods
-from layerserve.training.api import AsyncTrainingMethods
+from layerserve.scoring.api import AsyncScoringMethods
 
 
-class AsyncClient(AsyncPredictionMethods, AsyncTrainingMethods, AsyncSlices):
+class AsyncClient(AsyncPredictionMethods, AsyncScoringMethods, AsyncSlices):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:

@@ -7,11 +7,11 @@ from layerserve.calls.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, TLS, C
 from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
 from layerserve.prediction.blocking import PredictionMethods
+from layerserve.scoring.blocking import ScoringMethods
 from layerserve.slices import Slices
-from layerserve.training.blocking import TrainingMethods
 
 
-class Client(PredictionMethods, TrainingMethods, Slices):
+class Client(PredictionMethods, ScoringMethods, Slices):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

@@ -6,15 +6,15 @@ The client finds `open_model` as an entry point of the group `layerserve.local_m
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from layergraph.errors import LayerGraphError, ModelFileError
 from layerserve import errors as client_errors
+from layerserve.images.options import ImageOptions
 from layerserve.scoring.open_models import Identity, dependent_rows
 from layerserve.values.tensor_spec import TensorSpec
 
@@ -67,39 +67,20 @@ class LocalModel:
         if not plan.batched:
             raise dependent_rows(found.name)
         inputs, made = _specs(plan.input_specs), _specs(plan.output_specs)
-        self._decoders = _decoders(settings, inputs)
-        inputs = tuple(replace(spec, encoding="image") if spec.name in self._decoders else spec for spec in inputs)
+        images = _images(settings, inputs)
+        inputs = tuple(replace(spec, encoding="image") if spec.name in images else spec for spec in inputs)
         self._outputs = tuple(spec.name for spec in made)
-        self.identity = Identity(found.name, found.version, digest, inputs, made)
+        self.identity = Identity(found.name, found.version, digest, inputs, made, images)
 
     def run(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
         """Returns the outputs for some rows, those of `Predict`. Raises LayerserveError."""
         with _errors_of_the_client():
-            given = {name: self._decoded(name, array) for name, array in arrays.items()}
-            admitted = admit(self._plan, self._model.input_specs, tuple(given.items()))
+            admitted = admit(self._plan, self._model.input_specs, tuple(arrays.items()))
             return self._runner(self._outputs, admitted.arrays)
 
-    def _decoded(self, name: str, array: Array) -> Array:
-        """Returns the array of encoded images, and other arrays as they are. Raises InvalidTensor."""
-        if name not in self._decoders or array.dtype != object:
-            return array
-        decode = self._decoders[name]
-        rows: list[Array] = []
-        for row, image in enumerate(array.tolist()):
-            try:
-                rows.append(decode(image))
-            except ValueError as error:
-                raise client_errors.InvalidTensor(f"input {name!r}, row {row}: {error}") from error
-            if rows[-1].shape != rows[0].shape:
-                raise client_errors.InvalidTensor(
-                    f"input {name!r}, row {row}: got an image of shape {rows[-1].shape}, expected {rows[0].shape}, as "
-                    "of row 0; set the input's size in the model's settings"
-                )
-        return np.stack(rows)
 
-
-def _decoders(settings: ModelSettings, inputs: Sequence[TensorSpec]) -> dict[str, Callable[[bytes], Array]]:
-    """Returns what decodes the inputs that the model's settings take encoded. Raises ModelNotReady."""
+def _images(settings: ModelSettings, inputs: Sequence[TensorSpec]) -> dict[str, ImageOptions]:
+    """Returns how images of the inputs that the model's settings take encoded are decoded. Raises ModelNotReady."""
     # Of the extension for images, if it is there.
     of_inputs = getattr(settings, "inputs", {})
     specs = {spec.name: spec for spec in inputs}
@@ -108,9 +89,12 @@ def _decoders(settings: ModelSettings, inputs: Sequence[TensorSpec]) -> dict[str
     from layerserve.images.decoder import ImageDecoder
 
     try:
-        return {name: ImageDecoder(specs[name], one.options()) for name, one in of_inputs.items() if name in specs}
+        options = {name: one.options() for name, one in of_inputs.items() if name in specs}
+        for name, one in options.items():
+            ImageDecoder(specs[name], one)
     except ValueError as error:
         raise client_errors.ModelNotReady(f"inputs: {error}") from error
+    return options
 
 
 def _specs(specs: Sequence[Spec]) -> tuple[TensorSpec, ...]:

@@ -29,7 +29,7 @@ from layerserve import (
 #: Values of the further arguments that methods need.
 ARGUMENTS = {
     **{"version": 1, "path": "m.keras", "label": "a", "share": "5%", "inputs": [[1.0]], "x": [[1.0]], "y": [[1.0]]},
-    **{"space": {"seed": [1, 2]}, "corrections": {}},
+    **{"space": {"seed": [1, 2]}, "corrections": {}, "dataset": "0123abcd"},
 }
 OF_MODELS = [
     name

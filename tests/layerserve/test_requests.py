@@ -12,6 +12,10 @@ from sent_requests import ALWAYS, ROWS, WEIGHTED, WHERE, Table, X, cases, check_
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 
+SCORED = {
+    **{"to": "s.csv", "columns": ["id"], "input_columns": {"x": ["a"]}, "outputs": ["y"], "batch_size": 7},
+    "on_error": "skip",
+}
 METHODS: Table = {
     "models": (m.METHODS["ListModels"], (), [{"name": "double"}]),
     "model": (m.METHODS["GetModel"], ("double",), [*WHERE]),
@@ -36,6 +40,7 @@ METHODS: Table = {
     ),
     "evaluate": (m.METHODS["Evaluate"], ("double",), [{**ALWAYS, **WEIGHTED, **one} for one in WHERE]),
     "sample_losses": (m.METHODS["Evaluate"], ("double",), [{**ALWAYS, **WEIGHTED, **one} for one in WHERE]),
+    "score": (m.METHODS["Score"], ("double", "0123abcd"), [{**SCORED, **one} for one in WHERE]),
     "predict_many": (m.METHODS["PredictStream"], ("double", [ROWS]), [{"outputs": ["y"], **one} for one in WHERE]),
     "upload": (
         m.METHODS["UploadModel"],

@@ -18,10 +18,12 @@ from layergraph import layers
 from layerserve import Aborted, FailedPrecondition, InvalidArgument, InvalidTensor, MissingInput, Scorer
 from layerserve.cli import main
 from layerserve.scoring.files import job, readers, workers
+from layerserve.scoring.files.fragments import find
 from layerserve.scoring.files.locations import Location
 from layerserve.scoring.files.worker import Done
 from layerserve.scoring.files.writers import writer
 from PIL import Image
+from scoring_workers import InThisProcess
 
 
 @pytest.fixture(scope="module", name="models")
@@ -41,23 +43,15 @@ def _scorer(models: Path) -> Scorer:
     return Scorer(models / "numbers.keras", columns=["key"])
 
 
-class InThisProcess(workers.Workers):
-    """Scores without other processes, with the code of a worker."""
-
-    def score(self, parts: Any) -> Any:
-        from layerserve.scoring.files.worker import _Work
-
-        work = _Work(self._task)
-        for fragment in parts:
-            yield from work.score(fragment)
-
-
 @pytest.fixture(name="score")
 def _score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., job.Scored]:
     monkeypatch.setattr(job, "Workers", InThisProcess)
 
-    def score(scorer: Scorer, source: Path, to: str = "out", **options: Any) -> job.Scored:
-        return job.score(scorer, Location(str(source)), Location(str(tmp_path / to)), workers=1, **options)
+    def score(
+        scorer: Scorer, source: Path, to: str = "out", *, resume: bool = False, overwrite: bool = False, **options: Any
+    ) -> job.Scored:
+        made = job.Job(scorer, find(Location(str(source))), Location(str(tmp_path / to)), **options)
+        return made.run(workers=1, resume=resume, overwrite=overwrite)
 
     return score
 
@@ -278,7 +272,7 @@ def test_dead_workers_are_replaced_but_not_for_ever(
 
     def score(to: str, program: str) -> job.Scored:
         monkeypatch.setattr(workers, "_PROGRAM", program)
-        return job.score(scorer, Location(str(source)), Location(str(tmp_path / to)), workers=1)
+        return job.Job(scorer, find(Location(str(source))), Location(str(tmp_path / to))).run(workers=1)
 
     kill = f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"
     dies = f"import pathlib; once = pathlib.Path({str(once)!r})\nif not once.exists():\n"

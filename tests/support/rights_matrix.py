@@ -15,6 +15,8 @@ from stubs import described_files
 from tokens import ENTRIES, RIGHTS, bearer
 
 KINDS = [None, "wrong", *ENTRIES]
+#: What else methods need, on the model that they name.
+ON_MODEL = {"/layerserve.v1.ScoringService/Score": "predict"}
 REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
@@ -120,5 +122,8 @@ def check(channel: grpc.Channel, method: str) -> None:
             assert code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED), about
             # The same text for a model that doesn't exist.
             assert outcome(channel, method, token, "absent") == (code, text.replace("double", "absent")), about
+        elif token in RIGHTS and token != ON_MODEL.get(method, token):
+            assert code is grpc.StatusCode.PERMISSION_DENIED, about
+            assert text == f"model 'double': caller '{token}' has no right '{ON_MODEL[method]}' on it", about
         else:
             assert code not in REFUSALS, about

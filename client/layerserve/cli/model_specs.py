@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from layerserve import Client
-from layerserve.models.info import ModelInfo
-from layerserve.models.node_shapes import NodeShapes
+from layerserve.models.info import ModelInfo, model_spec
+from layerserve.models.signatures import loaded_model
 from layerserve.values.tensor_spec import TensorSpec
 
 
@@ -19,16 +19,13 @@ class ModelSpecs:
         self._named = (model, version, label)
 
     @cached_property
-    def _known(self) -> ModelInfo | NodeShapes:
-        model, version, label = self._named
-        found = self._client.model(model, version=version, label=label)
-        # The inputs of a version that isn't loaded are known only after a request that loads it.
-        return found if found.inputs else self._client.node_shapes(model, version=version, label=label)
+    def _known(self) -> ModelInfo:
+        return self._client._run(loaded_model(model_spec(*self._named)))
 
     def inputs(self) -> Sequence[TensorSpec]:
-        """Returns the inputs. Raises as `Client.model` does."""
+        """Returns the inputs. Raises as `Client.model` does, and ModelNotReady for a version that failed to load."""
         return self._known.inputs
 
     def outputs(self) -> Sequence[TensorSpec]:
-        """Returns the outputs. Raises as `Client.model` does."""
+        """Returns the outputs. Raises as `inputs` does."""
         return self._known.outputs

@@ -1,4 +1,4 @@
-"""The command `run files`, which lists and downloads the files written by a run's callbacks."""
+"""The command `run files`, which lists and downloads the files of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def files(
         typer.Option(metavar="PATH", help="Download the files to this directory, which is created if missing."),
     ] = None,
 ) -> Result:
-    """List or download the files written by the callbacks of a run (CSVLogger, TensorBoard, ...).
+    """List or download the files written by the callbacks of a run (CSVLogger, ...), or the result of scoring.
 
     JSON: {"files": [{"name", "bytes", "modified_time"}]}; with --to: {"files": [{"name", "path"}]}.
     """

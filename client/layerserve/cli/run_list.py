@@ -27,7 +27,9 @@ def list_runs(
         list[str] | None,
         typer.Option(metavar="STATE", help="Only show runs in this state. May be given several times."),
     ] = None,
-    kind: Annotated[str | None, typer.Option(metavar="[training|evaluation]", help="Only show runs of a kind.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(metavar="[training|evaluation|online|scoring]", help="Only show runs of a kind.")
+    ] = None,
     metadata: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Only show runs with this metadata. May be given several times."),
@@ -46,7 +48,7 @@ def list_runs(
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Show the oldest runs first.")] = False,
     as_json: bool = False,
 ) -> Result:
-    """List runs of training and evaluation, newest first.
+    """List runs of training, evaluation and scoring, newest first.
 
     JSON: {"runs", "more"}, with runs as for `layerserve run show`. "more" is whether there are further runs.
     """

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from layerserve.calls.connection import DEFAULT_ADDRESS
 from layerserve.cli import variables
-from layerserve.cli.options import ConnectionOptions, Json, Outputs, Version
+from layerserve.cli.options import ConnectionOptions, Json, Outputs, Version, connect
 from layerserve.cli.output import print_json, print_line
+from layerserve.cli.score_dataset import score_dataset
 from layerserve.errors import InvalidArgument
 from layerserve.scoring.files.locations import location
 from layerserve.scoring.scorer import Scorer
@@ -27,20 +29,34 @@ def score(
         ),
     ],
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="IN",
+            metavar="[IN",
             help="Parquet, CSV or .npz file, a folder of them, or a folder of images; local or a URL such as "
             "s3://bucket/rows.",
             show_default=False,
         ),
-    ],
+    ] = None,
     to: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="OUT", help="Folder, or .parquet, .csv or .npz file; local or a URL.", show_default=False
+            metavar="OUT]", help="Folder, or .parquet, .csv or .npz file; local or a URL.", show_default=False
         ),
-    ],
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            metavar="ID",
+            help="Dataset of the server to score in place of IN: the server does it, as a run. The result is files of "
+            "the run.",
+        ),
+    ] = None,
+    result: Annotated[
+        str | None,
+        typer.Option("--to", metavar="NAME", help="Name of the result of a run.  [default: scores.parquet]"),
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when the run has begun; print its id.")] = False,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -92,50 +108,70 @@ def score(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compute the outputs of a model for all rows of files, which may be larger than memory.
+    """Compute the outputs of a model for all rows of files, or of a dataset, which may be larger than memory.
 
     The version is fixed at the start. After an interruption, the same command with --resume goes on, and each row is
     in the result once. A row that isn't in it is in the folder _rejected of OUT, with the reason.
 
-    JSON: {"model", "version", "digest", "to", "rows", "rejected", "rejected_to", "parts", "resumed_parts"}.
+    With --dataset, Ctrl-C stops watching, not the run: `layerserve run` watches, pauses, resumes and cancels it, and
+    `layerserve run files` downloads the result.
+
+    JSON: {"model", "version", "digest", "to", "rows", "rejected", "rejected_to", "parts", "resumed_parts"}. With
+    --dataset: as for `layerserve train`.
     """
     if on_error not in ("stop", "skip"):
         raise typer.BadParameter(f"got {on_error!r}, expected stop or skip", param_hint="--on-error")
-    read_from, written_to = location(source, "IN"), location(to, "OUT")
-    # pyarrow is asked for here, before a model is loaded.
-    from layerserve.scoring.files import job
-    from layerserve.scoring.files.progress import ScoringBar
-
     kept = _names(keep) if keep else []
-    if job.has_images(read_from) and job.PATH not in kept:
-        kept.insert(0, job.PATH)
-    scorer = _scorer(
-        context,
-        model,
-        address,
-        version=version,
-        outputs=_names(outputs) if outputs else None,
-        columns=kept,
-        input_columns=dict(map(_input_columns, columns or ())),
-    )
+    chosen: dict[str, Any] = {
+        "version": version,
+        "outputs": _names(outputs) if outputs else None,
+        "input_columns": dict(map(_input_columns, columns or ())),
+    }
+    if dataset is not None:
+        _check_absent("--dataset", {"IN": source, "--workers": workers, "--resume": resume, "--overwrite": overwrite})
+        with connect(context, address or DEFAULT_ADDRESS) as client:
+            score_dataset(
+                client,
+                model,
+                dataset=dataset,
+                to=result or "scores.parquet",
+                columns=kept,
+                batch_size=batch_size,
+                on_error=on_error,
+                detach=detach,
+                as_json=as_json,
+                **chosen,
+            )
+        return
+    _check_absent("IN", {"--to": result, "--detach": detach})
+    if source is None or to is None:
+        raise typer.BadParameter("expected IN and OUT, or --dataset ID")
+    written_to = location(to, "OUT")
+    # pyarrow is asked for here, before a model is loaded.
+    from layerserve.scoring.files.fragments import find
+    from layerserve.scoring.files.job import Job
+    from layerserve.scoring.files.progress import ScoringBar
+    from layerserve.scoring.files.readers import PATH
+
+    found = find(location(source, "IN"))
+    if found.kind == "images" and PATH not in kept:
+        kept.insert(0, PATH)
+    scorer = _scorer(context, model, address, columns=kept, **chosen)
+    job = Job(scorer, found, written_to, batch_size=batch_size, on_error="skip" if on_error == "skip" else "stop")
     with ScoringBar() as bar:
-        done = job.score(
-            scorer,
-            read_from,
-            written_to,
-            workers=workers or len(os.sched_getaffinity(0)),
-            batch_size=batch_size,
-            resume=resume,
-            overwrite=overwrite,
-            on_error="skip" if on_error == "skip" else "stop",
-            report=bar,
-        )
+        done = job.run(workers=workers or len(os.sched_getaffinity(0)), resume=resume, overwrite=overwrite, report=bar)
     if as_json:
         print_json(done)
         return
     rejected = f", and {done.rejected:,} rejected to {done.rejected_to}" if done.rejected else ""
     resumed = f" ({done.resumed_parts} of {done.parts} parts were done before)" if done.resumed_parts else ""
     print_line(f"{done.model} version {done.version}: {done.rows:,} rows to {done.to}{rejected}{resumed}")
+
+
+def _check_absent(given: str, others: Mapping[str, object]) -> None:
+    """Raises BadParameter for options that have no meaning with what is given."""
+    if wrong := [name for name, value in others.items() if value]:
+        raise typer.BadParameter(f"got {given} and {', '.join(wrong)}, expected one of the two")
 
 
 def _scorer(context: typer.Context, model: str, address: str | None, **options: Any) -> Scorer:

@@ -134,12 +134,21 @@ def _worst(found: SampleLosses, count: int) -> Result:
 
 
 def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None, done: int = 0) -> None:
-    """Shows a run's progress to its end, without its first `done` epochs.
+    """Shows a run's progress and history. Raises as `follow` does."""
+    follow(run, as_json, lambda run: show_run(run, done))
+    if plot is not None:
+        run.plot(plot)
+    if not as_json:
+        _print_history(run)
+
+
+def follow(run: TrainingRun, as_json: bool, show: Callable[[TrainingRun], RunCancelled | None]) -> None:
+    """Shows a run's progress to its end by `show`, which returns the last event if the run was cancelled.
 
     Raises TrainingFailed and TrainingCancelled as `wait` does.
     """
     try:
-        cancelled = _print_events(run) if as_json else show_run(run, done)
+        cancelled = _print_events(run) if as_json else show(run)
     except KeyboardInterrupt:
         if not as_json:
             print(
@@ -154,10 +163,6 @@ def _follow(run: TrainingRun, as_json: bool, plot: Path | None = None, done: int
         raise
     if cancelled is not None:
         raise TrainingCancelled(run.id, cancelled.epoch)
-    if plot is not None:
-        run.plot(plot)
-    if not as_json:
-        _print_history(run)
 
 
 def _print_events(run: TrainingRun) -> RunCancelled | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from layerserve.calls.flow import Flow, call
 from layerserve.calls.routing import model_metadata
 from layerserve.errors import ModelNotReady
-from layerserve.models.info import get_model
+from layerserve.models.info import ModelInfo, get_model, model_spec
 from layerserve.v1.graph_pb2 import GetNodeShapesRequest, GetNodeShapesResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve.values.tensor_spec import TensorSpec, read_tensor_spec
@@ -48,19 +48,28 @@ def _key(spec: ModelSpec) -> tuple[str, int | None, str | None]:
     return spec.name, version, spec.label if spec.HasField("label") else None
 
 
-def fetch_signature(signatures: Signatures, spec: ModelSpec) -> Flow[Signature]:
-    """Flow that fetches a model's inputs and outputs. Raises ModelNotReady with the reason if it failed to load."""
+def loaded_model(spec: ModelSpec) -> Flow[ModelInfo]:
+    """Flow of a version with its inputs and outputs: one that isn't loaded yet is loaded.
+
+    Raises ModelNotReady with the reason if it failed to load.
+    """
     info = yield from get_model(spec)
     if info.state == "failed":
         raise ModelNotReady(f"model {info.name!r} version {info.version} failed to load: {info.reason}")
+    if info.inputs:
+        return info
+    # One version for both calls: another one may become the default meanwhile. This one loads it.
+    version = model_spec(info.name, info.version)
+    graph = yield from call(GetNodeShapesRequest(model=version), GetNodeShapesResponse, model_metadata(info.name))
+    info = yield from get_model(version)
+    # It may have been unloaded again.
+    inputs, outputs = (tuple(map(read_tensor_spec, specs)) for specs in (graph.inputs, graph.outputs))
+    return replace(info, inputs=info.inputs or inputs, outputs=info.outputs or outputs)
+
+
+def fetch_signature(signatures: Signatures, spec: ModelSpec) -> Flow[Signature]:
+    """Flow that fetches a model's inputs and outputs. Raises ModelNotReady with the reason if it failed to load."""
+    info = yield from loaded_model(spec)
     signature = Signature(info.version, info.inputs, info.outputs, info.independent_rows)
-    if not info.inputs:
-        # The inputs of a version that isn't loaded are known only after a request that loads it.
-        reply = yield from call(GetNodeShapesRequest(model=spec), GetNodeShapesResponse, model_metadata(spec.name))
-        signature = Signature(
-            reply.model.version or info.version,
-            tuple(map(read_tensor_spec, reply.inputs)),
-            tuple(map(read_tensor_spec, reply.outputs)),
-        )
     signatures.keep(spec, signature)
     return signature

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from layerserve.errors import InvalidArgument
 from layerserve.models.file_digest import file_digest
+from layerserve.models.info import model_spec
+from layerserve.models.signatures import loaded_model
 from layerserve.prediction.blocking import PredictionMethods
 from layerserve.registries import hub, mlflow_registry
 from layerserve.registries.card import Card
@@ -41,12 +43,8 @@ def push(
     if found is None:
         raise InvalidArgument(f"to: got {to!r}, expected {hub.FORM} or {mlflow_registry.FORM}")
     # One version for all: another one may become the default meanwhile.
-    info = client.model(model, version=version, label=label)
+    info = client._run(loaded_model(model_spec(model, version, label)))
     registry = found.Registry(to)
-    if not info.inputs:
-        # They aren't known until the version is loaded, which a request for its nodes does.
-        client.node_shapes(model, version=info.version)
-        info = client.model(model, version=info.version)
     golden = golden_numbers(client, info)
     with tempfile.TemporaryDirectory() as folder:
         path = client.download(model, f"{folder}/", version=info.version)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from layerserve.errors import InvalidTensor
+from layerserve.images.options import ImageOptions
+from layerserve.scoring.image_rows import image_rows
 from layerserve.values.casting import as_array, cast
 from layerserve.values.table_files.arrow_columns import ArrowColumn
 from layerserve.values.tensor_spec import TensorSpec
@@ -18,13 +20,16 @@ from layerserve.values.tensors import NUMPY_DTYPES, Array
 FILL = "; drop the row, or fill the column before scoring"
 
 
-def input_array(columns: Sequence[tuple[str, Any]], spec: TensorSpec) -> Array:
+def input_array(columns: Sequence[tuple[str, Any]], spec: TensorSpec, options: ImageOptions | None = None) -> Array:
     """Returns the array of an input: of one column, or of several, which become its last axis.
 
-    `columns` are names with arrays, Series, or arrays of Arrow. Raises InvalidTensor.
+    `columns` are names with arrays, Series, or arrays of Arrow. Encoded images are decoded, with these options if there
+    are any, unless the model decodes those of the input. Raises InvalidTensor.
     """
-    if spec.encoding and len(columns) == 1 and (encoded := _encoded(columns[0][1], columns[0][0])) is not None:
-        return encoded
+    if spec.dtype != "string" and len(columns) == 1:
+        ((name, column),) = columns
+        if (encoded := _encoded(column, name)) is not None:
+            return encoded if spec.encoding and options is None else image_rows(encoded.tolist(), name, spec, options)
     arrays = [cast(_array(column, name, spec), spec.dtype, name) for name, column in columns]
     if len(arrays) > 1:
         for (name, _), array in zip(columns, arrays, strict=True):

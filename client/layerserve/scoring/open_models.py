@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 from layerserve.errors import InvalidArgument
+from layerserve.images.options import ImageOptions
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array
 
@@ -18,7 +19,9 @@ from layerserve.values.tensors import Array
 class Identity:
     """Which version of which model computes, by its number and by the SHA-256 digest of its files, and its signature.
 
-    `inputs` are those that the outputs depend on, as far as that is known; `outputs` are the ones asked for.
+    `inputs` are those that the outputs depend on, as far as that is known; `outputs` are the ones asked for. `images`
+    are, by input, how the model's settings have encoded images decoded before they are given to it. An input that has
+    an encoding, and isn't named there, takes them as they are.
     """
 
     model: str
@@ -26,6 +29,7 @@ class Identity:
     digest: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    images: Mapping[str, ImageOptions] = field(default_factory=dict)
 
 
 class OpenModel(Protocol):

@@ -185,6 +185,15 @@ class Scorer:
         plain.columns, plain._input_columns = (), {}
         return predict_udf(plain, self.inputs, self.outputs, batch_size)
 
+    def with_input_columns(self, columns: Mapping[str, str | Sequence[str]]) -> Scorer:
+        """Returns a scorer of the same version that reads some inputs of other columns, as `input_columns` has them.
+
+        Raises UnknownInput, and InvalidArgument for an input without a column.
+        """
+        made = copy(self)
+        made._input_columns = self._input_columns | self._checked(columns)
+        return made
+
     def __repr__(self) -> str:
         return f"Scorer({self._source!r}, {self.model!r}, version={self.version})"
 
@@ -193,11 +202,15 @@ class Scorer:
 
     def _results(self, rows: Batch) -> Mapping[str, Array]:
         arrays = {
-            spec.name: input_array([(name, rows.column(name)) for name in columns], spec)
+            spec.name: self.array(spec, [(name, rows.column(name)) for name in columns])
             for spec, columns in self.sources()
             if set(columns) <= set(rows.names)
         }
         return self._open().run(arrays)
+
+    def array(self, spec: TensorSpec, columns: Sequence[tuple[str, Any]]) -> Array:
+        """Returns the array of an input, of its columns by name. Raises InvalidTensor."""
+        return input_array(columns, spec, self._identity.images.get(spec.name))
 
     @property
     def _key(self) -> tuple[Any, ...]:

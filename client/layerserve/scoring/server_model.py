@@ -9,8 +9,9 @@ from layerserve import Client
 from layerserve.calls.connection import TLS
 from layerserve.calls.tokens import Token
 from layerserve.errors import InvalidArgument, ModelMismatch, ModelNotReady
-from layerserve.models.info import ModelInfo
+from layerserve.models.info import ModelInfo, model_spec
 from layerserve.models.node_shapes import NodeShapes
+from layerserve.models.signatures import loaded_model
 from layerserve.prediction.row_parts import check_part
 from layerserve.scoring.open_models import Identity, dependent_rows
 from layerserve.values.tensor_spec import TensorSpec
@@ -63,14 +64,7 @@ class ServerModel:
         )
 
     def _loaded(self, name: str, version: int | None) -> ModelInfo:
-        """Returns a version, which is loaded if its signature isn't known yet."""
-        info = self._client.model(name, version=version)
-        if info.state == "failed":
-            raise ModelNotReady(f"model {name!r} version {info.version} failed to load: {info.reason}")
-        if not info.inputs:
-            # The call loads it.
-            self._client.node_shapes(name, version=info.version)
-            info = self._client.model(name, version=info.version)
+        info = self._client._run(loaded_model(model_spec(name, version)))
         if not info.digest:
             raise ModelNotReady(f"model {name!r} version {info.version}: its file is just being replaced; try again")
         return info

@@ -38,6 +38,7 @@ class FakeRun:
         self.id = id
         self.spec = spec
         self.evaluates = isinstance(spec, training_pb2.EvaluateSpec)
+        self.kind = training_pb2.RUN_KIND_EVALUATION if self.evaluates else training_pb2.RUN_KIND_TRAINING
         self.epochs = (spec.epochs or 1) if isinstance(spec, training_pb2.TrainSpec) else 1
         self.resumable = False
         self.resumed = 0
@@ -215,7 +216,7 @@ class FakeRun:
                 stopped=self._stopped,
                 publishable=self.state == training_pb2.RUN_STATE_FINISHED and self.published is None,
                 idempotency_key=self.spec.idempotency_key,
-                kind=training_pb2.RUN_KIND_EVALUATION if self.evaluates else training_pb2.RUN_KIND_TRAINING,
+                kind=self.kind,
                 resumable=self.resumable,
                 resumed=self.resumed,
                 priority=self.priority,

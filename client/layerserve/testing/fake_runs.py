@@ -22,6 +22,7 @@ from layerserve.testing.fake_run import FakeRun, PlannedFailure
 from layerserve.v1 import (
     training_pb2,
 )
+from layerserve.v1.scoring_pb2 import ScoreRequest, ScoreResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
 
 
@@ -96,6 +97,19 @@ class FakeRuns(FakeModels):
             run.tell(queued=training_pb2.RunQueued(ahead=0))
             self._start(run, base)
             yield from self._watch(run, 1, context)
+
+    def Score(self, request: ScoreRequest, context: Any) -> ScoreResponse:
+        """Begins a run of one step, whose result is an empty file."""
+        base = self.find(request.model)
+        data = [training_pb2.DataArray(dataset=request.dataset)]
+        run = FakeRun(f"run-{next(self._run_ids)}", training_pb2.EvaluateSpec(data=data), base.reference())
+        run.kind = training_pb2.RUN_KIND_SCORING
+        run.files[request.to] = b""
+        self.runs[run.id] = run
+        run.tell(accepted=training_pb2.RunAccepted(base=base.reference()))
+        run.tell(queued=training_pb2.RunQueued(ahead=0))
+        self._start(run, base)
+        return ScoreResponse(run=run.describe())
 
     def _found(self, key: str) -> FakeRun | None:
         """Returns the run that has all data of a call with an idempotency key."""

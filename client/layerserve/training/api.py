@@ -164,7 +164,7 @@ class AsyncTrainingMethods(AsyncModelMethods):
     ) -> tuple[RunInfo, ...]:
         """List the server's training runs, of all models or one, newest first.
 
-        `state` is a `RunInfo.state` or several, `kind` "training" or "evaluation". `metadata` are keys with the values
+        `state` is a `RunInfo.state` or several, `kind` a `RunInfo.kind`. `metadata` are keys with the values
         that the runs have, and `caller` is the name of the caller that began them. `created_after` includes the time
         itself. `limit` is the maximum number of runs; default: all.
 
@@ -286,7 +286,7 @@ class AsyncTrainingRun(RunView):
         Which ones, and whether any are published, is set by `publish` of `train`. A paused run ends with the
         weights of its checkpoint. A run that hasn't begun is cancelled. Does nothing if the run has ended.
 
-        Raises FailedPrecondition if the run is an evaluation.
+        Raises FailedPrecondition if the run is an evaluation, or scores a dataset.
         """
         return await self._client._run(self._feed.ask("StopRun"), timeout)
 
@@ -323,7 +323,7 @@ class AsyncTrainingRun(RunView):
         return await self._client._run(self._feed.publish(label, expected_base_version), timeout)
 
     async def files(self, *, timeout: float | None = None) -> tuple[RunFile, ...]:
-        """List the files that the run's callbacks have written so far, by name: logs, event files, saved models."""
+        """List the files that the run's callbacks have written so far, by name, or the result of scoring."""
         return await self._client._run(list_files(self.id), timeout)
 
     async def download(self, name: str, path: str | os.PathLike[str] = ".", *, timeout: float | None = None) -> Path:

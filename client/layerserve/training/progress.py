@@ -41,6 +41,8 @@ class PlainProgress:
 
     def __init__(self, stream: TextIO | None = None, done: int = 0) -> None:
         self._done = done
+        #: Whether the run has epochs, as one that trains: only such a run publishes.
+        self._has_epochs = False
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._drawn = -math.inf
@@ -53,15 +55,20 @@ class PlainProgress:
                 position = f"epoch {event.epoch}/{event.epochs} - step {event.step}/{event.steps_per_epoch}"
                 self._write(f"{position} - {format_logs(event.logs)}", "")
         elif isinstance(event, EpochEnd):
+            self._has_epochs = True
             if event.epoch > self._done:
                 self._write(
                     f"epoch {event.epoch}/{event.epochs} - {format_seconds(event.seconds)} - {format_logs(event.logs)}"
                 )
         elif isinstance(event, RunFinished):
-            ending = f"published version {event.version}" if event.version is not None else "nothing published"
+            ending = f"finished in {format_seconds(event.seconds)}"
+            if event.version is not None:
+                ending += f", published version {event.version}"
+            elif self._has_epochs or event.withheld:
+                ending += ", nothing published"
             ending += f": {event.withheld}" if event.withheld else ""
             ending += f"; {event.kept_back}" if event.kept_back else ""
-            self._write(f"finished in {format_seconds(event.seconds)}, {ending}")
+            self._write(ending)
         elif isinstance(event, RunResumed):
             self._write(
                 f"resumed in epoch {event.epoch}, after step {event.step}"

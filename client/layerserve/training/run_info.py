@@ -13,7 +13,7 @@ from layerserve.values.replies import read
 from layerserve.values.tables import Table, Tabular, count_text, logs_text, moment_text, time_text
 
 #: Kind of a run.
-RunKind = Literal["training", "evaluation", "online", "unknown"]
+RunKind = Literal["training", "evaluation", "online", "scoring", "unknown"]
 #: State of a run; "queued" includes receiving data.
 RunState = Literal["queued", "running", "paused", "finished", "failed", "cancelled", "unknown"]
 
@@ -99,8 +99,8 @@ def _row(info: RunInfo) -> tuple[str, ...]:
         info.model,
         f"{info.parent}/{info.from_checkpoint}" if info.parent else str(info.base_version),
         _state_text(info),
-        # An evaluation is a single pass over the data, without epochs.
-        "" if info.kind == "evaluation" else f"{info.epochs_done}/{info.epochs}",
+        # A single pass over the data, without epochs.
+        "" if info.kind in ("evaluation", "scoring") else f"{info.epochs_done}/{info.epochs}",
         "" if info.remaining_seconds is None else time_text(info.remaining_seconds),
         logs_text(info.logs),
         best_text(info),

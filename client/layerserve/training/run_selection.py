@@ -13,7 +13,7 @@ from layerserve.v1 import training_pb2
 #: Number of runs in a page.
 PAGE = 500
 #: Kinds and states as the caller names them.
-KINDS = {"training": training_pb2.RUN_KIND_TRAINING, "evaluation": training_pb2.RUN_KIND_EVALUATION}
+KINDS = {name.removeprefix("RUN_KIND_").lower(): number for name, number in training_pb2.RunKind.items() if number}
 STATES = {name.removeprefix("RUN_STATE_").lower(): number for name, number in training_pb2.RunState.items() if number}
 
 

@@ -75,6 +75,8 @@ class _RunKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunKind.Value
     """Evaluates."""
     RUN_KIND_ONLINE: _RunKind.ValueType  # 3
     """Trains step by step (OnlineTrainingService)."""
+    RUN_KIND_SCORING: _RunKind.ValueType  # 4
+    """Computes the outputs for a dataset (ScoringService)."""
 
 class RunKind(_RunKind, metaclass=_RunKindEnumTypeWrapper):
     """What a run does."""
@@ -87,6 +89,8 @@ RUN_KIND_EVALUATION: RunKind.ValueType  # 2
 """Evaluates."""
 RUN_KIND_ONLINE: RunKind.ValueType  # 3
 """Trains step by step (OnlineTrainingService)."""
+RUN_KIND_SCORING: RunKind.ValueType  # 4
+"""Computes the outputs for a dataset (ScoringService)."""
 Global___RunKind: _TypeAlias = RunKind  # noqa: Y015
 
 class _PublishChoice:

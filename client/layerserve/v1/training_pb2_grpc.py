@@ -258,8 +258,8 @@ class TrainingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListRunFiles(self, request, context):
-        """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint). Errors:
-        NOT_FOUND (run).
+        """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint), or the result
+        of scoring. Errors: NOT_FOUND (run).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

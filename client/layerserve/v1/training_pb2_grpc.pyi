@@ -106,8 +106,8 @@ class TrainingServiceStub:
     FAILED_PRECONDITION (a run that is under way).
     """
     ListRunFiles: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRunFilesRequest, _training_pb2.ListRunFilesResponse]
-    """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint). Errors:
-    NOT_FOUND (run).
+    """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint), or the result
+    of scoring. Errors: NOT_FOUND (run).
     """
     DownloadRunFile: _grpc.UnaryStreamMultiCallable[_training_pb2.DownloadRunFileRequest, _training_pb2.DownloadRunFileResponse]
     """Sends one of these files in chunks, as it is when the call comes. Errors: NOT_FOUND (run, or none of its files has that
@@ -192,8 +192,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     FAILED_PRECONDITION (a run that is under way).
     """
     ListRunFiles: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRunFilesRequest, _training_pb2.ListRunFilesResponse]  # type: ignore[assignment]
-    """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint). Errors:
-    NOT_FOUND (run).
+    """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint), or the result
+    of scoring. Errors: NOT_FOUND (run).
     """
     DownloadRunFile: _aio.UnaryStreamMultiCallable[_training_pb2.DownloadRunFileRequest, _training_pb2.DownloadRunFileResponse]  # type: ignore[assignment]
     """Sends one of these files in chunks, as it is when the call comes. Errors: NOT_FOUND (run, or none of its files has that
@@ -365,8 +365,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.ListRunFilesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.ListRunFilesResponse, _abc.Awaitable[_training_pb2.ListRunFilesResponse]]:
-        """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint). Errors:
-        NOT_FOUND (run).
+        """Lists the files that the callbacks of a run have written so far (CSVLogger, TensorBoard, ModelCheckpoint), or the result
+        of scoring. Errors: NOT_FOUND (run).
         """
 
     @_abc_1.abstractmethod

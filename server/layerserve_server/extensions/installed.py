@@ -27,6 +27,7 @@ OWN = {
     "mirroring": "layerserve_server.extensions.mirroring.extension:MIRRORING",
     "online": "layerserve_server.extensions.online.extension:ONLINE",
     "page": "layerserve_server.extensions.page.extension:PAGE",
+    "scoring": "layerserve_server.extensions.scoring.extension:SCORING",
     "stores": "layerserve_server.extensions.stores.extension:STORES",
     "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",

@@ -63,6 +63,11 @@ class ModelRecord:
     _content: bytes | None = None
 
     @property
+    def settings_content(self) -> bytes | None:
+        """Content of the file of the settings in force; None if there is none."""
+        return self._content
+
+    @property
     def in_force(self) -> ModelSettings:
         """The settings in force; the defaults if the file has never been valid. A call may have set another policy."""
         settings, policy = self.settings or self.defaults, self.control.policy

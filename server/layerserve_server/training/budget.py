@@ -113,9 +113,9 @@ class Watch:
     def _overspent_disk(self) -> str:
         if self.budget.max_disk_bytes and (used := folder_bytes(self.folder)) > self.budget.max_disk_bytes:
             return f"its folder used {used} bytes, more than its budget of {self.budget.max_disk_bytes}"
-        written = files_in(self.folder / run_folder.FILES)
+        written = files_in(self.folder / run_folder.FILES) | files_in(self.folder / run_folder.UNFINISHED_FILES)
         if len(written) > MAX_FILES:
-            return f"its callbacks wrote {len(written)} files, more than {MAX_FILES}"
+            return f"it wrote {len(written)} files, more than {MAX_FILES}"
         single = files_in(self.folder, below=False)
         used = sum(written.values()) + sum(single.values())
         if used > self.max_written:

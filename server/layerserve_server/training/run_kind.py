@@ -50,6 +50,12 @@ class RunKind:
     #: Module of a run's process: its `execute` has the arguments and results of `training.process.work.execute`, and
     #: replaces that one. It isn't taken to compute all the time, so tuning doesn't wait for its end.
     program: str = ""
+    #: Whether `Runs.begin` checks requests as those of training. Otherwise the extension does, before `Runs.enqueue`.
+    checked: bool = True
+    #: Whether its runs can be paused: they keep what they have done.
+    pauses: bool = True
+    #: Whether its runs can end early with what they have done as the result.
+    ends_early: bool = True
     #: None if the result is published at the end, if at all.
     publisher: MakePublisher | None = None
 
@@ -74,5 +80,5 @@ def core_kinds(limits: RunLimits) -> tuple[RunKind, ...]:
     return (
         RunKind(name=TRAINING, slots=limits.slots, off=off),
         # A slot of their own, so that they don't wait for hours of training.
-        RunKind(name=EVALUATION, slots=min(1, limits.slots), off=off),
+        RunKind(name=EVALUATION, slots=min(1, limits.slots), off=off, pauses=False, ends_early=False),
     )

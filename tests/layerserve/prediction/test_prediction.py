@@ -90,6 +90,7 @@ def test_a_version_that_rests_on_disk_tells_its_inputs_through_its_graph():
         predict(prediction.Signatures(), [3]),
         (METHODS["GetModel"], resting),
         (METHODS["GetNodeShapes"], graph),
+        (METHODS["GetModel"], resting),
         (METHODS["Predict"], answer()),
     )
     assert requests[-1].inputs[0].name == "x"

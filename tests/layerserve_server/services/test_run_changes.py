@@ -149,7 +149,7 @@ def test_what_can_not_pause_or_stop_is_told_why(trainer):
     run_id = next(call).event.run_id
     for ask in (trainer.pause, trainer.stop):
         code, text = refused(ask, run_id)
-        assert (code, "is an evaluation, which can't be" in text) == (PRECONDITION, True)
+        assert (code, "is of kind evaluation, which can't be" in text) == (PRECONDITION, True)
     trainer.cancel(run_id)
 
 

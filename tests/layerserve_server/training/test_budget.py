@@ -176,4 +176,4 @@ def test_what_a_run_writes_beside_its_models_has_a_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "MAX_FILES", 3)
     for name in "bcd":
         (tmp_path / "files" / name).touch()
-    assert Watch(Budget(), tmp_path, 1000).overspent(None) == "its callbacks wrote 4 files, more than 3"
+    assert Watch(Budget(), tmp_path, 1000).overspent(None) == "it wrote 4 files, more than 3"

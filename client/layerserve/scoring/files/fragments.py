@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -82,8 +82,11 @@ class Source:
     files: tuple[InputFile, ...]
 
 
-def find(location: Location) -> Source:
-    """Finds the files at a location. Raises InvalidArgument if there are none, or files of several kinds."""
+def find(location: Location, name: str = "") -> Source:
+    """Finds the files at a location. `name` is what a single file is called in errors and in the manifest.
+
+    Raises InvalidArgument if there are none, or files of several kinds.
+    """
     if not location.exists():
         raise InvalidArgument(f"IN: {location.url!r} doesn't exist; expected a file or a folder")
     is_folder = location.is_folder()
@@ -102,6 +105,8 @@ def find(location: Location) -> Source:
     at = location if is_folder else location.parent
     with ThreadPoolExecutor(1 if location.is_local else _AT_ONCE) as pool:
         files = tuple(pool.map(partial(_file, at), chosen))
+    if name and not is_folder:
+        files = tuple(replace(file, name=name) for file in files)
     return Source(location, kind, files)
 
 

@@ -15,6 +15,7 @@ from layerserve.scoring.columns import fixed_lists
 from layerserve.scoring.files.fragments import ROWS, Fragment, InputFile
 from layerserve.scoring.files.locations import missing_package
 from layerserve.values.table_files.csv_table import MAX_ROW, CsvTable
+from layerserve.values.table_files.parquet_table import group_batches
 
 try:
     import pyarrow
@@ -137,19 +138,13 @@ def _parquet(file: InputFile, fragment: Fragment, columns: Sequence[str], rows: 
     with _opened_parquet(file) as opened:
         for group in range(fragment.start, fragment.stop):
             count, done = opened.metadata.row_group(group).num_rows, 0
-            reason = "the row group has fewer rows than it says"
-            batches = opened.iter_batches(rows, [group], list(columns), use_threads=False)
+            batches = group_batches(opened, group, columns, rows, use_threads=False)
             while done < count:
                 try:
-                    batch = next(batches, None)
-                    if batch is not None:
-                        # Damaged text.
-                        batch.validate(full=True)
+                    batch = next(batches)
                 except Exception as error:  # of many kinds, OSError among them
-                    batch, reason = None, _unreadable(error)
-                if batch is None or not batch.num_rows:
                     file.check()
-                    yield Unreadable(file.name, group, done + 1, count - done, reason)
+                    yield Unreadable(file.name, group, done + 1, count - done, _unreadable(error))
                     break
                 yield Piece(batch, file.name, group, range(done + 1, done + 1 + batch.num_rows))
                 done += batch.num_rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from layerserve.errors import (
     UnknownInput,
     UnknownOutput,
 )
-from layerserve.scoring.columns import fixed_lists, input_array
 from layerserve.scoring.scorer import Scorer
 from layerserve.values.table_files.csv_table import MISSING
 from layerserve.values.tensor_spec import TensorSpec
@@ -54,9 +54,9 @@ class Rows:
         self._converted: dict[str, Convert] = {}
         if kind == "csv":
             self._converted.update({name: _Text(name) for name in scorer.columns})
-        for spec, columns in self._sources:
-            for column in columns:
-                self._converted.update(_conversion(spec, column, schema.field(column).type, kind))
+            for spec, columns in self._sources:
+                make = _Text if spec.dtype == "string" else partial(_Number, dtype=spec.dtype)
+                self._converted.update({column: make(column) for column in columns})
         empty = pyarrow.RecordBatch.from_arrays([pyarrow.array([], one.type) for one in schema], schema=schema)
         #: The schema of the results.
         self.schema = scorer(self._prepared(empty)).schema
@@ -134,9 +134,9 @@ class Rows:
             for column in columns:
                 kind = empty.column(column).type
                 try:
-                    array = input_array([(column, empty.column(column))], spec)
+                    array = self._scorer.array(spec, [(column, empty.column(column))])
                 except InvalidTensor as error:
-                    if f"has type {kind}" in str(error):
+                    if "has type " in str(error):
                         raise _unfit(column, kind, spec) from None
                     raise
                 axes = len(spec.shape) - (1 if len(columns) == 1 else 2)
@@ -160,16 +160,6 @@ def _unfit(column: str, kind: Any, spec: TensorSpec) -> InvalidTensor:
     if row:
         fits += f", in lists of shape {tuple('any' if axis is None else axis for axis in row)}".replace("'", "")
     return InvalidTensor(f"column {column!r}: got type {kind}, expected {fits}, for input {spec.name!r}")
-
-
-def _conversion(spec: TensorSpec, column: str, kind: Any, of: str) -> dict[str, Convert]:
-    """Returns how a column becomes one that the scorer takes, by its name; nothing if it is one."""
-    if of == "csv":
-        return {column: _Text(column) if spec.dtype == "string" else _Number(column, spec.dtype)}
-    is_bytes = pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
-    if is_bytes and spec.dtype != "string" and not spec.encoding:
-        return {column: _Images(column, kind, spec)}
-    return {}
 
 
 class _Text:
@@ -212,39 +202,3 @@ class _Number:
         raise InvalidTensor(
             f"batch, column {self._column!r}: got {str(shown)[:40]!r}, expected a number that fits {self._dtype}"
         )
-
-
-class _Images:
-    """Encoded images as arrays."""
-
-    def __init__(self, column: str, kind: Any, spec: TensorSpec) -> None:
-        try:
-            from layerserve.images.decoder import ImageDecoder
-        except ImportError as missing:
-            raise InvalidArgument(f"column {column!r}: images require {missing.name}: pip install Pillow") from None
-        self._column = column
-        try:
-            self._decoder = ImageDecoder(spec)
-        except ValueError:
-            raise _unfit(column, kind, spec) from None
-        if None in self._decoder.shape:
-            raise InvalidTensor(
-                f"column {column!r}: got images for input {spec.name!r}, whose height and width are open; set `size` "
-                "in the model's settings"
-            )
-
-    def __call__(self, images: Any) -> Any:
-        from layerserve.images.decoder import ImageError
-
-        rows: list[Any] = []
-        for number, content in enumerate(images.to_pylist(), 1):
-            if content is None:
-                raise InvalidTensor(f"batch, column {self._column!r}, row {number}: got no value (null), expected one")
-            try:
-                rows.append(self._decoder(content))
-            except ImageError as error:
-                raise InvalidTensor(f"batch, column {self._column!r}, row {number}: {error}") from None
-        array = (
-            np.stack(rows) if rows else np.empty((0, *(axis or 0 for axis in self._decoder.shape)), self._decoder.dtype)
-        )
-        return fixed_lists(pyarrow.array(array.reshape(-1)), array.shape[1:])

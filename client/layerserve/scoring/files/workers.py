@@ -21,7 +21,10 @@ from layerserve.scoring.threads import THREADS
 
 #: Number of workers that a fragment may take with it.
 _ATTEMPTS = 3
-_PROGRAM = "from layerserve.scoring.files.worker import main; main()"
+#: A group of its own, as Ctrl-C is for the parent, which ends them. Not a session: it has the priority of the parent's.
+_PROGRAM = "import os; os.setpgid(0, 0); from layerserve.scoring.files.worker import main; main()"
+#: Maximum time until something is yielded, in seconds.
+_SILENCE = 0.5
 
 
 class Workers:
@@ -56,14 +59,17 @@ class Workers:
                     pipe and pipe.close()
 
     def score(self, fragments: Iterable[Fragment]) -> Iterator[Progress | Done]:
-        """Yields what becomes of fragments. Raises the error of the first that fails."""
+        """Yields what becomes of fragments, and also if nothing does. Raises the error of the first that fails."""
         self._left.extend(fragments)
         count = len(self._left)
         for _ in range(min(self._count, count)):
             self._threads.append(threading.Thread(target=self._work, daemon=True))
             self._threads[-1].start()
         while count:
-            message = self._messages.get()
+            try:
+                message = self._messages.get(timeout=_SILENCE)
+            except queue.Empty:
+                message = Progress(0)
             if isinstance(message, Exception):
                 raise message
             count -= isinstance(message, Done)
@@ -105,8 +111,6 @@ class Workers:
                 stdout=subprocess.PIPE,
                 env=environment,
                 pass_fds=() if self._lock is None else (self._lock,),
-                # Ctrl-C is for the parent, which ends them.
-                start_new_session=True,
             )
             self._processes.add(process)
         self._send(process, self._task)

@@ -85,7 +85,7 @@ class ParquetTable(Table):
         label = f"{self.label}, row group {group}"
         columns = [self._column(column, array.is_text, array.fill, label) for column in array.columns]
         size = min(MAX_ROWS, rows_in_piece(array.shape))
-        for batch in self._file.iter_batches(batch_size=size, row_groups=[group], columns=list(array.columns)):
+        for batch in group_batches(self._file, group, array.columns, size):
             held = [batch.column(batch.schema.get_field_index(name)) for name in array.columns]
             if array.is_text:
                 yield from text_pieces([c.texts(h, row) for c, h in zip(columns, held, strict=True)])
@@ -96,3 +96,19 @@ class ParquetTable(Table):
                     [c.numbers(h, row, rest).astype(dtype, copy=False) for c, h in zip(columns, held, strict=True)]
                 )
             row += batch.num_rows
+
+
+def group_batches(
+    file: Any, group: int, columns: Sequence[str], rows: int, *, use_threads: bool = True
+) -> Iterator[Any]:
+    """Yields the rows of a row group of pyarrow's `ParquetFile` as record batches of some columns, at most `rows` each.
+
+    Raises InvalidTensor if there are fewer rows than the file says, and pyarrow's errors, also for damaged text.
+    """
+    left = int(file.metadata.row_group(group).num_rows)
+    for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=list(columns), use_threads=use_threads):
+        batch.validate(full=True)
+        left -= batch.num_rows
+        yield batch
+    if left:
+        raise InvalidTensor("the row group has fewer rows than it says")

@@ -18,8 +18,9 @@ START = "start"
 DIGESTS = "digests.json"
 #: Folder with kept outputs of frozen layers.
 CACHE = "cache"
-#: Folder of files written by callbacks.
+#: Folder of files written by callbacks, or of what else the run makes for its owner; and of such files in the making.
 FILES = "files"
+UNFINISHED_FILES = f"{OF_KIND}/{FILES}"
 #: Folder with the version that was published while the run trained, to be compared with the result.
 RIVAL = "rival"
 #: Folder with the trained model, until it is published.

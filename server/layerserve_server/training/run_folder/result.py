@@ -23,10 +23,11 @@ INTERRUPT = signal.SIGUSR1
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """Result of a run's process. `kind` is "trained", "evaluated", "failed", "cancelled", "interrupted" or "killed".
+    """Result of a run's process.
 
-    Epoch and step count from 1; 0 outside of one. `seconds` is the time it took. `reason` is the error of a failed run,
-    or what killed a worker of it, `withheld` the reason not to publish a trained model.
+    `kind` is "trained", "evaluated", "scored", "failed", "cancelled", "interrupted" or "killed". Epoch and step count
+    from 1; 0 outside of one. `seconds` is the time it took. `reason` is the error of a failed run, or what killed a
+    worker of it, `withheld` the reason not to publish a trained model.
     """
 
     kind: str

@@ -78,7 +78,7 @@ class RunEndings:
         """
         result = RunResult.read(run.folder)
         # An interactive run is resumed by its client.
-        pauses = run.request.trains and not run.kind.interactive
+        pauses = run.kind.pauses and not run.kind.interactive
         if run.cancelled_at is not None:
             self.end(run, Cancelled(run.position[0]))
         elif run.overspent:

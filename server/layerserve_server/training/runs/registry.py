@@ -152,7 +152,8 @@ class Runs:
         kind = self._kinds[request.kind]
         self.check_ready(kind.name)
         with self._queue.admitted(kind):
-            request = self._checked(request, base, gone, start)
+            if kind.checked:
+                request = self._checked(request, base, gone, start)
             publishes = request.publish and kind.publisher is None and not request.part_of
             kept_back = self._repository.catalogue.kept_back(request.model) if publishes else ""
             run = self._table.create(request, base.found, start, kept_back)

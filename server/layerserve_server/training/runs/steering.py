@@ -48,11 +48,12 @@ class RunSteering:
     def pause(self, run_id: str) -> Run:
         """Pauses a run: at once if it waits, after the current batch if it trains, else when its data has come.
 
-        Does nothing if it is paused. Raises NotTrainableError for an evaluation, a run that has ended, and one whose
-        folder can't be written, and BusyError if too many runs are paused.
+        Does nothing if it is paused. Raises NotTrainableError for a kind that doesn't pause, a run that has ended, and
+        one whose folder can't be written, and BusyError if too many runs are paused.
         """
         run = self._get(run_id)
-        self._check_training(run, "paused: it has no checkpoints")
+        if not run.kind.pauses:
+            raise NotTrainableError(f"run '{run.id}' is of kind {run.kind.name}, which can't be paused")
         with self._table.changed:
             self._check_under_way(run, "paused")
             if run.phase is Phase.PAUSED or run.control.pause:
@@ -100,11 +101,14 @@ class RunSteering:
     def stop(self, run_id: str) -> Run:
         """Ends the training of a run early: its result so far is published. One that hasn't begun is cancelled.
 
-        Does nothing if the run has ended. Raises NotTrainableError for an evaluation, and for a run whose folder can't
-        be written, and BusyError for a paused run if the queue is full.
+        Does nothing if the run has ended. Raises NotTrainableError for a kind that doesn't end early, and a run whose
+        folder can't be written, and BusyError for a paused run if the queue is full.
         """
         run = self._get(run_id)
-        self._check_training(run, "stopped early; cancel it instead")
+        if not run.kind.ends_early:
+            raise NotTrainableError(
+                f"run '{run.id}' is of kind {run.kind.name}, which can't be stopped early; cancel it instead"
+            )
         with self._table.changed:
             if run.phase is Phase.ENDED:
                 return run
@@ -164,10 +168,6 @@ class RunSteering:
                 self._queue.remove(run)
                 self._queue.add(run)
         return run
-
-    def _check_training(self, run: Run, what: str) -> None:
-        if not run.request.trains:
-            raise NotTrainableError(f"run '{run.id}' is an evaluation, which can't be {what}")
 
     def _check_under_way(self, run: Run, what: str) -> None:
         if run.phase is not Phase.ENDED:

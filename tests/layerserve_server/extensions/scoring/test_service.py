@@ -1,0 +1,123 @@
+"""Runs of scoring on a server: begun, followed and kept from others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import layergraph
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from layergraph import layers
+from layerserve import (
+    Client,
+    DatasetNotFound,
+    FailedPrecondition,
+    Forbidden,
+    InvalidArgument,
+    MissingInput,
+    ModelNotFound,
+)
+from layerserve_server.app import App
+from layerserve_server.extensions.installed import Settings
+from shared_jobs import SharedJobs, used
+from tokens import write_tokens
+
+TOKENS = {
+    "owner": "rights = ['predict', 'read', 'train']",
+    "other": "rights = ['predict', 'read', 'train']",
+    "trainer": "rights = ['train', 'read']",
+    "predictor": "rights = ['predict', 'read']",
+}
+
+
+@pytest.fixture(scope="module", name="client")
+def _client(tmp_path_factory: pytest.TempPathFactory, jobs: SharedJobs) -> Iterator[Callable[[str], Client]]:
+    """Clients of a server by token."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "models" / "m" / "1").mkdir(parents=True)
+    x = layergraph.Input((3,), name="x")
+    layergraph.Model(x, layers.Dense(2, name="y")(x)).save(folder / "models" / "m" / "1" / "model.keras")
+    settings = Settings(
+        path=folder / "models",
+        host="127.0.0.1",
+        grpc_port=0,
+        metrics_port=-1,
+        drain_seconds=0,
+        training_nice=0,
+        training_threads=1,
+        tokens=write_tokens(folder / "tokens.toml", TOKENS),
+    )
+    with used(jobs):
+        app = App(settings)
+    clients: dict[str, Client] = {}
+    with app:
+        yield lambda name: clients.setdefault(name, Client(f"127.0.0.1:{app.grpc_port}", timeout=120, token=name))
+        for one in clients.values():
+            one.close()
+
+
+@pytest.fixture(scope="module", name="dataset")
+def _dataset(client: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("data") / "rows.parquet"
+    x = np.random.default_rng(0).random((20, 3), "float32")
+    pq.write_table(pa.table({"key": np.arange(20), "x": list(x)}), path)
+    return client("owner").datasets.upload(path)
+
+
+def test_a_run_is_followed_and_its_result_downloaded_by_its_owner_only(
+    client: Any, dataset: Any, tmp_path: Path
+) -> None:
+    owner, other = client("owner"), client("other")
+    run = owner.score("m", dataset=dataset, columns=["key"])
+    with pytest.raises(FailedPrecondition, match=f"run '{run.id}' uses it"):
+        owner.datasets.delete(dataset.id)
+    with pytest.raises(FailedPrecondition, match="of kind scoring, which can't be stopped early; cancel it instead"):
+        run.stop()
+    run.wait(timeout=200)
+    info = run.info()
+    assert (info.state, info.kind, info.version, info.logs) == (
+        "finished",
+        "scoring",
+        None,
+        {"rows": 20, "rejected": 0},
+    )
+    assert [one.name for one in run.files()] == ["scores.parquet", "scores.parquet.manifest.json"]
+    made = pq.read_table(run.download("scores.parquet", tmp_path))
+    assert made["key"].to_pylist() == list(range(20))
+    x = np.random.default_rng(0).random((20, 3), "float32")
+    np.testing.assert_allclose(made["y"].to_pylist(), owner.predict("m", x), rtol=1e-5, atol=1e-6)
+    assert [one.id for one in owner.runs(kind="scoring")] == [run.id]
+    seen = other.run(run.id)
+    for refused in (seen.cancel, seen.pause, seen.delete, lambda: seen.download("scores.parquet", tmp_path)):
+        with pytest.raises(Forbidden, match="it belongs to another caller"):
+            refused()
+
+
+def test_what_does_not_fit_leaves_no_run(client: Any, dataset: Any) -> None:
+    owner = client("owner")
+    known = len(owner.runs())
+    for error, text, arguments in (
+        (MissingInput, "got the columns 'key', 'x', but model 'm' needs 'z'", {"input_columns": {"x": "z"}}),
+        (InvalidArgument, "'id' to keep is missing", {"columns": ["id"]}),
+        (InvalidArgument, "to: got '../x', expected the name of a file", {"to": "../x"}),
+        (InvalidArgument, "to: got '.x', expected the name of a file", {"to": ".x"}),
+        (DatasetNotFound, "no dataset", {"dataset": "0" * 64}),
+    ):
+        with pytest.raises(error, match=text):
+            owner.score("m", **{"dataset": dataset} | arguments)
+    with pytest.raises(ModelNotFound):
+        owner.score("nope", dataset=dataset)
+    assert len(owner.runs()) == known
+
+
+def test_it_takes_both_rights_and_a_dataset_that_the_caller_sees(client: Any, dataset: Any) -> None:
+    with pytest.raises(DatasetNotFound):
+        client("other").score("m", dataset=dataset)
+    with pytest.raises(Forbidden, match="caller 'trainer' has no right 'predict' on it"):
+        client("trainer").score("m", dataset=dataset)
+    with pytest.raises(Forbidden, match="caller 'predictor' has no right 'train'"):
+        client("predictor").score("m", dataset=dataset)
