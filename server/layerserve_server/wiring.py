@@ -89,8 +89,6 @@ class Inference:
         self.certificates = make_certificates(settings, self.metrics)
         #: None if there are neither traces nor an access log.
         self.telemetry = telemetry_of(settings.access_log, os.environ, self.metrics.telemetry_dropped)
-        #: Whether there are traces.
-        self.traced = self.telemetry is not None and self.telemetry.tracer is not None
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings, jobs, imports)
         #: None if PATH is a folder or file of this machine.
@@ -109,7 +107,7 @@ class Inference:
             ),
             VersionReader(
                 load,
-                partial(make_queue, settings, self.metrics, traced=self.traced),
+                partial(make_queue, settings, self.metrics),
                 sha256 if imports is None else imports.sha256,
                 self.make_decoders,
             ),
@@ -421,8 +419,6 @@ def make_queue(
     version: int,
     run: ModelRunner,
     model: ModelSettings = DEFAULTS,
-    *,
-    traced: bool = False,
 ) -> BatchQueue:
     """Makes the queue of a version. Raises UnpaddableError if the settings require padding and it can't be padded."""
     if settings.pads(name) if model.pad_sequences is None else model.pad_sequences:
@@ -435,7 +431,6 @@ def make_queue(
         max_queue_rows=max_queue_rows,
         observer=metrics.batches(name, version),
         nice=model.nice,
-        traced=traced,
     )
     metrics.watch_queue(name, version, lambda: queue.queued_rows, lambda: queue.queued_requests)
     return queue

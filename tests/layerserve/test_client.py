@@ -38,6 +38,9 @@ OF_MODELS = [
     and inspect.signature(method).parameters["model"].default is inspect.Parameter.empty
 ]
 
+#: Of a request in the server.
+TIMES = ("queue", "compute", "total")
+
 
 @pytest.mark.parametrize("name", OF_MODELS)
 def test_a_model_without_a_name_is_refused_before_anything_is_sent(client, server, name):
@@ -64,6 +67,15 @@ def test_waiting_ends_when_the_server_serves(client, server):
         client.wait_until_ready(timeout=0.3)
     threading.Timer(0.3, lambda: setattr(server, "serving", True)).start()
     client.wait_until_ready(timeout=20)
+
+
+@both_clients
+def test_a_prediction_has_its_times_if_it_asks_for_them(client, server):
+    assert client.predict_named("double", [[1, 2, 3]]).timing == {}
+    assert client.predict_named("double", [[1, 2, 3]], timing=True).timing == dict.fromkeys(TIMES, 0.0)
+    # Those of several requests are added up.
+    rows = [[1, 2, 3]] * 5
+    assert client.predict_named("double", rows, batch_size=2, timing=True).timing == dict.fromkeys(TIMES, 0.0)
 
 
 @both_clients

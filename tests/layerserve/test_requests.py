@@ -72,6 +72,7 @@ OF_RUNS: Table = {
 OTHERS = {
     "download": {"path"},
     "graph": {"rankdir", "limit"},
+    "predict_named": {"timing"},  # it is metadata
     "wait_until_ready": {"model", "version", "label"},
 }
 

@@ -83,7 +83,7 @@ class AsyncRunner:
             raise ClientClosed(f"client of {self.address} is closed")
         try:
             if isinstance(step, Call):
-                return await self._channel.call(step.method, step.request, deadline, step.metadata)
+                return await self._channel.call(step.method, step.request, deadline, step.metadata, tail=step.tail)
             if isinstance(step, Open):
                 return Stream(await self._channel.open(step.method, step.requests, deadline, step.metadata))
             if isinstance(step, Receive):

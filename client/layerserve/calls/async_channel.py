@@ -13,7 +13,7 @@ from layerserve.calls.connection import Connection, Deadline
 from layerserve.calls.methods import Message, Method
 from layerserve.calls.retries import Retries
 from layerserve.calls.rpc_errors import rpc_error
-from layerserve.calls.tokens import Metadata, TokenFunction
+from layerserve.calls.tokens import Metadata, Tail, TokenFunction
 from layerserve.calls.tracing import trace_metadata
 from layerserve.errors import LayerserveError, Unavailable
 
@@ -31,15 +31,28 @@ class AsyncChannel:
         self._calls: dict[tuple[str, bool], Callable[..., Any]] = {}
 
     async def call(
-        self, method: Method[Any, Any], request: Any, deadline: Deadline, metadata: Metadata = (), *, raw: bool = False
+        self,
+        method: Method[Any, Any],
+        request: Any,
+        deadline: Deadline,
+        metadata: Metadata = (),
+        *,
+        raw: bool = False,
+        tail: Tail | None = None,
     ) -> Any:
-        """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes."""
+        """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes.
+
+        The trailing metadata of the reply are added to `tail`.
+        """
         send = self._callable(method, raw)
         attempt = 1
         while True:
             sent = (*(await self._metadata()), *trace_metadata(), *metadata)
             try:
-                reply = await send(request, timeout=deadline.remaining(), metadata=sent)
+                begun = send(request, timeout=deadline.remaining(), metadata=sent)
+                reply = await begun
+                if tail is not None:
+                    tail.update(await begun.trailing_metadata())
             except grpc.RpcError as error:
                 pause = self._retries.pause(error, method, attempt, deadline)
                 if pause is None:

@@ -14,7 +14,7 @@ from layerserve.calls.methods import Message, Method
 from layerserve.calls.routing import ANSWER_SECONDS, LOST_SECONDS, MODEL_KEY, SILENT_SECONDS, Routes, Server
 from layerserve.calls.rpc_errors import is_unsent
 from layerserve.calls.server_addresses import ServerAddresses
-from layerserve.calls.tokens import Metadata
+from layerserve.calls.tokens import Metadata, Tail
 
 
 class AsyncRoutedChannel(AsyncChannel):
@@ -29,15 +29,25 @@ class AsyncRoutedChannel(AsyncChannel):
         self._routes = Routes(ServerAddresses(connection.address), connection.route_by_model, self._connect)
 
     async def call(
-        self, method: Method[Any, Any], request: Any, deadline: Deadline, metadata: Metadata = (), *, raw: bool = False
+        self,
+        method: Method[Any, Any],
+        request: Any,
+        deadline: Deadline,
+        metadata: Metadata = (),
+        *,
+        raw: bool = False,
+        tail: Tail | None = None,
     ) -> Any:
-        """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes."""
+        """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes.
+
+        The trailing metadata of the reply are added to `tail`.
+        """
         for server in await self._servers(metadata, deadline):
             if not await self._reached(server, deadline):
                 continue
             server.count(1)
             try:
-                return await server.channel.call(method, request, deadline, metadata, raw=raw)
+                return await server.channel.call(method, request, deadline, metadata, raw=raw, tail=tail)
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                     server.failed(0.0)  # its host may be gone without a word: the next call finds out
@@ -48,7 +58,7 @@ class AsyncRoutedChannel(AsyncChannel):
                     raise
             finally:
                 server.count(-1)
-        return await super().call(method, request, deadline, metadata, raw=raw)
+        return await super().call(method, request, deadline, metadata, raw=raw, tail=tail)
 
     async def open(
         self,

@@ -84,7 +84,7 @@ class Runner:
             raise ClientClosed(f"client of {self.address} is closed")
         try:
             if isinstance(step, Call):
-                return self._channel.call(step.method, step.request, deadline, step.metadata)
+                return self._channel.call(step.method, step.request, deadline, step.metadata, tail=step.tail)
             if isinstance(step, Open):
                 return Stream(self._channel.open(step.method, step.requests, deadline, step.metadata))
             if isinstance(step, Receive):

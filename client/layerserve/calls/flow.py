@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from layerserve.calls.methods import Message, Method, Q, R, rpc
-from layerserve.calls.tokens import Metadata
+from layerserve.calls.tokens import Metadata, Tail
 
 T = TypeVar("T")
 Reply = TypeVar("Reply", bound=Message, covariant=True)
@@ -20,11 +20,15 @@ Reply = TypeVar("Reply", bound=Message, covariant=True)
 
 @dataclass(frozen=True)
 class Call:
-    """Step: call a unary RPC, with metadata beside the client's own. Its result is the reply."""
+    """Step: call a unary RPC, with metadata beside the client's own. Its result is the reply.
+
+    The trailing metadata of the reply are added to `tail`.
+    """
 
     method: Method[Any, Any]
     request: Message
     metadata: Metadata = ()
+    tail: Tail | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ Step = Call | Open | Receive | Close | Pause | Work
 Flow = Generator[Step | Renew, Any, T]
 
 
-def call(request: Message, reply: type[R], metadata: Metadata = ()) -> Flow[R]:
+def call(request: Message, reply: type[R], metadata: Metadata = (), tail: Tail | None = None) -> Flow[R]:
     """Flow of a unary call: of the RPC that has requests of this type, and replies of type `reply`."""
-    answer: R = yield Call(rpc(type(request), reply), request, metadata)
+    answer: R = yield Call(rpc(type(request), reply), request, metadata, tail)
     return answer
 
 

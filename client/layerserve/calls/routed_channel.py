@@ -15,7 +15,7 @@ from layerserve.calls.methods import Message, Method
 from layerserve.calls.routing import ANSWER_SECONDS, LOST_SECONDS, MODEL_KEY, SILENT_SECONDS, Routes, Server
 from layerserve.calls.rpc_errors import is_unsent
 from layerserve.calls.server_addresses import ServerAddresses
-from layerserve.calls.tokens import Metadata
+from layerserve.calls.tokens import Metadata, Tail
 
 
 class RoutedChannel(Channel):
@@ -30,15 +30,25 @@ class RoutedChannel(Channel):
         self._routes = Routes(ServerAddresses(connection.address), connection.route_by_model, self._connect)
 
     def call(
-        self, method: Method[Any, Any], request: Any, deadline: Deadline, metadata: Metadata = (), *, raw: bool = False
+        self,
+        method: Method[Any, Any],
+        request: Any,
+        deadline: Deadline,
+        metadata: Metadata = (),
+        *,
+        raw: bool = False,
+        tail: Tail | None = None,
     ) -> Any:
-        """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes."""
+        """Calls a unary RPC and returns its reply; with `raw` the request is serialized bytes.
+
+        The trailing metadata of the reply are added to `tail`.
+        """
         for server in self._servers(metadata, deadline):
             if not self._reached(server, deadline):
                 continue
             server.count(1)
             try:
-                return server.channel.call(method, request, deadline, metadata, raw=raw)
+                return server.channel.call(method, request, deadline, metadata, raw=raw, tail=tail)
             except grpc.RpcError as error:
                 if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                     server.failed(0.0)  # its host may be gone without a word: the next call finds out
@@ -49,7 +59,7 @@ class RoutedChannel(Channel):
                     raise
             finally:
                 server.count(-1)
-        return super().call(method, request, deadline, metadata, raw=raw)
+        return super().call(method, request, deadline, metadata, raw=raw, tail=tail)
 
     def open(
         self,

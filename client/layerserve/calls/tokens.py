@@ -22,6 +22,8 @@ from layerserve.errors import InvalidArgument
 Token = str | os.PathLike[str] | Callable[[], str] | Callable[[], Awaitable[str]]
 
 Metadata = tuple[tuple[str, str], ...]
+#: Trailing metadata of a reply.
+Tail = dict[str, str | bytes]
 
 #: Time between two checks whether the file of a token has changed, in seconds.
 CHECK_SECONDS = 1.0

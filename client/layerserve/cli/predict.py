@@ -47,6 +47,12 @@ def predict(
     ] = None,
     version: Version = None,
     label: Label = None,
+    timing: Annotated[
+        bool,
+        typer.Option(
+            "--timing", help="Also print how long the request waited and computed in the server, and in total."
+        ),
+    ] = False,
     as_json: bool = False,
 ) -> None:
     """Compute the outputs of a model.
@@ -54,7 +60,8 @@ def predict(
     JSON inputs are an object with a nested list for each input name, or a single nested list if the model has one
     input. Arrays of a .npz file that aren't inputs of the model are ignored.
 
-    JSON: {"model", "version", "outputs": {NAME: nested list}}, also in a .json file. Numbers that JSON can't represent
+    JSON: {"model", "version", "outputs": {NAME: nested list}}, also in a .json file, and with --timing "timing", in
+    milliseconds. Numbers that JSON can't represent
     are written as "NaN", "Infinity" and "-Infinity".
     """
     if not inputs:
@@ -63,9 +70,16 @@ def predict(
         inputs = [STDIN]
     names = [name.strip() for name in outputs.split(",")] if outputs else None
     given = read_arrays(inputs, ModelSpecs(client, model, version, label).inputs)
-    prediction = client.predict_named(model, given, names, batch_size=batch_size, version=version, label=label)
-    head = {"model": prediction.model, "version": prediction.version}
-    print_outputs(head, f"{prediction.model} version {prediction.version}", prediction, output, as_json)
+    prediction = client.predict_named(
+        model, given, names, batch_size=batch_size, version=version, label=label, timing=timing
+    )
+    head: dict[str, Any] = {"model": prediction.model, "version": prediction.version}
+    title = f"{prediction.model} version {prediction.version}"
+    if timing:
+        head["timing"] = prediction.timing
+        times = [f"{name} {milliseconds:.3f} ms" for name, milliseconds in prediction.timing.items()]
+        title += f": {', '.join(times) or 'this server reports no times'}"
+    print_outputs(head, title, prediction, output, as_json)
 
 
 def print_outputs(

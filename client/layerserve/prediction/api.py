@@ -81,10 +81,18 @@ class AsyncPredictionMethods(AsyncModelMethods):
         version: int | None = None,
         label: str | None = None,
         key: str | None = None,
+        timing: bool = False,
         timeout: float | None = None,
     ) -> Prediction:
-        """Like `predict`, but always returns a mapping from names to arrays, with the `model` and `version` used."""
-        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label, key, batch_size)
+        """Like `predict`, but always returns a mapping from names to arrays, with the `model` and `version` used.
+
+        With `timing` it has the milliseconds that the request took in the server, too: waiting in the queue, computing,
+        and in total.
+
+        Example:
+            (await client.predict_named("mnist", images, timing=True)).timing  -> {"queue": 0.2, "compute": 1.5, ...}
+        """
+        flow = prediction.predict(self._signatures, model, inputs, outputs, version, label, key, batch_size, timing)
         return await self._run(flow, timeout)
 
     async def prepare(

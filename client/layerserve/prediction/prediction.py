@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from layerserve.calls.flow import Flow, Renew, call
 from layerserve.calls.routing import model_metadata
-from layerserve.calls.tokens import Metadata
+from layerserve.calls.tokens import Metadata, Tail
 from layerserve.errors import InvalidArgument
 from layerserve.models.info import get_model, model_spec
 from layerserve.models.signatures import Signature, Signatures, fetch_signature
@@ -21,16 +22,27 @@ from layerserve.values.tensors import Array, decode
 
 #: Maximum size of a message in bytes, protobuf's own limit.
 MAX_MESSAGE_BYTES = 2**31 - 1
+#: Metadata by which a client asks for the times of a request.
+ASK_TIMES = ("layerserve-timing", "1")
+#: A time in the metadata "server-timing", in milliseconds.
+_TIME = re.compile(r"([a-z]+);dur=([0-9.]+)")
 #: Maximum length of an array's values in a table, in characters: a single string may be long.
 MAX_VALUES_TEXT = 1000
 
 
 class Prediction(Mapping[str, Array], Tabular):
-    """Mapping of output arrays by name, in the requested order, with the model and version that computed them."""
+    """Mapping of output arrays by name, in the requested order, with the model and version that computed them.
 
-    def __init__(self, model: str, version: int, outputs: Mapping[str, Array]) -> None:
+    `timing` has the milliseconds that the request took in the server, if they were asked for: "queue", "compute" and
+    "total". Of several requests it has the sums.
+    """
+
+    def __init__(
+        self, model: str, version: int, outputs: Mapping[str, Array], timing: Mapping[str, float] | None = None
+    ) -> None:
         self.model = model
         self.version = version
+        self.timing = dict(timing or {})
         self._outputs = dict(outputs)
 
     def __getitem__(self, name: str) -> Array:
@@ -66,10 +78,13 @@ def predict(
     label: str | None,
     key: str | None = None,
     batch_size: int | None = None,
+    timing: bool = False,
 ) -> Flow[Prediction]:
     """Flow of a prediction. A cached signature may be stale, so it is fetched again if the prediction fails with it."""
     spec = model_spec(model, version, label)
     names, metadata = output_names(outputs), call_metadata(model, key)
+    if timing:
+        metadata = (*metadata, ASK_TIMES)
     cached = signatures.get(spec)
     if cached is not None:
         try:
@@ -114,7 +129,8 @@ def _predict(
         if part.version != version:
             independent, version = None, part.version
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Prediction(parts[0].model, parts[0].version, joined)
+    sums = {name: sum(part.timing.get(name, 0.0) for part in parts) for name in parts[0].timing}
+    return Prediction(parts[0].model, parts[0].version, joined, sums)
 
 
 def _request(
@@ -124,9 +140,10 @@ def _request(
     size = request.ByteSize()
     if size > MAX_MESSAGE_BYTES:
         raise InvalidArgument(f"request: got {size} bytes, expected at most {MAX_MESSAGE_BYTES}; pass a batch_size")
-    reply = yield from call(request, PredictResponse, metadata)
+    tail: Tail | None = {} if ASK_TIMES in metadata else None
+    reply = yield from call(request, PredictResponse, metadata, tail)
     signatures.answered(spec, reply.model.version)
-    return read_prediction(reply)
+    return read_prediction(reply, timing=times_in(tail) if tail else None)
 
 
 def call_metadata(model: str, key: str | None) -> Metadata:
@@ -141,10 +158,17 @@ def call_metadata(model: str, key: str | None) -> Metadata:
     return (("layerserve-key", key), *model_metadata(model))
 
 
-def read_prediction(reply: PredictResponse, *, copy: bool = True) -> Prediction:
+def times_in(tail: Tail) -> dict[str, float]:
+    """Returns the times of a request by name, in milliseconds; none from a server that reports none."""
+    return {name: float(text) for name, text in _TIME.findall(str(tail.get("server-timing", "")))}
+
+
+def read_prediction(
+    reply: PredictResponse, *, copy: bool = True, timing: Mapping[str, float] | None = None
+) -> Prediction:
     # Copied by default, so that the arrays are writable like those of Keras's predict.
     arrays = {tensor.name: decode(tensor, copy=copy) for tensor in reply.outputs}
-    return Prediction(reply.model.name, reply.model.version, arrays)
+    return Prediction(reply.model.name, reply.model.version, arrays, timing)
 
 
 def as_asked(prediction: Mapping[str, Array], outputs: str | Sequence[str] | None) -> Array | dict[str, Array]:

@@ -83,12 +83,8 @@ class BatchQueue:
         max_queue_rows: int,
         observer: BatchObserver,
         nice: int = 0,
-        traced: bool = False,
     ) -> None:
-        """Unless `nice` is 0, all batches run in the queue's own thread, which has this niceness (Linux).
-
-        With `traced`, batches are noted in the traces of their requests.
-        """
+        """Unless `nice` is 0, all batches run in the queue's own thread, which has this niceness (Linux)."""
         self._name = name
         self._execute = execute
         #: Maximum number of rows per batch.
@@ -96,7 +92,6 @@ class BatchQueue:
         self._max_queue_rows = max_queue_rows
         self._observer = observer
         self._nice = nice
-        self._traced = traced
         self._queue: deque[QueuedRequest] = deque()
         self._queued_rows = 0
         self._lock = threading.Lock()
@@ -459,7 +454,7 @@ class BatchQueue:
             group.deliver(results)
 
     def _compute(self, group: Group) -> Arrays:
-        taken = time.monotonic() if self._traced else 0.0
+        taken = time.monotonic()
         began = 0.0
         rows, requests = group.rows, group.size
         try:
@@ -469,9 +464,8 @@ class BatchQueue:
             if group.joinable:
                 _check_rows(results, rows)
         except Exception as error:
-            if self._traced:
-                ended = time.monotonic()
-                _note(group, taken, began or ended, ended, type(error).__name__)
+            ended = time.monotonic()
+            _note(group, taken, began or ended, ended, type(error).__name__)
             raise
         seconds = time.monotonic() - began
         # Thread time, without the time spent waiting for other threads. The first batch often takes much longer than
@@ -481,8 +475,7 @@ class BatchQueue:
         self._thread_seconds[size] = min(busy, (self._thread_seconds[size] + busy) / 2)
         self._last = began + seconds, seconds, requests + len(self._queue)
         self._ran.append((rows, requests, seconds))
-        if self._traced:
-            _note(group, taken, began, began + seconds)
+        _note(group, taken, began, began + seconds)
         return results
 
     def _report(self) -> None:

@@ -32,6 +32,9 @@ from layerserve_server.transport.perimeter.memory import MemoryBudget
 from layerserve_server.transport.request_ids import KEY as REQUEST_ID_KEY
 from layerserve_server.transport.request_ids import echo, id_of
 from layerserve_server.transport.status import LATE, Failure, failure, gone_error
+from layerserve_server.transport.timing import ASK as ASK_TIMES
+from layerserve_server.transport.timing import KEY as TIMES_KEY
+from layerserve_server.transport.timing import CallTimes
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +102,10 @@ class EventBatches:
             request, limits = call.request, self._limits
             if self._telemetry is not None:
                 call.trace = self._telemetry.begin(call.method, call.metadata, call.arrived)
+            for key, _ in call.metadata:
+                if key == ASK_TIMES:
+                    call.trace = CallTimes(call.trace, call.arrived)
+                    break
             # First, and with nothing of the request looked at.
             self.admit(call)
             if call.deadline is not None and time.monotonic() >= call.deadline:
@@ -278,12 +285,13 @@ class BatchedCall:
         """See transport.call.Stream. Overridden by transports with TLS."""
         return ()
 
-    def tail(self) -> Pairs:
-        """Returns the trailing metadata of a successful call: the id that the client sent, if any."""
+    def tail(self) -> tuple[tuple[str, str], ...]:
+        """Returns the trailing metadata of a successful call: the id that the client sent, and times if it asks."""
+        times = ((TIMES_KEY, self.trace.text()),) if isinstance(self.trace, CallTimes) else ()
         for key, _ in self.metadata:
             if key == REQUEST_ID_KEY:
-                return echo(self.metadata)
-        return ()
+                return (*echo(self.metadata), *times)
+        return times
 
     @property
     def answered(self) -> bool:

@@ -70,6 +70,13 @@ def test_predict_shows_arrays_to_people(cli):
     assert (status, out) == (0, "double version 1\ny: float32 (1, 3)\n[[2. 4. 6.]]\n")
 
 
+def test_predict_shows_how_long_the_server_took(cli):
+    times = "queue 0.000 ms, compute 0.000 ms, total 0.000 ms"
+    assert cli("predict double --timing", "[[1, 2, 3]]")[1].startswith(f"double version 1: {times}\ny: float32")
+    found = json.loads(cli("predict double --timing --json", "[[1, 2, 3]]")[1])
+    assert found["timing"] == {"queue": 0.0, "compute": 0.0, "total": 0.0}
+
+
 def test_predict_takes_files_and_writes_files(cli, tmp_path):
     np.save(tmp_path / "left.npy", np.ones((2, 2)))
     (tmp_path / "right.json").write_text("[[1, 2], [3, 4]]")

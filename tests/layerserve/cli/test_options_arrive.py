@@ -47,7 +47,7 @@ VALUES = {
 OTHERS = {
     *("help", "address", "as_json", "output", "detach", "plot", "to", "fill", "data", "wait timeout"),
     *("graph rankdir", "graph limit", "graph plugins", "codegen class_name", "codegen check", "remove everything"),
-    *("label remove", "canary of_settings", "train validation_data", "run plot by"),
+    *("label remove", "canary of_settings", "train validation_data", "run plot by", "predict timing"),
 }
 
 

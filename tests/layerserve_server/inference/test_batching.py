@@ -727,6 +727,9 @@ class Together:
     def __init__(self, requests, request_rows=1, max_wait=None):
         self.requests, self.request_rows, self.max_wait = requests, request_rows, max_wait
 
+    def traces(self):
+        return []
+
     @property
     def size(self):
         return len(self.requests)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,7 @@ from layerserve_server.protocols.inference.inference_pb2 import (
 from layerserve_server.services.open_inference.datatypes import DTYPES
 from layerserve_server.services.open_inference.inference import SERVICE as INFERENCE
 from layerserve_server.services.rest.body_reader import BodyReader
-from layerserve_server.services.rest.infer import InferBodies
-from layerserve_server.services.rest.infer_body import JSON_LENGTH
+from layerserve_server.services.rest.infer import translate
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Translated
 
 Array = npt.NDArray[Any]
@@ -122,7 +121,7 @@ class TryParts:
         fields = Fields.of_query(request)
         model, version = fields.required("name"), str(fields.number("version") or "")
         row = fields.number("row")
-        message, _ = InferBodies(self._reader, model, version, request.headers.get(JSON_LENGTH)).read_body(request.body)
+        message = translate(self._reader, replace(request, names={"model": model, "version": version})).message
 
         def show(answer: bytes) -> HttpReply:
             response = ModelInferResponse.FromString(answer)
@@ -138,7 +137,7 @@ class TryParts:
                 left_out=max(0, len(response.outputs) - MAX_OUTPUTS),
             )
 
-        return Translated(message.SerializeToString(), show)
+        return Translated(message, show)
 
 
 def image_field(spec: ModelMetadataResponse.TensorMetadata) -> InputField:

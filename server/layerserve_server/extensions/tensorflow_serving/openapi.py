@@ -19,9 +19,10 @@ def describe(version: LoadedVersion) -> Described:
         "type": "object",
         "properties": {
             "signature_name": {"enum": sorted(version.signatures)},
-            "instances": {"type": "array", "minItems": 1, "items": _named(inputs, rows=True, alone=True)},
-            "inputs": _named(inputs, rows=False, alone=True),
+            "instances": {"type": "array", "minItems": 1, "items": _named(inputs, rows=True, given=True)},
+            "inputs": _named(inputs, rows=False, given=True),
         },
+        "additionalProperties": False,
         "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
     }
     reply = {
@@ -38,15 +39,15 @@ def describe(version: LoadedVersion) -> Described:
     )
 
 
-def _named(specs: Mapping[str, TensorSpec], *, rows: bool, alone: bool = False) -> Schema:
-    """Returns the schema of tensors by name; of one tensor without its name, or, with `alone`, in both forms."""
-    values = {name: _values(spec, rows=rows) for name, spec in specs.items()}
+def _named(specs: Mapping[str, TensorSpec], *, rows: bool, given: bool = False) -> Schema:
+    """Returns the schema of tensors by name; of one tensor without its name, or, in what is `given`, in both forms."""
+    values = {name: _values(spec, rows=rows, given=given) for name, spec in specs.items()}
     if len(values) > 1:
         return object_schema(values)
     value = next(iter(values.values()))
-    return {"anyOf": [value, object_schema(values)]} if alone else value
+    return {"anyOf": [value, object_schema(values)]} if given else value
 
 
-def _values(spec: TensorSpec, *, rows: bool) -> Schema:
-    found = [nested_schema(one.shape[1:] if rows else one.shape, one.dtype) for one in forms(spec)]
+def _values(spec: TensorSpec, *, rows: bool, given: bool) -> Schema:
+    found = [nested_schema(one.shape[1:] if rows else one.shape, one.dtype, limited=given) for one in forms(spec)]
     return found[0] if len(found) == 1 else {"anyOf": found}

@@ -90,8 +90,10 @@ class Decoder:
         """Does what `read` does for the elements of the model's only input alone (see `row_of`)."""
         specs = self._admission.model_inputs
         if len(specs) != 1:
+            # As Triton has it.
             raise InvalidTensorError(
-                f"got the elements of an input without its name, but the model has {len(specs)}: {names(specs)}"
+                f"Raw request must only have 1 input (found 1) to be deduced but got {len(specs)} inputs in the model: "
+                f"{names(specs)}; send their names with the elements"
             )
         (spec,) = specs
         if spec.name in self._decoders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -21,11 +22,11 @@ def row_of(data: bytes, spec: TensorSpec, *, batched: bool) -> Array:
     """
     shape = (1, *spec.shape[1:]) if batched else tuple(spec.shape)
     known = prod(length for length in shape if length is not None)
-    if shape.count(None) > (0 if spec.dtype == "string" else 1) or (spec.dtype == "string" and known != 1):
-        raise InvalidTensorError(
-            f"input '{safe_text(spec.name, 80)}': got {len(data)} bytes without their shape, expected "
-            f"{spec.dtype}s of shape {shape_text(shape)}; send the shape with them, since their number doesn't give it"
-        )
+    if spec.dtype == "string" and (known != 1 or None in shape):
+        raise _no_shape(spec, "For BYTE datatype raw input '{}', the model must have input shape [1]", shape)
+    if shape.count(None) > 1:
+        why = "there are more than one variable-sized dimension"
+        raise _no_shape(spec, f"The shape of the raw input '{{}}' can not be deduced because {why}", shape)
     row_bytes = known * tensors.itemsize(spec.dtype)
     whole = [(len(data) // row_bytes if row_bytes else 0) if length is None else length for length in shape]
     if spec.dtype == "string":
@@ -34,3 +35,9 @@ def row_of(data: bytes, spec: TensorSpec, *, batched: bool) -> Array:
         return tensors.decode_data(data, spec.dtype, whole, spec.name)
     except codec_errors.InvalidTensor as error:
         raise InvalidTensorError(str(error)) from error
+
+
+def _no_shape(spec: TensorSpec, text: str, shape: Sequence[int | None]) -> InvalidTensorError:
+    """Returns an error in the words of Triton, which calls such a request raw."""
+    begins = text.format(safe_text(spec.name, 80))
+    return InvalidTensorError(f"{begins}; it has shape {shape_text(shape)}: send the shape with the elements")

@@ -16,8 +16,9 @@ from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.rest import infer_body
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.infer_body import JSON_LENGTH, Wanted, in_binary, json_size
-from layerserve_server.services.rest.infer_encoder import BodyEncoder
+from layerserve_server.services.rest.infer_encoder import BodyEncoder, reply_of
 from layerserve_server.transport.call import Handler
+from layerserve_server.transport.http.exchange import HttpRequest, Translated
 from layerserve_server.transport.perimeter.limits import COUNTED_BYTES, PROMPT_BYTES
 
 #: Maximum number of handlers that are kept. Clients choose what they are for, so there has to be a limit.
@@ -70,6 +71,14 @@ class Infer:
         self._handler(model, version, str(len(text)))(call)
 
 
+def translate(reader: BodyReader, request: HttpRequest) -> Translated:
+    """Translates a request to a message of ModelInfer, for paths of other forms. Raises InvalidRequestError."""
+    names = request.names
+    bodies = InferBodies(reader, names["model"], names.get("version", ""), request.headers.get(JSON_LENGTH))
+    message, wanted = bodies.read_body(request.body)
+    return Translated(message.SerializeToString(), partial(reply_of, wanted))
+
+
 @dataclass(frozen=True)
 class InferBodies(InferProtocol):
     """Bodies of one path, as messages. All paths have the same endpoints."""
@@ -108,7 +117,7 @@ class InferBodies(InferProtocol):
         parsed, wanted = message
         request = super().request(parsed)
         names, classes = request.requested.outputs, request.requested.form
-        form = classes, tuple(wanted.binary.get(name, wanted.default) for name in names), wanted.default
+        form = classes, tuple(map(wanted.is_binary, names)), wanted.default
         return replace(request, requested=RequestedOutputs(self, names, form))
 
     def spans(self, message: bytes, request: PredictionRequest) -> tuple[list[Span], Span | None] | None:

@@ -34,6 +34,10 @@ class Wanted(NamedTuple):
     binary: Mapping[str, bool]
     default: bool
 
+    def is_binary(self, output: str) -> bool:
+        """Whether an output is in binary."""
+        return self.binary.get(output, self.default)
+
 
 class Binary:
     """The tensors in binary, taken one after the other."""

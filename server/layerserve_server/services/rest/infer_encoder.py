@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from layerserve_server.services.open_inference.datatypes import DTYPES, datatype
 from layerserve_server.services.open_inference.encoder import CONVERTED, MAX_HEADS, InferEncoder
 from layerserve_server.services.prediction.encoder import cut, fill_each, joined
 from layerserve_server.services.prediction.wire_format import without
-from layerserve_server.services.rest.infer_body import BINARY_ONLY, JSON_LENGTH
+from layerserve_server.services.rest.infer_body import BINARY_ONLY, JSON_LENGTH, Wanted
 from layerserve_server.services.rest.json_text import array_pieces, dumps, dumps_array, written
 from layerserve_server.transport.http.exchange import HttpReply, UnwrittenReply
 from layerserve_server.transport.http.exchange import written as written_reply
@@ -46,8 +46,7 @@ class BodyEncoder:
         kinds = self._kinds(arrays)
         if not self._is_plain(arrays, kinds):
             message = UnwrittenReply(self._messages.fill(results, id))
-            binary = dict(zip(self._names, self._binary, strict=True))
-            message.write = partial(reply_of, binary)
+            message.write = partial(reply_of, Wanted(dict(zip(self._names, self._binary, strict=True)), False))
             if sum(array.size for array in arrays) > MAX_ELEMENTS:
                 return message
             return written_reply(message.write(message))
@@ -128,23 +127,21 @@ def _headers(text: int, blobs: int, *, binary: bool) -> bytes:
 # Of messages: outputs that are converted, and long JSON.
 
 
-def reply_of(binary: Mapping[str, bool], message: bytes) -> HttpReply:
-    """Returns the reply for a ModelInferResponse. `binary` says of each output whether it is in binary."""
+def reply_of(wanted: Wanted, message: bytes) -> HttpReply:
+    """Returns the reply for a ModelInferResponse."""
     # Elements are read where they are: protobuf would copy them, with Python's lock held.
     rest, spans = without(message, {ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER})
     response = ModelInferResponse.FromString(rest)
     contents = [memoryview(message)[span.start : span.stop] for span in spans]
-    text = written(_pieces(binary, response, contents))
-    blobs = [raw for tensor, raw in zip(response.outputs, contents, strict=True) if binary[tensor.name]]
+    text = written(_pieces(wanted, response, contents))
+    blobs = [raw for tensor, raw in zip(response.outputs, contents, strict=True) if wanted.is_binary(tensor.name)]
     if not blobs:
         return HttpReply(text)
     headers = (("content-type", "application/octet-stream"), (JSON_LENGTH, str(len(text))))
     return HttpReply(joined((text, *blobs)), headers)
 
 
-def _pieces(
-    binary: Mapping[str, bool], response: ModelInferResponse, contents: Sequence[memoryview]
-) -> Iterator[bytes]:
+def _pieces(wanted: Wanted, response: ModelInferResponse, contents: Sequence[memoryview]) -> Iterator[bytes]:
     """Yields the JSON of a reply. `contents` are the elements of its outputs."""
     head: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
     if response.id:
@@ -154,7 +151,7 @@ def _pieces(
         if index:
             yield b","
         described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
-        if binary[tensor.name]:
+        if wanted.is_binary(tensor.name):
             described["parameters"] = {"binary_data_size": len(raw)}
             yield dumps(described)
         else:

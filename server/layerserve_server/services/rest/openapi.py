@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import version as package_version
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from layerserve.v1 import models_pb2
 
 from layerserve_server.errors import ServerError
@@ -34,8 +35,15 @@ class Described(NamedTuple):
 #: Describes a version that answers requests which name none.
 Describe: TypeAlias = Callable[[LoadedVersion], Described]
 
-BASE64 = {"type": "object", "properties": {"b64": {"type": "string"}}, "required": ["b64"]}
+BASE64 = {
+    "type": "object",
+    "properties": {"b64": {"type": "string", "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}(==|[A-Za-z0-9+/]=))?$"}},
+    "required": ["b64"],
+    "additionalProperties": False,
+}
 ERROR = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+#: The largest number of a bfloat16.
+LARGEST_BFLOAT16 = (2 - 2**-7) * 2.0**127
 #: Codes of errors, with what they mean.
 ERRORS = {
     "400": "The request isn't valid, or doesn't match the model.",
@@ -105,11 +113,15 @@ def document(versions: Iterable[LoadedVersion], protocols: Sequence[Describe]) -
     }
 
 
-def operation(version: LoadedVersion, kind: str, protocol: str) -> Schema:
-    """Returns the operation of a path that predicts, with schemas `MODEL.{kind}Request` and `MODEL.{kind}Reply`."""
+def operation(version: LoadedVersion, kind: str, protocol: str, *, binary: bool = False) -> Schema:
+    """Returns the operation of a path that predicts, with schemas `MODEL.{kind}Request` and `MODEL.{kind}Reply`.
+
+    `binary` says that a reply may be in binary.
+    """
     model = version.name
     text = f"Outputs of model '{model}', by default version {version.version}, as in {protocol}."
-    responses = {"200": {"description": "The outputs.", "content": _json(f"{model}.{kind}Reply")}}
+    content = _json(f"{model}.{kind}Reply") | ({"application/octet-stream": {}} if binary else {})
+    responses = {"200": {"description": "The outputs.", "content": content}}
     responses |= {code: {"description": what, "content": _json("Error")} for code, what in ERRORS.items()}
     body = {"required": True, "content": _json(f"{model}.{kind}Request")}
     about = {"operationId": f"{kind.lower()}_{model}", "summary": text, "tags": [model]}
@@ -125,17 +137,27 @@ def object_schema(properties: Schema, *, more: bool = False) -> Schema:
     return found if more else {**found, "additionalProperties": False}
 
 
-def nested_schema(shape: Sequence[int | None], dtype: str) -> Schema:
-    """Returns the schema of nested lists."""
-    schema: Schema = {"type": "number", "description": "NaN, Infinity and -Infinity as bare words."}
+def nested_schema(shape: Sequence[int | None], dtype: str, *, limited: bool = False) -> Schema:
+    """Returns the schema of nested lists; with `limited`, of numbers that the dtype has, and not of infinity."""
+    schema: Schema
     if dtype == "string":
         schema = {"anyOf": [{"type": "string"}, BASE64]}
     elif dtype == "bool":
         schema = {"type": "boolean"}
     elif "int" in dtype:
         schema = {"type": "integer"}
-    for length in reversed(shape):
+        if limited:
+            schema |= {"minimum": int(np.iinfo(dtype).min), "maximum": int(np.iinfo(dtype).max)}
+    else:
+        schema = {"type": "number", "description": "NaN, Infinity and -Infinity as bare words."}
+        if limited:
+            largest = LARGEST_BFLOAT16 if dtype == "bfloat16" else float(np.finfo(dtype).max)
+            schema |= {"minimum": -largest, "maximum": largest}
+    for inner, length in enumerate(reversed(shape)):
         schema = {"type": "array", "items": schema}
         if length is not None:
             schema |= {"minItems": length, "maxItems": length}
+        elif inner and limited:
+            # Without rows it would have fewer axes.
+            schema |= {"minItems": 1}
     return schema

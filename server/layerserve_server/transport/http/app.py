@@ -156,7 +156,7 @@ class HttpApp:
             return
         try:
             if type(outcome) is bytes and call.reply is None:
-                connection.send_written(outcome)
+                connection.send_written(outcome, call.tail())
             else:
                 reply = self._reply_to(call, outcome)
                 if len(reply.body) > PROMPT_BYTES:
@@ -281,7 +281,8 @@ class HttpApp:
                 reply = call.reply(outcome)
         except Exception as error:
             return failure_reply(failure(error, call.method))
-        return replace(reply, headers=(*reply.headers, *call.head.ids)) if call.head.ids else reply
+        tail = call.tail()
+        return replace(reply, headers=(*reply.headers, *tail)) if tail else reply
 
     # Replies that are long, or for clients that haven't read those before.
 
@@ -294,7 +295,7 @@ class HttpApp:
         try:
             await connection.writable(0)
             if type(outcome) is bytes and call.reply is None:
-                await connection.send_long_written(outcome)
+                await connection.send_long_written(outcome, call.tail())
                 await connection.writable(len(outcome))
             else:
                 await self._send_slowly(call, connection, await self._reply_slowly(call, outcome))

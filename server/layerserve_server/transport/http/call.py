@@ -14,10 +14,13 @@ from layerserve_server.transport.event_batch import BatchedCall, EventBatches
 from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
 from layerserve_server.transport.http.head import TIMEOUT, HttpHead
 from layerserve_server.transport.status import Failure
+from layerserve_server.transport.timing import CallTimes
 
 #: Seconds by unit of the time in the header TIMEOUT.
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
+#: Header of a reply with the version that answered.
+VERSION = "layerserve-version"
 #: Before the name of a method in the label of metrics.
 LABEL = "http:"
 
@@ -74,6 +77,11 @@ class HttpCall(BatchedCall):
 
     def certificate_names(self) -> Sequence[str]:
         return self.connection.certificate_names
+
+    def tail(self) -> tuple[tuple[str, str], ...]:
+        """Returns further headers of a successful reply, among them the version of the model that answered."""
+        found = super().tail() if isinstance(self.trace, CallTimes) else self.head.ids
+        return (*found, (VERSION, self.version)) if self.version else found
 
     def send(self, message: bytes) -> None:
         self._end_with(message)

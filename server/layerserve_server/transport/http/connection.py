@@ -16,7 +16,7 @@ import httptools
 from layerserve_server.transport.chunking import CHUNK_BYTES
 from layerserve_server.transport.client_address import counted_by
 from layerserve_server.transport.http.call import HttpCall
-from layerserve_server.transport.http.exchange import HttpReply, head_of
+from layerserve_server.transport.http.exchange import Headers, HttpReply, head_of
 from layerserve_server.transport.http.head import HttpHead, HttpHeads
 from layerserve_server.transport.http.statuses import error_reply
 from layerserve_server.transport.perimeter.limits import (
@@ -41,6 +41,11 @@ def first_line(status: int) -> bytes:
     except ValueError:
         phrase = ""
     return f"HTTP/1.1 {status} {phrase}\r\n".encode()
+
+
+def lines_of(headers: Headers) -> bytes:
+    """Returns headers as bytes. They have no control characters."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
 
 
 class Received:
@@ -424,11 +429,11 @@ class HttpConnection(asyncio.Protocol):
 
     # Replies. Each is that to the first of the requests that aren't answered.
 
-    def send_written(self, reply: bytes) -> None:
-        """Sends a successful reply, from its headers on."""
+    def send_written(self, reply: bytes, further: Headers) -> None:
+        """Sends a successful reply, from its headers on, with further ones."""
         if self._refused:
             return
-        self.transport.write(self._begin_reply(OK, self._received[0].head.echoed, reply))
+        self.transport.write(self._begin_reply(OK, lines_of(further), reply))
         self._end_reply()
 
     def send(self, reply: HttpReply, *, unread: bool = False) -> None:
@@ -440,12 +445,12 @@ class HttpConnection(asyncio.Protocol):
         self.transport.write(self._begin_reply(first_line(reply.status), head_of(reply), body))
         self._end_reply()
 
-    async def send_long_written(self, reply: bytes) -> None:
-        """Sends a long successful reply, from its headers on."""
+    async def send_long_written(self, reply: bytes, further: Headers) -> None:
+        """Sends a long successful reply, from its headers on, with further ones."""
         if self._refused:
             return
         size = reply.index(b"\r\n\r\n") + 4
-        head = self._begin_reply(OK, self._received[0].head.echoed, reply[:size])
+        head = self._begin_reply(OK, lines_of(further), reply[:size])
         await self._send_chunks(head, memoryview(reply)[size:])
 
     async def send_long(self, reply: HttpReply) -> None:

@@ -29,7 +29,6 @@ class HttpHead:
     """The line and the headers of a request.."""
 
     __slots__ = (
-        "echoed",
         "found",
         "handler",
         "headers",
@@ -61,9 +60,8 @@ class HttpHead:
         self.length = int(self.headers.get("content-length", "").lstrip("0") or 0)
         if "transfer-encoding" in self.headers:
             self.length = -1
-        #: The header with the request's id that its reply has, if any; and as bytes.
+        #: The header with the request's id that its reply has, if any.
         self.ids = echo(self.pairs)
-        self.echoed = b"".join(f"{name}: {value}\r\n".encode() for name, value in self.ids)
         names = [name for name, _ in self.pairs]
         #: Whether it has nothing to look at before the body.
         self.plain = CHECKED.isdisjoint(names) and len(set(names)) == len(names)

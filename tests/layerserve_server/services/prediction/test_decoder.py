@@ -112,5 +112,5 @@ def test_elements_alone_are_those_of_the_only_input():
     assert (read.arrays["x"].tolist(), read.rows) == (ROWS[:1].tolist(), 1)
     # Also if the requested outputs need only one of the inputs.
     of_two = Decoder(Admission(Plan(X), [X, IDS], ("y",)))
-    with pytest.raises(InvalidRequestError, match="without its name, but the model has 2: 'x', 'ids'"):
+    with pytest.raises(InvalidRequestError, match="to be deduced but got 2 inputs in the model: 'x', 'ids'"):
         of_two.read_bytes(ROWS[:1].tobytes())

@@ -43,9 +43,14 @@ def test_a_string_is_all_of_the_bytes(shape, whole):
         (b"", (None, 2), "float32", "got 0 bytes of data, expected 8"),
         (bytes(9), (None, None, 2), "float32", "got 9 bytes of data, expected 8 for shape [1, 1, 2]"),
         (bytes(8), (None, None, 0), "float32", "got 8 bytes of data, expected 0"),
-        (bytes(8), (None, None, None), "float32", "expected float32s of shape (1, None, None); send the shape"),
-        (b"ab", (None, 2), "string", "expected strings of shape (1, 2)"),
-        (b"ab", (None, None), "string", "expected strings of shape (1, None)"),
+        (
+            bytes(8),
+            (None, None, None),
+            "float32",
+            "there are more than one variable-sized dimension; it has shape (1, None, None)",
+        ),
+        (b"ab", (None, 2), "string", "raw input 'x', the model must have input shape [1]; it has shape (1, 2)"),
+        (b"ab", (None, None), "string", "it has shape (1, None)"),
         (b"\2", (None, 1), "bool", "got a bool of 2"),
     ],
 )

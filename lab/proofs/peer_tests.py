@@ -1,0 +1,64 @@
+"""Runs a peer's file of unittest, for a Python with its packages: peer_tests.py FILE RESULTS [LEFT_OUT ...].
+
+Writes a JSON object to RESULTS: by the name of each test "ok", or its error. Tests named LEFT_OUT don't run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import unittest
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+found: dict[str, str] = {}
+
+
+class Results(unittest.TextTestResult):
+    """Notes the outcome of each test."""
+
+    def _note(self, test: Any, error: tuple[type[BaseException], BaseException, TracebackType] | None) -> None:
+        name = test.id().rpartition(".")[2]
+        lines = str(error[1]).strip().splitlines() if error else []
+        text = f"{error[0].__name__}: {' '.join(lines)}"[:400] if error else "ok"
+        if found.get(name, "ok") == "ok":
+            found[name] = text
+
+    def addSuccess(self, test: Any) -> None:  # noqa: N802
+        super().addSuccess(test)
+        self._note(test, None)
+
+    def addError(self, test: Any, error: Any) -> None:  # noqa: N802
+        super().addError(test, error)
+        self._note(test, error)
+
+    def addFailure(self, test: Any, error: Any) -> None:  # noqa: N802
+        super().addFailure(test, error)
+        self._note(test, error)
+
+    def addSubTest(self, test: Any, subtest: Any, error: Any) -> None:  # noqa: N802
+        super().addSubTest(test, subtest, error)
+        if error is not None:
+            self._note(test, error)
+
+    def addSkip(self, test: Any, reason: str) -> None:  # noqa: N802
+        super().addSkip(test, reason)
+        found[test.id().rpartition(".")[2]] = f"skipped: {reason}"
+
+
+path, results = map(Path, sys.argv[1:3])
+left_out = set(sys.argv[3:])
+sys.argv = [str(path)]
+spec = importlib.util.spec_from_file_location(path.stem, path)
+assert spec is not None
+assert spec.loader is not None
+module = importlib.util.module_from_spec(spec)
+sys.modules[path.stem] = module
+spec.loader.exec_module(module)
+suite = unittest.defaultTestLoader.loadTestsFromModule(module)
+for cases in suite:
+    cases._tests = [test for test in cases if test.id().rpartition(".")[2] not in left_out]  # type: ignore[attr-defined]
+unittest.TextTestRunner(resultclass=Results, verbosity=2).run(suite)
+results.write_text(json.dumps(found))
