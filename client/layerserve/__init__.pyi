@@ -31,6 +31,7 @@ from .errors import (
     QuotaExceeded,
     RunElsewhere,
     RunNotFound,
+    SequenceLost,
     TakenOver,
     TokenExpired,
     TooLarge,
@@ -55,6 +56,8 @@ from .prediction.api import AsyncPreparedCall
 from .prediction.blocking import PreparedCall
 from .prediction.prediction import Prediction
 from .scoring.scorer import Scorer
+from .sequences.api import AsyncModelSequence
+from .sequences.blocking import ModelSequence
 from .training.api import AsyncTrainingRun
 from .training.blocking import TrainingRun
 from .training.events import (
@@ -85,6 +88,7 @@ __all__ = [
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
+    "AsyncModelSequence",
     "AsyncPreparedCall",
     "AsyncTrainingRun",
     "Cancelled",
@@ -116,6 +120,7 @@ __all__ = [
     "ModelMismatch",
     "ModelNotFound",
     "ModelNotReady",
+    "ModelSequence",
     "ModelStatistics",
     "NodeShapes",
     "NodeTensor",
@@ -145,6 +150,7 @@ __all__ = [
     "RunStarted",
     "SampleLosses",
     "Scorer",
+    "SequenceLost",
     "ServerFile",
     "ServerInfo",
     "Split",

@@ -8,9 +8,10 @@ from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
 from layerserve.prediction.api import AsyncPredictionMethods
 from layerserve.scoring.api import AsyncScoringMethods
+from layerserve.sequences.api import AsyncSequenceMethods
 
 
-class AsyncClient(AsyncPredictionMethods, AsyncScoringMethods, AsyncSlices):
+class AsyncClient(AsyncPredictionMethods, AsyncSequenceMethods, AsyncScoringMethods, AsyncSlices):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:

@@ -8,10 +8,11 @@ from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
 from layerserve.prediction.blocking import PredictionMethods
 from layerserve.scoring.blocking import ScoringMethods
+from layerserve.sequences.blocking import SequenceMethods
 from layerserve.slices import Slices
 
 
-class Client(PredictionMethods, ScoringMethods, Slices):
+class Client(PredictionMethods, SequenceMethods, ScoringMethods, Slices):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

@@ -5,7 +5,8 @@
     │   ├── InvalidTensor             an array is invalid: `name`, `got`, `expected`
     │   ├── UnknownInput              the model has no input of this name
     │   ├── UnknownOutput             the model has no output or tensor of this name
-    │   └── MissingInput              an input of the model is missing
+    │   ├── MissingInput              an input of the model is missing
+    │   └── SequenceLost              the sequence isn't under way any more: begin it anew
     ├── OutOfRange                    also a ValueError
     ├── NotFound                      also a LookupError
     │   ├── ModelNotFound
@@ -147,6 +148,15 @@ class MissingInput(InvalidArgument):
     """An input of the model is missing."""
 
     code = "missing_input"
+
+
+class SequenceLost(InvalidArgument):
+    """The sequence that a request is a step of isn't under way: the server has dropped it, or was started anew.
+
+    The text says why. Its states are gone: begin the sequence anew.
+    """
+
+    code = "sequence_lost"
 
 
 class OutOfRange(LayerserveError, ValueError):

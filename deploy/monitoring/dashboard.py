@@ -130,6 +130,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (quantile(0.99, "layerserve_compute_seconds", "model"), "{{model}}, 99 %"),
             ),
         ),
+        Panel("Sequences", "short", ((f"layerserve_sequences{{{SERVERS}}}", INSTANCE),)),
+        Panel("States of sequences", "bytes", ((f"layerserve_sequence_bytes{{{SERVERS}}}", INSTANCE),)),
+        Panel(
+            "Sequences that begin and end",
+            "short",
+            (
+                (rate("layerserve_sequences_started_total", "model", MODELS), "{{model}}, begun"),
+                (rate("layerserve_sequences_ended_total", "model", MODELS), "{{model}}, ended"),
+                (rate("layerserve_sequences_dropped_total", "model, reason", MODELS), "{{model}}, dropped: {{reason}}"),
+            ),
+        ),
         Panel("Images by outcome", "short", ((rate("layerserve_images_total", "outcome"), "{{outcome}}"),)),
         Panel("Rows per batch", "short", ((mean("layerserve_batch_rows", "model"), MODEL),)),
         Panel(

@@ -11,6 +11,7 @@ LayerGraphError
 │   ├── ElementError            an element is invalid for a layer, such as an id outside of a table
 │   └── UnknownTensorError      a name isn't a tensor of the model
 ├── ExportError                 a model can't be exported to a format
+├── NotSteppableError           a model can't compute a sequence step by step
 ├── OutOfMemoryError            a layer's output doesn't fit into the memory
 ├── NotCompiledError            training was requested of a model without optimizer or loss
 ├── NonFiniteLossError          the training loss is NaN or infinite
@@ -96,6 +97,15 @@ class UnknownTensorError(DataError):
 
 class ExportError(LayerGraphError):
     """A model can't be exported: the format lacks an operation, or the file doesn't compute the model's outputs."""
+
+
+class NotSteppableError(LayerGraphError):
+    """A model can't compute a sequence step by step. `layer` is the path of the cause, or ""; `reason` says why."""
+
+    def __init__(self, reason: str, layer: str = "", class_name: str = "") -> None:
+        self.layer, self.class_name, self.reason = printable(layer), printable(class_name), printable(reason)
+        named = f"layer '{layer}' ({class_name}) " if layer else ""
+        super().__init__(f"the model can't be stepped: {named}{reason}")
 
 
 class OutOfMemoryError(LayerGraphError, MemoryError):

@@ -29,6 +29,7 @@ from layerserve_server.repository.changes import Changes
 from layerserve_server.repository.management import Manager
 from layerserve_server.repository.uploads import Uploads
 from layerserve_server.repository.watching import Watcher
+from layerserve_server.services.open_inference.additions import Additions
 from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.server import ServerState
@@ -112,6 +113,7 @@ class App:
             repository=self.repository,
             predictor=inference.predictor,
             make_decoders=inference.make_decoders,
+            make_parts=inference.make_parts,
             manager=Manager(self.repository, changes, open_work=self._work.of_model),
             uploads=Uploads(self.repository, changes, max_bytes=settings.max_upload_bytes),
             runs=self.runs,
@@ -122,6 +124,7 @@ class App:
             registry=registry,
             release=release,
             state=self._state,
+            open_inference=Additions(),
         )
         self._parts = [*inference.parts(), *(one.main(core) for one in ALL)]
         scans = [part.scan for part in self._parts]

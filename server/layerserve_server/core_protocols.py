@@ -49,8 +49,15 @@ def _infer(process: Process) -> Part:
 
 
 def _open_inference(core: Core) -> Part:
-    name = core.settings.server_name
-    service = OpenInferenceService(core.repository, core.manager, core.registry, name, core.release, core.ready)
+    service = OpenInferenceService(
+        core.repository,
+        core.manager,
+        core.registry,
+        core.settings.server_name,
+        core.release,
+        core.ready,
+        core.open_inference,
+    )
     return Part(
         services=[service],
         http=lambda web: Paths(routes=open_inference.routes(core.predictor, web.reader, service.check_known)),

@@ -14,7 +14,8 @@ ServerError
 │   ├── UnknownInputError
 │   ├── MissingInputError
 │   ├── UnknownOutputError
-│   └── UnknownSignatureError
+│   ├── UnknownSignatureError
+│   └── SequenceLostError       the sequence that the request is a step of isn't under way
 ├── ForbiddenPathError          a path leads out of the data root
 ├── IncompleteDataError         a stream of data ended early, or its digest differs
 ├── VersionFailedError          the version exists but can't be loaded
@@ -149,6 +150,12 @@ class UnknownSignatureError(InvalidRequestError):
     """The model has no signature of this name."""
 
     reason = "unknown_signature"
+
+
+class SequenceLostError(InvalidRequestError):
+    """The sequence isn't under way: it hasn't begun here, has ended, or was dropped. The text says why."""
+
+    reason = "sequence_lost"
 
 
 class ForbiddenPathError(ServerError):

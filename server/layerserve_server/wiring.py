@@ -34,11 +34,12 @@ from layerserve_server.repository.remembered_callers import RememberedCallers
 from layerserve_server.repository.repository import Repository, RepositoryOptions
 from layerserve_server.repository.usage import Usage
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.repository.version_reader import Load, MakeDecoders, VersionReader
+from layerserve_server.repository.version_reader import Load, MakeDecoders, MakeParts, VersionReader
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.settings.settings import Settings
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.certificates import Certificates
+from layerserve_server.transport.forwarding import CallForwarder
 from layerserve_server.transport.grpcio import GrpcioServer, SharedPort
 from layerserve_server.transport.native import NativeServer
 from layerserve_server.transport.perimeter.limits import Limits
@@ -75,13 +76,14 @@ class Inference:
         imports: Imports | None = None,
         group: ProcessGroup | None = None,
         *,
-        worker: bool = False,
+        main_socket: Path | None = None,
     ) -> None:
         """`load` loads a model file (see `ModelLoader`); `group` is what its processes share. Nothing is loaded yet.
 
-        A `worker` fetches no models. Raises TokensFileError, CertificateError and
-        UnknownExporterError.
+        A worker has the `main_socket`, of the main process, and fetches no models. Raises TokensFileError,
+        CertificateError and UnknownExporterError.
         """
+        worker = main_socket is not None
         self._settings = settings
         self._jobs = jobs
         self.metrics = Metrics()
@@ -97,6 +99,8 @@ class Inference:
         self._filler = threading.Thread(target=self._fill, name="fill memory", daemon=True)
         self._closed = False
         self.make_decoders: list[MakeDecoders] = []
+        self.make_parts: list[MakeParts] = []
+        self._to_main = None if main_socket is None else CallForwarder(main_socket, self.gate)
         self.repository = Repository(
             RepositoryFolder(
                 settings.root,
@@ -110,6 +114,7 @@ class Inference:
                 partial(make_queue, settings, self.metrics),
                 sha256 if imports is None else imports.sha256,
                 self.make_decoders,
+                self.make_parts,
             ),
             self.metrics,
             RepositoryOptions(
@@ -139,6 +144,8 @@ class Inference:
             predictor=self.predictor,
             jobs=self._jobs,
             make_decoders=self.make_decoders,
+            make_parts=self.make_parts,
+            forward=None if self._to_main is None else self._to_main.forward,
         )
         return [one.serving(process) for one in ALL]
 
@@ -186,6 +193,8 @@ class Inference:
         self._note_use(0.0)
         if self._source is not None:
             self._source.stop()
+        if self._to_main is not None:
+            self._to_main.close()
         self.repository.close()
 
     def watch(self) -> None:

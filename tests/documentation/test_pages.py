@@ -95,6 +95,7 @@ class Place:
             "labels": np.eye(10, dtype="float32")[random.integers(10, size=8)],
             "titles": random.integers(1000, size=(3, 5)).astype("int32"),
             "bodies": random.integers(1000, size=(3, 7)).astype("int32"),
+            "samples": random.random((2, 20, 3), "float32"),
             "fetch_token": lambda: "made",
         }
 
@@ -134,6 +135,9 @@ def _place(tmp_path_factory: pytest.TempPathFactory, jobs: SharedJobs) -> Iterat
     (models / "cats" / "1").mkdir(parents=True)
     cats().save(models / "cats" / "1" / "model.keras")
     (models / "cats" / "layerserve.toml").write_text('[inputs.image]\ndecode = "image"\n')
+    (models / "sensor" / "1").mkdir(parents=True)
+    sensor().save(models / "sensor" / "1" / "model.keras")
+    (models / "sensor" / "layerserve.toml").write_text("[sequences]\n")
     (data / "rides.csv").write_text("age,city,price\n" + RIDES)
     (data / "days").mkdir()
     for day, (age, city, price) in enumerate(line.split(",") for line in RIDES.split()):
@@ -180,6 +184,12 @@ def cats() -> layergraph.Model:
     """An image -> its mean color."""
     image = layergraph.Input((8, 8, 3), name="image")
     return layergraph.Model(image, layers.GlobalAveragePooling2D(name="color")(image))
+
+
+def sensor() -> layergraph.Model:
+    """Readings -> a value for each timestep."""
+    x = layergraph.Input((None, 3), name="x")
+    return layergraph.Model(x, layers.Dense(1)(layers.LSTM(4, return_sequences=True)(x)))
 
 
 def sentences() -> layergraph.Model:

@@ -73,6 +73,7 @@ OTHERS = {
     "download": {"path"},
     "graph": {"rankdir", "limit"},
     "predict_named": {"timing"},  # it is metadata
+    "sequence": {"version", "label"},
     "wait_until_ready": {"model", "version", "label"},
 }
 

@@ -153,7 +153,7 @@ def test_a_queue_has_its_name_bounds_metrics_and_padding():
     run = SimpleNamespace(pad_sequences=lambda: padded.append(1))
     queue = make_queue(settings, metrics, "text-a", 4, run)
     make_queue(settings, metrics, "text", 4, run)
-    assert (queue._name, queue._execute, queue.max_batch_rows, queue._max_queue_rows) == (
+    assert (queue._name, queue._execute, queue.max_batch_rows, queue.max_queue_rows) == (
         *("model 'text-a' version 4", run, 3, 5),
     )
     assert padded == [1]
@@ -243,7 +243,7 @@ def test_a_model_has_settings_of_its_own():
     for name, pads, count in (("text-a", None, 1), ("text-a", False, 1), ("b", None, 1), ("b", True, 2)):
         queue = make_queue(settings, Metrics(), name, 1, run, model.model_copy(update={"pad_sequences": pads}))
         assert len(padded) == count
-    assert (queue.max_batch_rows, queue._max_queue_rows, queue._nice) == (7, 9, 4)
+    assert (queue.max_batch_rows, queue.max_queue_rows, queue._nice) == (7, 9, 4)
 
 
 def test_what_admits_callers(tmp_path, monkeypatch):

@@ -88,6 +88,9 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "extensions.mirroring.shadow": {
         "Shadows": lambda one: {"bytes of requests for shadows": 0 if one._closed else one._bytes}
     },
+    "extensions.sequences.table": {
+        "SequenceTable": lambda one: {"sequences": len(one._sequences), "bytes of states of sequences": one._size}
+    },
     "training.conversion": {"Converter": lambda one: {}},
     "extensions.estimates.measured_run": {"MeasuredRuns": lambda one: {}},
     "training.runs.queue": {"RunQueue": lambda one: {"runs that are being begun": sum(one._beginning.values())}},

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerserve.calls.flow import Close, Flow, Pause, Stream, open_stream, receive
 from layerserve.calls.methods import rpc
+from layerserve.calls.outbox import Outbox
 from layerserve.errors import (
     Cancelled,
     DataLoss,
@@ -35,52 +33,6 @@ from layerserve.values.tensors import Array, decode, encode
 
 #: Code of the error of a session that got no request for too long.
 _IDLE = "idle"
-
-
-class Outbox(Iterable[pb.TrainOnlineRequest], AsyncIterable[pb.TrainOnlineRequest]):
-    """The requests of a stream, which are added while it is open. Can be iterated once."""
-
-    def __init__(self) -> None:
-        self._messages: deque[pb.TrainOnlineRequest] = deque()
-        self._closed = False
-        self._changed = threading.Condition()
-        self._wake: asyncio.Event | None = None
-
-    def put(self, message: pb.TrainOnlineRequest) -> None:
-        with self._changed:
-            self._messages.append(message)
-            self._changed.notify()
-        if self._wake is not None:
-            self._wake.set()
-
-    def close(self) -> None:
-        """Ends the requests."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        if self._wake is not None:
-            self._wake.set()
-
-    def __iter__(self) -> Iterator[pb.TrainOnlineRequest]:
-        while True:
-            with self._changed:
-                while not self._messages and not self._closed:
-                    self._changed.wait()
-                if not self._messages:
-                    return
-                message = self._messages.popleft()
-            yield message
-
-    async def __aiter__(self) -> AsyncIterator[pb.TrainOnlineRequest]:
-        self._wake = asyncio.Event()
-        while True:
-            self._wake.clear()
-            while self._messages:
-                yield self._messages.popleft()
-            if self._closed:
-                return
-            if not self._messages:
-                await self._wake.wait()
 
 
 class OnlineFeed:
@@ -122,7 +74,7 @@ class OnlineFeed:
         self._inputs: Sequence[TensorSpec] = ()
         self._outputs: Sequence[TensorSpec] = ()
         self._reconnect_delays = reconnect_delays
-        self._outbox = Outbox()
+        self._outbox: Outbox[pb.TrainOnlineRequest] = Outbox()
         self._stream: Stream[pb.TrainOnlineResponse] | None = None
         self._id = 0
         self._acknowledged = 0

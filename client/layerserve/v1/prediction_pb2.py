@@ -26,7 +26,7 @@ from layerserve.v1 import options_pb2 as layerserve_dot_v1_dot_options__pb2
 from layerserve.v1 import tensor_pb2 as layerserve_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elayerserve/v1/prediction.proto\x12\rlayerserve.v1\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\"\xa5\x01\n\x0ePredictRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12%\n\x06inputs\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12\x0f\n\x07outputs\x18\x03 \x03(\t\x12\n\n\x02id\x18\x04 \x01(\t\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x14\n\x0cmax_queue_ms\x18\x06 \x01(\r\"n\n\x0fPredictResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12\n\n\x02id\x18\x03 \x01(\t\"F\n\x14PredictStreamRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.layerserve.v1.PredictRequest\"\x84\x01\n\x15PredictStreamResponse\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32\x1e.layerserve.v1.PredictResponseH\x00\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.layerserve.v1.PredictErrorH\x00\x42\t\n\x07outcome\"\xa7\x01\n\x0cPredictError\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\x12;\n\x08metadata\x18\x04 \x03(\x0b\x32).layerserve.v1.PredictError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xcc\x01\n\x11PredictionService\x12Q\n\x07Predict\x12\x1d.layerserve.v1.PredictRequest\x1a\x1e.layerserve.v1.PredictResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x01\x12\x64\n\rPredictStream\x12#.layerserve.v1.PredictStreamRequest\x1a$.layerserve.v1.PredictStreamResponse\"\x04\xe0\xe0\x18\x01(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elayerserve/v1/prediction.proto\x12\rlayerserve.v1\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\"\xd0\x01\n\x0ePredictRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12%\n\x06inputs\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12\x0f\n\x07outputs\x18\x03 \x03(\t\x12\n\n\x02id\x18\x04 \x01(\t\x12\x10\n\x08priority\x18\x05 \x01(\x05\x12\x14\n\x0cmax_queue_ms\x18\x06 \x01(\r\x12)\n\x08sequence\x18\x10 \x01(\x0b\x32\x17.layerserve.v1.Sequence\"2\n\x08Sequence\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05start\x18\x02 \x01(\x08\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x08\"n\n\x0fPredictResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12&\n\x07outputs\x18\x02 \x03(\x0b\x32\x15.layerserve.v1.Tensor\x12\n\n\x02id\x18\x03 \x01(\t\"F\n\x14PredictStreamRequest\x12.\n\x07request\x18\x01 \x01(\x0b\x32\x1d.layerserve.v1.PredictRequest\"\x84\x01\n\x15PredictStreamResponse\x12\x32\n\x08response\x18\x01 \x01(\x0b\x32\x1e.layerserve.v1.PredictResponseH\x00\x12,\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1b.layerserve.v1.PredictErrorH\x00\x42\t\n\x07outcome\"\xa7\x01\n\x0cPredictError\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\x05\x12\x0f\n\x07message\x18\x03 \x01(\t\x12;\n\x08metadata\x18\x04 \x03(\x0b\x32).layerserve.v1.PredictError.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xcc\x01\n\x11PredictionService\x12Q\n\x07Predict\x12\x1d.layerserve.v1.PredictRequest\x1a\x1e.layerserve.v1.PredictResponse\"\x07\x90\x02\x01\xe0\xe0\x18\x01\x12\x64\n\rPredictStream\x12#.layerserve.v1.PredictStreamRequest\x1a$.layerserve.v1.PredictStreamResponse\"\x04\xe0\xe0\x18\x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,17 +40,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTIONSERVICE'].methods_by_name['PredictStream']._loaded_options = None
   _globals['_PREDICTIONSERVICE'].methods_by_name['PredictStream']._serialized_options = b'\340\340\030\001'
   _globals['_PREDICTREQUEST']._serialized_start=107
-  _globals['_PREDICTREQUEST']._serialized_end=272
-  _globals['_PREDICTRESPONSE']._serialized_start=274
-  _globals['_PREDICTRESPONSE']._serialized_end=384
-  _globals['_PREDICTSTREAMREQUEST']._serialized_start=386
-  _globals['_PREDICTSTREAMREQUEST']._serialized_end=456
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=459
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=591
-  _globals['_PREDICTERROR']._serialized_start=594
-  _globals['_PREDICTERROR']._serialized_end=761
-  _globals['_PREDICTERROR_METADATAENTRY']._serialized_start=714
-  _globals['_PREDICTERROR_METADATAENTRY']._serialized_end=761
-  _globals['_PREDICTIONSERVICE']._serialized_start=764
-  _globals['_PREDICTIONSERVICE']._serialized_end=968
+  _globals['_PREDICTREQUEST']._serialized_end=315
+  _globals['_SEQUENCE']._serialized_start=317
+  _globals['_SEQUENCE']._serialized_end=367
+  _globals['_PREDICTRESPONSE']._serialized_start=369
+  _globals['_PREDICTRESPONSE']._serialized_end=479
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=481
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=551
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=554
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=686
+  _globals['_PREDICTERROR']._serialized_start=689
+  _globals['_PREDICTERROR']._serialized_end=856
+  _globals['_PREDICTERROR_METADATAENTRY']._serialized_start=809
+  _globals['_PREDICTERROR_METADATAENTRY']._serialized_end=856
+  _globals['_PREDICTIONSERVICE']._serialized_start=859
+  _globals['_PREDICTIONSERVICE']._serialized_end=1063
 # @@protoc_insertion_point(module_scope)

@@ -31,6 +31,7 @@ class PredictRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     MAX_QUEUE_MS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Free text that comes back in the response unchanged. Default: empty."""
     priority: _builtins.int
@@ -38,7 +39,6 @@ class PredictRequest(_message.Message):
     max_queue_ms: _builtins.int
     """How long the request may wait for its batch, in milliseconds; then it gets RESOURCE_EXHAUSTED instead of running.
     Default: 0, as long as the caller's deadline allows.
-    7 to 15 are kept for partial replies.
     """
     @_builtins.property
     def model(self) -> _tensor_pb2.ModelSpec:
@@ -55,6 +55,12 @@ class PredictRequest(_message.Message):
         what these names need is computed. An unknown name gives INVALID_ARGUMENT.
         """
 
+    @_builtins.property
+    def sequence(self) -> Global___Sequence:
+        """The sequence that the request is a step of. Default: none, the model keeps no state.
+        7 to 15 are kept for partial replies.
+        """
+
     def __init__(
         self,
         *,
@@ -64,14 +70,51 @@ class PredictRequest(_message.Message):
         id: _builtins.str = ...,
         priority: _builtins.int = ...,
         max_queue_ms: _builtins.int = ...,
+        sequence: Global___Sequence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "sequence", b"sequence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "inputs", b"inputs", "max_queue_ms", b"max_queue_ms", "model", b"model", "outputs", b"outputs", "priority", b"priority"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "inputs", b"inputs", "max_queue_ms", b"max_queue_ms", "model", b"model", "outputs", b"outputs", "priority", b"priority", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
+
+@_typing.final
+class Sequence(_message.Message):
+    """A step of a sequence: recurrent layers go on from the states after the step before. Errors: INVALID_ARGUMENT
+    (`layerserve-reason: sequence_lost`: no such sequence is under way, and the text says why; or the model keeps no states),
+    RESOURCE_EXHAUSTED (too many sequences are under way), UNAVAILABLE (the server is draining, and has ended its sequences). A
+    step that fails leaves the states as they were. A step isn't to be repeated unless it failed: each one changes the states.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Chosen by the caller: up to 256 characters, another for each of its sequences under way. Other callers' ids are other
+    sequences. Empty on PredictStream only: the sequence belongs to the stream, and ends with it.
+    """
+    start: _builtins.bool
+    """Whether the states begin anew. Required for the first step; the request's version is that of all steps."""
+    end: _builtins.bool
+    """Whether the sequence ends after this step."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        start: _builtins.bool = ...,
+        end: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "id", b"id", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sequence: _TypeAlias = Sequence  # noqa: Y015
 
 @_typing.final
 class PredictResponse(_message.Message):

@@ -232,6 +232,20 @@ class Invocation:
         """The arguments, with an index in place of each tensor."""
         return self._args, self._kwargs
 
+    def arguments(self, tensors: Sequence[Tensor]) -> tuple[tuple[Structure, ...], dict[str, Structure]]:
+        """The arguments of an equal call on other tensors, which come in the order of `tensors`."""
+        args = tuple(_fill(arg, tensors) for arg in self._args)
+        kwargs = {name: _fill(value, tensors) for name, value in self._kwargs.items()}
+        if self.unmasked:
+            kwargs["mask"] = NO_MASK
+        if self.training is not None:
+            kwargs["training"] = self.training
+        return args, kwargs
+
+    def positions(self, argument: str) -> list[int]:
+        """Indices of the tensors in the argument of this name."""
+        return [int(leaf) for leaf in flatten(self._given.get(argument)) if isinstance(leaf, _Slot)]
+
     @property
     def starts_with_constant(self) -> bool:
         """Whether the first argument holds no tensor."""

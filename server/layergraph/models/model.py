@@ -24,6 +24,7 @@ from layergraph.training.trainer import Trainer
 if TYPE_CHECKING:
     from layergraph.models.export import Exported
     from layergraph.saving.formats import Format
+    from layergraph.stepping.stepper import Stepper
 
 #: Maximum number of cached plans, for different choices of outputs.
 MAX_PLANS = 64
@@ -77,6 +78,18 @@ class Model(Trainer):
             weight.bind(weight.value.to(device))
         self._plans = {}
         return self
+
+    def stepper(self) -> Stepper:
+        """Returns an object that computes sequences step by step, with states kept between the steps (see `Stepper`).
+
+        For models of recurrent layers and causal convolutions, `stateful` or not, whose signature may fix the number of
+        rows and timesteps. Raises NotSteppableError, with the layer and the reason, for a model whose outputs for a
+        whole sequence aren't those of its steps: both are compared.
+        """
+        # Imported on first use: few models are stepped.
+        from layergraph.stepping.stepper import stepper_of
+
+        return stepper_of(self, self.plan(), Model)
 
     @property
     def engines(self) -> Sequence[Choice]:

@@ -29,6 +29,7 @@ def inspect(path: Path, *, engines: bool = False) -> dict[str, Any]:
         "keras_version": model.keras_version,
         "compiled": model.compiled,
         "compile_problem": cast("layergraph.Model", model).compile_problem,
+        "steps": _steps(cast("layergraph.Model", model)),
         "parameters": model.count_params(),
         "inputs": [_spec(spec) for spec in model.input_specs],
         "outputs": [
@@ -85,7 +86,32 @@ def text(report: dict[str, Any]) -> str:
         head.append(f"  its compile settings can't be used to train it: {problem}")
     for kind in ("inputs", "outputs"):
         head += [f"  {kind[:-1]} {spec['name']}: {shape_text(spec['shape'])} {spec['dtype']}" for spec in report[kind]]
-    return "\n".join([*head, *_engine_lines(report), _table(_rows(report))])
+    return "\n".join([*head, *_step_lines(report), *_engine_lines(report), _table(_rows(report))])
+
+
+def _steps(model: layergraph.Model) -> dict[str, Any]:
+    """Whether the model computes sequences step by step: the states that it keeps, or why it doesn't."""
+    from layergraph.errors import NotSteppableError
+
+    try:
+        stepper = model.stepper()
+    except NotSteppableError as refused:
+        return {"steppable": False, "layer": refused.layer, "class": refused.class_name, "reason": refused.reason}
+    return {
+        "steppable": True,
+        "states": [{"name": s.name, "shape": [None, *s.shape], "dtype": s.dtype} for s in stepper.state_specs],
+        "timed_inputs": list(stepper.timed_inputs),
+        "first_inputs": list(stepper.first_inputs),
+    }
+
+
+def _step_lines(report: dict[str, Any]) -> list[str]:
+    """A line for models that have something to do with timesteps."""
+    found = report.get("steps", {})
+    if found.get("steppable"):
+        states = ", ".join(f"{spec['name']} {shape_text(spec['shape'])} {spec['dtype']}" for spec in found["states"])
+        return [f"  steppable: yes, states: {states}"]
+    return [f"  steppable: no: {found['layer']} ({found['class']}) {found['reason']}"] if found.get("layer") else []
 
 
 def _engines(plan: Any) -> dict[str, Any]:

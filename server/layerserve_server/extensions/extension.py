@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from layerserve_server.repository.model_settings import ModelSettings
     from layerserve_server.repository.repository import Repository
     from layerserve_server.repository.uploads import Uploads
-    from layerserve_server.repository.version_reader import MakeDecoders
+    from layerserve_server.repository.version_reader import MakeDecoders, MakeParts
     from layerserve_server.repository.version_source import VersionSource
     from layerserve_server.repository.writer import Writer
+    from layerserve_server.services.open_inference.additions import Additions
     from layerserve_server.services.open_work import OpenWork
     from layerserve_server.services.prediction.predictor import Predictor
     from layerserve_server.services.rest.body_reader import BodyReader
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from layerserve_server.training.process.run_process import MakeProcess
     from layerserve_server.training.run_kind import RunKind
     from layerserve_server.training.runs.registry import Runs
-    from layerserve_server.transport.call import Routes
+    from layerserve_server.transport.call import Call, Routes
     from layerserve_server.transport.http.exchange import HttpRoute, Plain
     from layerserve_server.transport.http.hosts import Hosts
     from layerserve_server.transport.probes import MetricPage
@@ -63,6 +64,10 @@ class Process:
     jobs: Jobs
     #: Make decoders of inputs that requests may have as bytes, of each version that is read.
     make_decoders: list[MakeDecoders]
+    #: Make parts of each version that is read, which live as long as it is in memory.
+    make_parts: list[MakeParts]
+    #: Has the main process answer a unary call; None in the main process.
+    forward: Callable[[Call], None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,8 @@ class Core(Process):
     release: str
     #: What the server does now.
     state: Callable[[], ServerState]
+    #: What the Open Inference Protocol tells besides.
+    open_inference: Additions
 
     def ready(self) -> bool:
         """Whether clients should use this server."""

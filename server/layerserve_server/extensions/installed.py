@@ -29,6 +29,7 @@ OWN = {
     "online": "layerserve_server.extensions.online.extension:ONLINE",
     "page": "layerserve_server.extensions.page.extension:PAGE",
     "scoring": "layerserve_server.extensions.scoring.extension:SCORING",
+    "sequences": "layerserve_server.extensions.sequences.extension:SEQUENCES",
     "stores": "layerserve_server.extensions.stores.extension:STORES",
     "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",

@@ -89,7 +89,7 @@ class BatchQueue:
         self._execute = execute
         #: Maximum number of rows per batch.
         self.max_batch_rows = max_batch_rows
-        self._max_queue_rows = max_queue_rows
+        self.max_queue_rows = max_queue_rows
         self._observer = observer
         self._nice = nice
         self._queue: deque[QueuedRequest] = deque()
@@ -123,7 +123,7 @@ class BatchQueue:
             # Never shortened, since a batch that is running notes its time in it.
             missing = max_batch_rows.bit_length() + 1 - len(self._thread_seconds)
             self._thread_seconds += [math.inf] * missing
-            self.max_batch_rows, self._max_queue_rows = max_batch_rows, max_queue_rows
+            self.max_batch_rows, self.max_queue_rows = max_batch_rows, max_queue_rows
 
     def put(self, request: QueuedRequest) -> None:
         """Adds a request to the queue. One of the methods `run...` must be called afterwards.
@@ -134,10 +134,10 @@ class BatchQueue:
         with self._lock:
             if self._closed:
                 raise UnavailableError(f"{self._name} is being unloaded")
-            if self._queued_rows and self._queued_rows + request.rows > self._max_queue_rows:
+            if self._queued_rows and self._queued_rows + request.rows > self.max_queue_rows:
                 raise BusyError(
                     f"the queue of {self._name} is full: it has {self._queued_rows} rows, {request.rows} more would "
-                    f"exceed the limit of {self._max_queue_rows}",
+                    f"exceed the limit of {self.max_queue_rows}",
                     retry_after=self._wait_seconds(),
                 )
             client = request.client() if self._queue else None

@@ -48,7 +48,9 @@ def main() -> None:
     jobs = Jobs(modules=JOB_MODULES)
     imports = make_imports(settings, jobs, Path(configuration["spare_imports"]))
     group = ProcessGroup.of(Path(configuration["socket"]).parent, bytes.fromhex(configuration["secret"]))
-    inference = Inference(settings, ModelLoader(settings, jobs, imports=imports), jobs, imports, group, worker=True)
+    socket = Path(configuration["socket"])
+    load = ModelLoader(settings, jobs, imports=imports)
+    inference = Inference(settings, load, jobs, imports, group, main_socket=socket)
     repository, tuner = inference.repository, inference.tuner
     # Before models are loaded: extensions say which are.
     parts = inference.parts()
@@ -62,7 +64,7 @@ def main() -> None:
     access_watcher.start()
     inference.gate.start()
     predict = routes_of(parts)
-    shared = SharedPort(Path(configuration["socket"]), owner=False)
+    shared = SharedPort(socket, owner=False)
     transport = inference.listen(Routes(unary=predict.unary, prompt=predict.prompt), shared)
     transport.start()
     if tuner is not None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.input_decoder import InputDecoder, with_encodings
@@ -21,6 +21,26 @@ EAGER: Final = "eager"
 WEIGHT_BYTES: Final = 4
 GRAPH_BYTES: Final = 512 * 1024
 ENGINE_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedModel:
+    """A model that is made of a version's, and whose engines are chosen as that one's are."""
+
+    model: ServedModel
+    #: What makes it of the version's model in other processes, as "module:function".
+    function: str
+
+
+class VersionPart(Protocol):
+    """What an extension makes of a version when it is loaded."""
+
+    @property
+    def derived(self) -> DerivedModel | None:
+        """The model that it computes, if it has one that is to be tuned."""
+
+    def close(self) -> None:
+        """Called when the version is released."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +63,8 @@ class LoadedVersion:
     class_labels: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     #: Of inputs that requests may have as bytes, by name.
     decoders: Mapping[str, InputDecoder] = field(default_factory=dict)
+    #: What extensions have made of it, by their names.
+    parts: Mapping[str, VersionPart] = field(default_factory=dict)
     ready_time: float = field(default_factory=time.time)
     #: When it was loaded and last used, on the clock of `time.monotonic`, in seconds, and its number of uses.
     loaded_at: float = field(default_factory=time.monotonic)
@@ -86,15 +108,21 @@ class LoadedVersion:
         return self._signatures
 
     @property
+    def derived(self) -> Sequence[DerivedModel]:
+        """The models that extensions have made of it."""
+        return [part.derived for part in self.parts.values() if part.derived is not None]
+
+    @property
     def retired(self) -> bool:
         """Whether no further leases are granted."""
         return self._retired
 
     def measure(self) -> int:
         """Sets and returns the memory that it takes: its weights, the engines' copies of them, and its graph."""
-        engines = {choice.engine for choice in self.model.engines} - {EAGER}
+        models = [self.model, *(derived.model for derived in self.derived)]
+        engines = sum(len({choice.engine for choice in model.engines} - {EAGER}) for model in models)
         weights = self.parameter_count * WEIGHT_BYTES
-        self.memory_bytes = GRAPH_BYTES + weights + len(engines) * (ENGINE_BYTES + weights)
+        self.memory_bytes = GRAPH_BYTES + weights + engines * (ENGINE_BYTES + weights)
         return self.memory_bytes
 
     def lease(self, *, counts: bool = True) -> Lease | None:
@@ -132,6 +160,8 @@ class LoadedVersion:
 
     def _release(self) -> None:
         self.queue.close()
+        for part in self.parts.values():
+            part.close()
         self.released(self)
 
 

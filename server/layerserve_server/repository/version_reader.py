@@ -21,7 +21,7 @@ from layerserve_server.repository.class_labels import read_class_labels
 from layerserve_server.repository.layout import FoundVersion, fingerprint
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.signatures import check_signatures
-from layerserve_server.repository.version import LoadedVersion
+from layerserve_server.repository.version import LoadedVersion, VersionPart
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 Load: TypeAlias = Callable[[Path, ModelSettings], ServedModel]
 #: Makes the queue of a version, from the model's name, the version, its runner and settings.
 MakeQueue: TypeAlias = Callable[[str, int, ModelRunner, ModelSettings], BatchQueue]
+#: Makes an extension's part of a version, by its name. Raises VersionFailedError.
+MakeParts: TypeAlias = Callable[[FoundVersion, ServedModel, ModelSettings], Mapping[str, VersionPart]]
 #: Makes decoders of inputs, by name, from a model's settings and inputs. Raises VersionFailedError.
 MakeDecoders: TypeAlias = Callable[[ModelSettings, Sequence[TensorSpec]], Mapping[str, InputDecoder]]
 
@@ -42,12 +44,17 @@ class VersionReader:
         make_queue: MakeQueue,
         digest: Callable[[Path], str],
         make_decoders: Sequence[MakeDecoders] = (),
+        make_parts: Sequence[MakeParts] = (),
     ) -> None:
-        """`digest` returns a file's SHA-256 digest. `make_decoders` may be added to until the first version is read."""
+        """`digest` returns a file's SHA-256 digest.
+
+        `make_decoders` and `make_parts` may be added to until the first version is read.
+        """
         self.load = load
         self.make_queue = make_queue
         self._digest = digest
         self._make_decoders = make_decoders
+        self._make_parts = make_parts
 
     def read(
         self, found: FoundVersion, settings: ModelSettings, released: Callable[[LoadedVersion], None]
@@ -72,6 +79,9 @@ class VersionReader:
         decoders: dict[str, InputDecoder] = {}
         for make in self._make_decoders:
             decoders |= make(settings, model.input_specs)
+        parts: dict[str, VersionPart] = {}
+        for make_parts in self._make_parts:
+            parts |= make_parts(found, model, settings)
         if settings.warm_up_rows:
             _warm_up(found, runner, settings.warm_up_rows)
         # Last, since metrics follow the queue of a version from here on.
@@ -88,6 +98,7 @@ class VersionReader:
             settings=settings,
             class_labels=class_labels,
             decoders=decoders,
+            parts=parts,
         )
         loaded.measure()
         return loaded

@@ -50,6 +50,13 @@ class Call(Protocol):
     def client(self) -> object:
         """Identifies the client's connection: equal for calls on the same connection."""
 
+    def certificate_names(self) -> Sequence[str]:
+        """Returns the names in the client's verified certificate; empty without one."""
+
+    @property
+    def stream(self) -> OpenStream | None:
+        """The stream that it is a request of; None for other calls."""
+
     def on_gone(self, callback: Callable[[], None]) -> None:
         """Registers a callback for a cancellation or a passed deadline. Runs it now if either has happened."""
 
@@ -57,8 +64,8 @@ class Call(Protocol):
     def answered(self) -> bool:
         """Whether the call was answered, was cancelled or passed its deadline."""
 
-    def answer(self, message: bytes) -> None:
-        """Answers with a serialized message."""
+    def answer(self, message: bytes) -> bool:
+        """Answers with a serialized message. Returns whether it is sent: not if the client has left, for example."""
 
     def fail(self, error: Exception) -> None:
         """Answers with an error."""
@@ -84,6 +91,13 @@ class Call(Protocol):
 
     def in_pool(self, work: Callable[[], None]) -> None:
         """Runs `work` in a pool thread, where it may block. If it raises, the call fails with that error."""
+
+
+class OpenStream(Protocol):
+    """A stream, as the calls see it that are its requests."""
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Registers a callback for the end of the stream, run in any thread. Runs it now if the stream has ended."""
 
 
 class Stream(Protocol):

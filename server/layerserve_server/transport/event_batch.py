@@ -24,7 +24,7 @@ from layerserve_server.errors import (
     DeadlinePassedError,
     UnavailableError,
 )
-from layerserve_server.transport.call import Ended, Handler, Observer, Telemetry, Trace
+from layerserve_server.transport.call import Ended, Handler, Observer, OpenStream, Telemetry, Trace
 from layerserve_server.transport.list_call_queue import ListCallQueue
 from layerserve_server.transport.perimeter.compression import COMPRESSED, decompressed, decompressed_if_short
 from layerserve_server.transport.perimeter.limits import BLOCKING_THREADS, COUNTED_BYTES, DECOMPRESSING_THREADS, Limits
@@ -243,6 +243,8 @@ class BatchedCall:
 
     #: Set when the call is admitted, and not before.
     caller: Caller
+    #: See transport.call.Call.
+    stream: OpenStream | None = None
 
     def __init__(
         self, batches: EventBatches, method: str, request: bytes, arrived: float, deadline: float | None
@@ -326,7 +328,7 @@ class BatchedCall:
             # Only if it wasn't answered, as the handler waits for something.
             call.attempt(partial(handler, call))
 
-    def answer(self, message: bytes) -> None:
+    def answer(self, message: bytes) -> bool:
         for call in self._equal:
             call.answer(message)
         if len(message) >= COUNTED_BYTES and not self._once.locked():
@@ -334,15 +336,16 @@ class BatchedCall:
                 self.hold(len(message))
             except BusyError as error:
                 self.fail(error)
-                return
+                return False
         if self._once.acquire(False):
             # Sent before any bookkeeping, for latency.
             self.send(message)
             self._end("OK")
             self._batches.open.discard(self)
-        else:
-            # The client cancelled meanwhile; the message was counted only above.
-            self.drop()
+            return True
+        # The client cancelled meanwhile; the message was counted only above.
+        self.drop()
+        return False
 
     def fail(self, error: Exception) -> None:
         for call in self._equal:

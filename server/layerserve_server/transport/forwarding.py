@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.errors import STOPPING, UnavailableError
-from layerserve_server.transport.call import Stream
+from layerserve_server.transport.call import Call, Stream
 from layerserve_server.transport.client_address import PEER_KEY, host_of
 from layerserve_server.transport.status import Failure, StatusError
 
@@ -117,6 +118,48 @@ class Forwarder:
         # Made here, since a channel belongs to the event loop in which it is made.
         self._channels.append(_Channel(self._target))
         return self._channels[-1]
+
+
+class CallForwarder:
+    """Forwards unary calls of any method to another server. Thread-safe."""
+
+    def __init__(self, socket: Path, gate: Gate) -> None:
+        """See Forwarder. Connects on the first call."""
+        self._gate = gate
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        # Sent once: the other server may have begun what it doesn't answer.
+        options += [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.insecure_channel(f"unix:{socket}", options=options)
+
+    def forward(self, call: Call) -> None:
+        """Has the other server answer a call. Never blocks."""
+        pairs = [pair for pair in call.metadata if pair[0] not in OWN_KEYS and _may_be_sent(*pair)]
+        method: Any = self._channel.unary_unary(call.method)
+        made: Any = method.future(
+            call.request,
+            timeout=None if call.deadline is None else max(0.0, call.deadline - time.monotonic()),
+            metadata=(
+                *pairs,
+                (PEER_KEY, host_of(str(call.client()), call.metadata)),
+                *self._gate.stamped(call.certificate_names()),
+            ),
+        )
+        made.add_done_callback(partial(_pass_on, call))
+        call.on_gone(lambda: made.cancel())
+
+    def close(self) -> None:
+        """Closes the connection, and with it all calls in progress."""
+        self._channel.close()
+
+
+def _pass_on(call: Call, made: Any) -> None:
+    """Answers a call with the reply to, or the error of, the one that was made for it."""
+    code = made.code()
+    if code is grpc.StatusCode.OK:
+        call.answer(made.result())
+    else:
+        metadata = tuple((pair[0], pair[1]) for pair in made.trailing_metadata() or ())
+        call.fail(StatusError(Failure(code, made.details() or "", metadata)))
 
 
 def _may_be_sent(key: str, value: str | bytes) -> bool:

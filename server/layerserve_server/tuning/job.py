@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,15 @@ def choose_engines(arguments: Mapping[str, Any], channel: Channel) -> dict[str, 
 
 
 def _model(job: Mapping[str, Any]) -> Model:
+    model = _read(job)
+    if not job["derived"]:
+        return model
+    module, _, name = job["derived"].partition(":")
+    made: Model = getattr(import_module(module), name)(model)
+    return made
+
+
+def _read(job: Mapping[str, Any]) -> Model:
     import layergraph
 
     from layerserve_server.importing.imports import Imports

@@ -12,6 +12,7 @@ from layergraph.execution.samples import TORCH_ONLY
 from layergraph.execution.tuning.engine_folder import noted_choices
 
 from layerserve_server.errors import CallCancelledError
+from layerserve_server.inference.runner import ServedModel
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.tuning.chosen_engines import ChosenEngines
 from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
@@ -105,11 +106,17 @@ class Tuner:
         return True
 
     def _tune(self, loaded: LoadedVersion, seconds: float) -> None:
-        if loaded.model.engines:
-            return  # It runs in lower precision, or on engines that were kept.
         if loaded.parameter_count * _BYTES > self._max_bytes:
             return
-        if any(spec.dtype in TORCH_ONLY for spec in loaded.model.input_specs):
+        self._tune_model(loaded, loaded.model, "", seconds)
+        for derived in loaded.derived:
+            self._tune_model(loaded, derived.model, derived.function, seconds)
+
+    def _tune_model(self, loaded: LoadedVersion, served: ServedModel, derived: str, seconds: float) -> None:
+        """Tunes the model of a version, or the one that the function `derived` makes of it."""
+        if served.engines:
+            return  # It runs in lower precision, or on engines that were kept.
+        if any(spec.dtype in TORCH_ONLY for spec in served.input_specs):
             return
 
         def stopped() -> bool:
@@ -119,10 +126,10 @@ class Tuner:
         dropped: dict[str, str] = {}
 
         def make(folder: Path) -> None:
-            wanted = Wanted(loaded.found.path, folder, seconds, threads or _default_threads())
+            wanted = Wanted(loaded.found.path, folder, seconds, threads or _default_threads(), derived)
             dropped.update(self._process.tune(wanted, stopped))
 
-        model = cast("Model", loaded.model)
+        model = cast("Model", served)
         with self._engines.made(model, threads, make, stopped=stopped) as folder:
             tuned = _opened(model, folder, threads or _default_threads(), seconds)
         dropped.update(tuned.dropped)
@@ -130,7 +137,7 @@ class Tuner:
             "model '%s' version %s is tuned",
             loaded.name,
             loaded.version,
-            extra={"engines": {str(c.rows): c.engine for c in tuned.choices}, "dropped": dropped},
+            extra={"engines": {str(c.rows): c.engine for c in tuned.choices}, "dropped": dropped, "derived": derived},
         )
 
 

@@ -31,12 +31,16 @@ class NoTimeError(TuningError):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A model file, the folder for what is chosen, the approximate time in seconds, and the threads per engine."""
+    """A model file, the folder for what is chosen, the approximate time in seconds, and the threads per engine.
+
+    If it isn't the file's own model, `derived` is what makes the model of that one, as "module:function".
+    """
 
     file: Path
     folder: Path
     seconds: float
     threads: int
+    derived: str = ""
 
 
 class TuningProcess:
@@ -78,6 +82,7 @@ class TuningProcess:
             "seconds": wanted.seconds,
             "threads": wanted.threads,
             "engines": engines,
+            "derived": wanted.derived,
             **self._folders,
         }
         most = WALL_SECONDS + MAX_BUSY_SECONDS

@@ -74,6 +74,23 @@ def test_compile_settings_that_training_cannot_use_are_named():
     assert lines[1] == "  its compile settings can't be used to train it: unknown loss '<lambda>'"
 
 
+def test_what_a_step_keeps_of_a_sequence():
+    states = [{"name": "lstm_h", "shape": [None, 8], "dtype": "float32"}]
+    lines = text({**REPORT, "steps": {"steppable": True, "states": states}}).splitlines()
+    assert lines[3] == "  steppable: yes, states: lstm_h (None, 8) float32"
+
+
+def test_why_a_model_cannot_be_stepped():
+    refused = {"steppable": False, "layer": "bi", "class": "Bidirectional", "reason": "reads both directions"}
+    lines = text({**REPORT, "steps": refused}).splitlines()
+    assert lines[3] == "  steppable: no: bi (Bidirectional) reads both directions"
+
+
+def test_a_model_without_timesteps_has_no_line_about_steps():
+    refused = {"steppable": False, "layer": "", "class": "", "reason": "no layer keeps a state between timesteps"}
+    assert text({**REPORT, "steps": refused}) == text(REPORT)
+
+
 def test_times_of_engines_and_why_others_are_out_of_the_question():
     report = {
         **REPORT,

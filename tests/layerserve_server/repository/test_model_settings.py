@@ -285,10 +285,10 @@ def test_limits_of_the_queue_change_in_place(make, put, tell):
         tell("max_batch_rows = 3\nmax_queue_rows = 5")
         repository.scan()
         assert not version.retired
-        assert (version.queue.max_batch_rows, version.queue._max_queue_rows) == (3, 5)
+        assert (version.queue.max_batch_rows, version.queue.max_queue_rows) == (3, 5)
         tell(None)
         repository.scan()
-        assert (version.queue.max_batch_rows, version.queue._max_queue_rows) == (8, 16)
+        assert (version.queue.max_batch_rows, version.queue.max_queue_rows) == (8, 16)
 
 
 @pytest.mark.parametrize(

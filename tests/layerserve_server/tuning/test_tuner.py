@@ -13,12 +13,15 @@ import pytest
 from layergraph import Input, Model, layers
 from layerserve_server.repository.layout import find_file
 from layerserve_server.repository.model_settings import ModelSettings
+from layerserve_server.repository.version import DerivedModel
 from layerserve_server.tuning import tuner as module
 from layerserve_server.tuning.chosen_engines import ChosenEngines
 from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, Wanted
 
 ROWS = np.ones((3, 4), "float32")
+#: Values of models that are made of another one, by the function that makes them.
+DERIVED = {"steps:step_model": 0.125}
 
 
 def lease(*, counts: bool = True) -> Any:
@@ -51,7 +54,7 @@ class Process:
         if self.problems:
             raise self.problems.pop(0)
         options = {"engines": (self.engine,), "pin": True, "threads": job.threads, "shared": True}
-        model(self.value).plan().tune(**options, folder=job.folder)
+        model(DERIVED[job.derived] if job.derived else self.value).plan().tune(**options, folder=job.folder)
         return {"cuda": "there is no CUDA device"}
 
     def close(self) -> None:
@@ -66,7 +69,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def version_of(path: Path, made: Any = None, **fields: Any) -> Any:
-    facts = {"parameter_count": 25, "retired": False, "lease": lease, "choosing_engine": False, **fields}
+    facts = {"parameter_count": 25, "retired": False, "lease": lease, "choosing_engine": False, "derived": (), **fields}
     facts |= {"found": find_file("m", 1, path), "settings": fields.pop("settings", ModelSettings())}
     return SimpleNamespace(name="m", version=1, **({"model": made or model()} | facts))
 
@@ -127,6 +130,16 @@ def test_engines_are_chosen_once_and_opened_by_everyone(tmp_path: Path, file: Pa
     process.value = 0.25
     tuner_of(tmp_path, process)._tune(version_of(file, model(0.25)), 1.5)
     assert [job.threads for job in process.jobs[1:]] == [3, 4, 2]
+
+
+def test_engines_of_models_that_are_made_of_a_version_are_chosen_too(tmp_path: Path, file: Path) -> None:
+    (function, value), process = next(iter(DERIVED.items())), Process("torchscript")
+    version = version_of(file, derived=[DerivedModel(model(value), function)])
+    tuner_of(tmp_path, process)._tune(version, 1.5)
+    assert [job.derived for job in process.jobs] == ["", function]
+    derived = version.derived[0].model
+    assert [choice.engine for choice in derived.engines] == engines(version) == ["torchscript"]
+    assert derived.plan().run({"x": ROWS})["y"].tolist() == [[0.5, 0.5]] * 3
 
 
 def test_an_engine_without_a_file_is_built_here(tmp_path: Path, file: Path) -> None:

@@ -32,6 +32,7 @@ from layerserve_server.services.prediction.predict_protocol import (
     RequestedOutputs,
     Span,
 )
+from layerserve_server.services.prediction.sequence_step import MAX_ID, SequenceStep
 from layerserve_server.services.prediction.wire_format import UNREAD, fields
 from layerserve_server.transport.chunking import as_array
 from layerserve_server.transport.status import Failure
@@ -82,7 +83,8 @@ class InferProtocol(PredictProtocol):
                 message.id,
                 priority(message.parameters),
                 max_wait(message.parameters),
-                raw[0],
+                sequence(message.model_name, message.parameters) if message.parameters else None,
+                data=raw[0],
             )
         if raw and len(raw) != len(message.inputs):
             raise InvalidRequestError(
@@ -102,6 +104,7 @@ class InferProtocol(PredictProtocol):
             message.id,
             priority(message.parameters),
             max_wait(message.parameters),
+            sequence(message.model_name, message.parameters) if message.parameters else None,
         )
 
     def _requested(self, message: ModelInferRequest) -> RequestedOutputs:
@@ -242,6 +245,38 @@ def max_wait(parameters: Mapping[str, InferParameter]) -> float | None:
     """Returns the maximum time in the queue in seconds; None if unlimited. Raises InvalidRequestError."""
     given = _integer("timeout", parameters)
     return given / 1e6 if given else None
+
+
+def sequence(model: str, parameters: Mapping[str, InferParameter]) -> SequenceStep | None:
+    """Returns the sequence that a request is a step of; None if it names none, or 0. Raises InvalidRequestError."""
+    start, end = (_boolean(name, parameters) for name in ("sequence_start", "sequence_end"))
+    id: int | str = 0
+    if "sequence_id" in parameters:
+        given = parameters["sequence_id"]
+        if given.WhichOneof("parameter_choice") == "string_param":
+            id = given.string_param
+            if len(id) > MAX_ID:
+                raise InvalidRequestError(
+                    f"parameter 'sequence_id': got {len(id)} characters, expected at most {MAX_ID}"
+                )
+        else:
+            id = _integer("sequence_id", parameters)
+    if id:
+        return SequenceStep(id, start, end)
+    if start or end:
+        raise InvalidRequestError(
+            f"inference request to model '{safe_text(model, 80)}' must specify a non-zero or non-empty correlation ID"
+        )
+    return None
+
+
+def _boolean(name: str, parameters: Mapping[str, InferParameter]) -> bool:
+    """Returns a parameter that is true or false; False if it isn't given. Raises InvalidRequestError."""
+    if name not in parameters:
+        return False
+    if parameters[name].WhichOneof("parameter_choice") != "bool_param":
+        raise InvalidRequestError(f"parameter '{name}': got another type, expected true or false")
+    return parameters[name].bool_param
 
 
 def class_count(label: str, parameters: Mapping[str, InferParameter]) -> int:

@@ -21,6 +21,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.version_states import State
 from layerserve_server.services.messages import parse
+from layerserve_server.services.open_inference.additions import Additions
 from layerserve_server.services.open_inference.datatypes import config_type, datatype
 from layerserve_server.services.open_inference.infer_protocol import model_choice
 from layerserve_server.services.open_inference.inference import SERVICE
@@ -58,6 +59,7 @@ class OpenInferenceService:
         name: str,
         version: str,
         ready: Callable[[], bool],
+        additions: Additions,
     ) -> None:
         """`registry` has the metrics of all processes; `name` and `version` are the server's.
 
@@ -69,6 +71,7 @@ class OpenInferenceService:
         self._name = name
         self._version = version
         self._ready = ready
+        self._additions = additions
 
     def routes(self) -> Routes:
         """Returns the handlers."""
@@ -124,7 +127,8 @@ class OpenInferenceService:
 
     def server_metadata(self, _: pb.ServerMetadataRequest, caller: Caller) -> pb.ServerMetadataResponse:
         """Handles ServerMetadata."""
-        return pb.ServerMetadataResponse(name=self._name, version=self._version, extensions=EXTENSIONS)
+        extensions = (*EXTENSIONS, *self._additions.extensions)
+        return pb.ServerMetadataResponse(name=self._name, version=self._version, extensions=extensions)
 
     def model_metadata(self, request: pb.ModelMetadataRequest, caller: Caller) -> pb.ModelMetadataResponse:
         """Handles ModelMetadata. Loads the version if it isn't; raises as `Leases.lease` does."""
@@ -141,7 +145,10 @@ class OpenInferenceService:
     def model_config(self, request: pb.ModelConfigRequest, caller: Caller) -> pb.ModelConfigResponse:
         """Handles ModelConfig. Raises as `model_metadata` does."""
         with self._repository.leases.lease(*_chosen_by(caller, request)) as version:
-            return pb.ModelConfigResponse(config=config(version))
+            made = config(version)
+            for configure in self._additions.configure:
+                configure(version, made)
+            return pb.ModelConfigResponse(config=made)
 
     def model_statistics(self, request: pb.ModelStatisticsRequest, caller: Caller) -> pb.ModelStatisticsResponse:
         """Handles ModelStatistics. Raises as `Catalogue.describe_one` does if the request names a model."""

@@ -9,6 +9,7 @@ from layerserve.v1 import prediction_pb2, tensor_pb2
 from layerserve.values import tensors
 from layerserve.values.wire import tag, varint
 
+from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.runner import Array
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import choice, decode, parse
@@ -19,6 +20,7 @@ from layerserve_server.services.prediction.predict_protocol import (
     RequestedOutputs,
     Span,
 )
+from layerserve_server.services.prediction.sequence_step import MAX_ID, SequenceStep
 from layerserve_server.services.prediction.wire_format import UNREAD, fields
 from layerserve_server.transport.perimeter.message_size import is_long
 from layerserve_server.transport.status import Failure
@@ -47,6 +49,7 @@ class LayerserveV1(PredictProtocol):
             message.id,
             message.priority,
             message.max_queue_ms / 1000 if message.max_queue_ms else None,
+            _sequence(message.sequence) if message.HasField("sequence") else None,
         )
 
     def spans(self, message: bytes, request: PredictionRequest) -> tuple[list[Span], Span | None] | None:
@@ -93,6 +96,12 @@ class LayerserveV1(PredictProtocol):
         texts = {key: value for key, value in wire.metadata if isinstance(value, str)}
         refused = prediction_pb2.PredictError(id=id, code=wire.code.value[0], message=wire.text, metadata=texts)
         return prediction_pb2.PredictStreamResponse(error=refused).SerializeToString()
+
+
+def _sequence(message: prediction_pb2.Sequence) -> SequenceStep:
+    if len(message.id) > MAX_ID:
+        raise InvalidRequestError(f"sequence.id: got {len(message.id)} characters, expected at most {MAX_ID}")
+    return SequenceStep(message.id, message.start, message.end)
 
 
 @dataclass(frozen=True)

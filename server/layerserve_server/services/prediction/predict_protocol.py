@@ -15,6 +15,7 @@ from layerserve_server.inference.runner import Array
 from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.prediction.encoded_rows import EncodedRows
+from layerserve_server.services.prediction.sequence_step import SequenceStep
 from layerserve_server.transport.perimeter.message_size import is_long
 
 #: Names of inputs are the model's own only.
@@ -79,6 +80,8 @@ class PredictionRequest:
     priority: int = 0
     #: Maximum time in the queue, in seconds, after which the request is refused; None if unlimited.
     max_wait: float | None = None
+    #: The sequence that it is a step of; None if it stands alone.
+    sequence: SequenceStep | None = None
 
     def admit(self, decoder: TensorDecoder) -> Admitted | EncodedRows:
         """Returns the model's input arrays, or what decodes them. Raises as `TensorDecoder.read` does."""

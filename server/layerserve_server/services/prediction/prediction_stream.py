@@ -62,6 +62,8 @@ class PredictionStream:
         #: If replies are ordered: the requests in order, each until its reply is in `_ready`.
         self._order: deque[StreamedCall] | None = deque() if protocol.ordered else None
         self._errors_end = errors_end
+        #: Called when the stream ends.
+        self._callbacks: list[Callable[[], None]] = []
         #: The error that ends the stream.
         self.error: Exception | None = None
         self.closed = False
@@ -180,32 +182,46 @@ class PredictionStream:
             if self._order is not None:
                 self._stream.memory.give(sum(len(call.held or b"") for call in self._order))
                 self._order.clear()
+            callbacks, self._callbacks = self._callbacks, []
         for call in left:
             gone, call.gone = call.gone, _nothing
             gone()
             call.drop()
         while self._ready:
             self._stream.memory.give(len(self._ready.popleft()[0]))
+        for callback in callbacks:
+            callback()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """See transport.call.OpenStream."""
+        with self._lock:
+            if not self.closed:
+                self._callbacks.append(callback)
+                return
+        callback()
 
     def answered(self, call: StreamedCall) -> bool:
         """Whether a call was answered or cancelled."""
         return call not in self._in_progress
 
-    def end(self, call: StreamedCall, message: bytes, status: str = "OK") -> None:
-        """Answers a call with a serialized message. Later answers to it are ignored."""
+    def end(self, call: StreamedCall, message: bytes, status: str = "OK") -> bool:
+        """Answers a call with a serialized message. Later answers to it are ignored.
+
+        Returns whether the message is sent: the client may have left, or the memory for replies be used up.
+        """
         with self._lock:
             if call not in self._in_progress:
-                return
+                return False
             self._in_progress.discard(call)
             # The callback refers to the pending request, and that to this call: a reference cycle, which would keep
             # the arrays until the garbage collector runs.
             call.gone = _nothing
             call.drop()
-            message = self.hold(message, call)
+            held = self.hold(message, call)
             if self._order is None:
-                self._ready.append((message, call.size))
+                self._ready.append((held, call.size))
             else:
-                call.held = message
+                call.held = held
                 while self._order and (first := self._order[0]).held is not None:
                     self._ready.append((first.held, first.size))
                     self._order.popleft()
@@ -213,6 +229,7 @@ class PredictionStream:
         self._stream.count(call.model, call.version, status, time.monotonic() - call.arrived)
         if call.trace is not None:
             call.trace.end(call.model, call.version, status)
+        return held is message
 
     def end_with(self, error: Exception) -> bool:
         """Ends the stream with the error of a request. Returns False if errors don't end this stream."""
@@ -262,6 +279,10 @@ class StreamedCall:
         return self._stream.method
 
     @property
+    def stream(self) -> PredictionStream:
+        return self._answers
+
+    @property
     def request(self) -> bytes:
         raise NotImplementedError  # it was parsed as a part of the stream's message
 
@@ -274,6 +295,9 @@ class StreamedCall:
     def client(self) -> object:
         return self._stream.client()
 
+    def certificate_names(self) -> Sequence[str]:
+        return self._stream.certificate_names()
+
     def hold(self, size: int) -> None:
         self._stream.memory.take(size)
         self.reserved += size
@@ -283,8 +307,8 @@ class StreamedCall:
         reserved, self.reserved = self.reserved, 0
         self._stream.memory.give(reserved)
 
-    def answer(self, message: bytes) -> None:
-        self._answers.end(self, self._answers.protocol.wrap(message))
+    def answer(self, message: bytes) -> bool:
+        return self._answers.end(self, self._answers.protocol.wrap(message))
 
     @property
     def answered(self) -> bool:

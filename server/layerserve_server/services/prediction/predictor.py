@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
-from layerserve_server.errors import ServerError
+from layerserve_server.errors import InvalidRequestError, ServerError
 from layerserve_server.inference.admission import Admitted
 from layerserve_server.inference.queue import QueuedRequest
 from layerserve_server.repository.leases import LOAD_TRIES, Choice
@@ -21,6 +21,7 @@ from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
 from layerserve_server.services.prediction.observer import Answered, RequestObserver, Watch
 from layerserve_server.services.prediction.predict_protocol import PredictionRequest, PredictProtocol
 from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
+from layerserve_server.services.prediction.sequence_step import StepTaker
 from layerserve_server.services.waiting import proceed, unloaded
 from layerserve_server.transport.call import Call, Handler
 
@@ -37,6 +38,8 @@ class Predictor:
         self._leases = repository.leases
         #: See the arrays and results of some requests.
         self.observers: list[RequestObserver] = []
+        #: Takes the requests that are steps of sequences; None if this server has no sequences.
+        self.steps: StepTaker | None = None
         #: A single bound method object: `Call.coalesce` groups calls by it.
         self._answer = self._answer_templates
 
@@ -49,10 +52,10 @@ class Predictor:
             if template is None:
                 self._parse(call, protocol, templates)
                 return
-            _admit(call, template)
+            admit(call, template)
             if self.observers and (watches := self._watches(template.choice)):
                 # Its results are needed as arrays.
-                chosen = self._chosen(call, template.choice)
+                chosen = self.chosen(call, template.choice)
                 self._begin(call, TemplatedRequest(template, call.request), chosen, watches, here=True)
             else:
                 call.coalesce(self._answer, (call, template))
@@ -64,11 +67,19 @@ class Predictor:
 
         With `here`, a quick model runs in this thread, after all calls of the event batch were queued.
         """
-        _admit(call, request)
-        chosen = self._chosen(call, request.choice)
+        if request.sequence is not None:
+            self._step(call, request, here=here)
+            return
+        admit(call, request)
+        chosen = self.chosen(call, request.choice)
         self._begin(call, request, chosen, self._watches(request.choice), here=here)
 
-    def _chosen(self, call: Call, named: Choice) -> Choice:
+    def _step(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
+        if self.steps is None:
+            raise InvalidRequestError("sequence: got one, expected none: this server keeps no states between requests")
+        self.steps.take(call, request, here=here)
+
+    def chosen(self, call: Call, named: Choice) -> Choice:
         """Returns the version for a call: the one that it names, or the model's canary."""
         return self._leases.chosen(named, lambda: caller_key(call)) if self._catalogue.canaries else named
 
@@ -123,10 +134,13 @@ class Predictor:
 
         def read() -> None:
             request = protocol.request(protocol.read(call.request))
+            if request.sequence is not None:
+                self._step(call, request, here=True)
+                return
             # One that has a template was admitted before.
             if templates is not None:
-                _admit(call, request)
-            chosen = self._chosen(call, request.choice)
+                admit(call, request)
+            chosen = self.chosen(call, request.choice)
             self._begin(call, request, chosen, self._watches(request.choice), here=True)
             if templates is not None:
                 templates.learn(call.request, request)
@@ -142,7 +156,7 @@ class Predictor:
         """Answers calls of an event batch that have templates: those with the same template and version together."""
         groups: dict[tuple[RequestTemplate, Choice], list[Call]] = {}
         for call, template in known:
-            groups.setdefault((template, self._chosen(call, template.choice)), []).append(call)
+            groups.setdefault((template, self.chosen(call, template.choice)), []).append(call)
         choices = Counter(chosen for _, chosen in groups) if len(groups) > 1 else None
         for (template, chosen), calls in groups.items():
             # Requests with different templates for one version can only be batched in its queue.
@@ -174,7 +188,7 @@ class Predictor:
             return False
 
 
-def _admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
+def admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
     """Raises ForbiddenError if the caller may not use the model, QuotaError if it has used up its rows."""
     caller = call.caller
     if caller.unlimited and not caller.reserved.restrictions:
