@@ -60,7 +60,7 @@ def _open_inference(core: Core) -> Part:
     )
     return Part(
         services=[service],
-        http=lambda web: Paths(routes=open_inference.routes(web.reader, service.check_known)),
+        http=lambda web: Paths(routes=open_inference.routes(core.predictor, web.reader, service.check_known)),
         openapi=infer_schemas.describe,
     )
 

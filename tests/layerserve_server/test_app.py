@@ -403,11 +403,11 @@ def test_a_port_that_another_server_has_is_told_at_once(put, start, tmp_path, ca
 
 
 def test_a_missing_extra_is_told_at_once(tmp_path, capsys, not_started, monkeypatch):
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.setitem(sys.modules, "httptools", None)
     flags = [str(tmp_path), "--http-port", "0", "--grpc-port", "0", "--metrics-port", "-1"]
     for more in ([], ["--check-config"]):
         assert serve([*flags, *more]) == 2
-        assert "--http-port (LAYERSERVE_HTTP_PORT, 'http_port' in the file): requires uvicorn" in (
+        assert "--http-port (LAYERSERVE_HTTP_PORT, 'http_port' in the file): requires httptools" in (
             capsys.readouterr().err
         )
 

@@ -40,6 +40,9 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "complex128": np.dtype("<c16"),
 }
 
+#: Names of the dtypes that have the same bytes in memory and on the wire.
+BY_DTYPE = {dtype: name for name, dtype in NUMPY_DTYPES.items() if name not in ("string", "bfloat16")}
+
 _ENUMS: dict[str, DataType.ValueType] = {name: DataType.Value(f"DATA_TYPE_{name.upper()}") for name in NUMPY_DTYPES}
 _NAMES: dict[int, str] = {value: name for name, value in _ENUMS.items()}
 
@@ -83,6 +86,9 @@ def dtype_enum(dtype: str, name: str = "") -> DataType.ValueType:
 def array_dtype(array: Array, name: str = "") -> str:
     """Returns the dtype as which an array is encoded. Raises InvalidTensor if there is none, such as for dates."""
     dtype = array.dtype
+    found = BY_DTYPE.get(dtype)
+    if found is not None:
+        return found
     if dtype.kind in "OSUT":  # object, bytes, text, NumPy 2's StringDType
         return "string"
     if dtype.name in _ENUMS:  # includes ml_dtypes.bfloat16, by its name, without importing it

@@ -15,7 +15,7 @@ from layerserve.values import tensors
 from layerserve.values.tensors import Array
 
 #: Dtypes with the same bytes in memory and on the wire.
-WIRE_TYPES = {dtype: name for name, dtype in tensors.NUMPY_DTYPES.items() if name not in ("string", "bfloat16")}
+WIRE_TYPES = tensors.BY_DTYPE
 
 #: Maximum number of cached tensor heads. There is one per name, dtype and shape, and clients choose the number of rows.
 MAX_HEADS = 1024

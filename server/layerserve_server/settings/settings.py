@@ -38,7 +38,7 @@ class Settings(SettingFields):
     def needed_modules(self) -> Iterator[tuple[str, Mapping[str, str]]]:
         """Yields the settings that need packages which may be missing: what pip installs, by module."""
         if self.http_port >= 0:
-            yield "http_port", {name: name for name in ("uvicorn", "httptools", "starlette", "orjson")}
+            yield "http_port", {name: name for name in ("httptools", "orjson")}
         if self.transport == "native":
             yield "transport", {"pygrpc_native": "pygrpc-native>=0.5,<0.6"}
         if self.engine == "onnxruntime":

@@ -238,7 +238,7 @@ def test_a_batch_that_failed_is_in_the_spans_of_all_of_its_requests(serve, quick
     assert not any("-7" in str(value) for span in found for value in span.attributes.values()), "no data of a request"
 
 
-@pytest.mark.skipif(find_spec("uvicorn") is None, reason="uvicorn isn't installed")
+@pytest.mark.skipif(find_spec("httptools") is None, reason="httptools isn't installed")
 def test_a_request_of_http_has_a_span_below_that_of_its_caller(serve):
     app, _, spans = serve(http_port=0)
 
@@ -256,6 +256,14 @@ def test_a_request_of_http_has_a_span_below_that_of_its_caller(serve):
     (call,) = [span for span in found if span.kind is SpanKind.SERVER]
     assert (f"{call.context.trace_id:032x}", f"{call.parent.span_id:016x}") == (TRACE, PARENT)
     assert {span.name for span in found} >= STAGES
+    # The same bytes again.
+    with ask("double", traceparent=SAMPLED[1], **{"x-request-id": "mine"}) as reply:
+        assert reply.headers.get_all("x-request-id") == ["mine"]
+    again = spans(5)
+    (other,) = [span for span in again if span.kind is SpanKind.SERVER]
+    assert (other.context.trace_id, other.parent.span_id) == (call.context.trace_id, call.parent.span_id)
+    assert other.context.span_id != call.context.span_id
+    assert len(again) == len(found)
     with ask("nothing", traceparent=UNSAMPLED[1]) as reply:
         assert (reply.status, len(reply.headers["x-request-id"])) == (404, 16)
     with ask("double", traceparent=UNSAMPLED[1]) as reply:

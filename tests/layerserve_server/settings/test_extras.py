@@ -4,7 +4,7 @@ import pytest
 from missing_packages import check_named
 
 CASES = [
-    (["--http-port", "1"], ["uvicorn"], r"--http-port \(.*\): requires uvicorn: pip install uvicorn"),
+    (["--http-port", "1"], ["httptools"], r"--http-port \(.*\): requires httptools: pip install httptools"),
     (
         ["--transport", "native"],
         ["pygrpc_native"],

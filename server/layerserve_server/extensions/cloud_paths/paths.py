@@ -10,7 +10,8 @@ from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.extensions.cloud_paths.settings import CloudPathSettings
 from layerserve_server.extensions.extension import Core, Paths, Web
 from layerserve_server.services.open_inference.inference import SERVICE
-from layerserve_server.services.rest.infer import Infer
+from layerserve_server.services.rest.body_reader import BodyReader
+from layerserve_server.services.rest.infer import translate
 from layerserve_server.services.rest.infer_body import JSON_LENGTH
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Translated
 
@@ -26,7 +27,7 @@ def paths(core: Core, web: Web) -> Paths:
     settings = CloudPathSettings.of(core.settings)
     routes, plain = [], {}
     if settings.predict_path:
-        infer = CloudInfer(Infer(web.reader), lambda: settings.predict_model or _only_model(core))
+        infer = CloudInfer(web.reader, lambda: settings.predict_model or _only_model(core))
         routes.append(HttpRoute("POST", settings.predict_path, SERVICE + "ModelInfer", infer.translate))
     if settings.health_path:
         plain[settings.health_path] = lambda _: HttpReply(b"{}", status=200 if core.ready() else 503)
@@ -36,9 +37,9 @@ def paths(core: Core, web: Web) -> Paths:
 class CloudInfer:
     """Translates requests of a path that names no model."""
 
-    def __init__(self, infer: Infer, model: Callable[[], str]) -> None:
-        """`model` returns the name of the model. Raises InvalidRequestError if there is none."""
-        self._infer = infer
+    def __init__(self, reader: BodyReader, model: Callable[[], str]) -> None:
+        """`reader` reads long bodies. `model` returns the name of the model, or raises InvalidRequestError."""
+        self._reader = reader
         self._model = model
 
     def translate(self, request: HttpRequest) -> Translated:
@@ -47,7 +48,7 @@ class CloudInfer:
         cloud = "vertex-ai" if REDIRECT in headers else "sagemaker"
         if found := BINARY.fullmatch(headers.get("content-type", "")):
             cloud, headers[JSON_LENGTH] = found.groups()
-        message, reply = self._infer.translate(replace(request, names=self._names(headers), headers=headers))
+        message, reply = translate(self._reader, replace(request, names=self._names(headers), headers=headers))
         return Translated(message, lambda answer: _typed(reply(answer), cloud))
 
     def _names(self, headers: Mapping[str, str]) -> Mapping[str, str]:

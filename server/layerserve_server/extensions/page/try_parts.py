@@ -26,7 +26,7 @@ from layerserve_server.protocols.inference.inference_pb2 import (
 from layerserve_server.services.open_inference.datatypes import DTYPES
 from layerserve_server.services.open_inference.inference import SERVICE as INFERENCE
 from layerserve_server.services.rest.body_reader import BodyReader
-from layerserve_server.services.rest.infer import Infer
+from layerserve_server.services.rest.infer import translate
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Translated
 
 Array = npt.NDArray[Any]
@@ -80,7 +80,7 @@ class TryParts:
         self._pages = pages
         self._guard = guard
         self._served = served
-        self._infer = Infer(reader)
+        self._reader = reader
 
     def routes(self) -> list[HttpRoute]:
         """Returns the routes."""
@@ -119,9 +119,9 @@ class TryParts:
         # The body is that of an `infer` path, which has limits on its size and its parsing.
         self._guard.check(request, changes=True)
         fields = Fields.of_query(request)
-        names = {"model": fields.required("name"), "version": str(fields.number("version") or "")}
+        model, version = fields.required("name"), str(fields.number("version") or "")
         row = fields.number("row")
-        message = self._infer.translate(replace(request, names=names)).message
+        message = translate(self._reader, replace(request, names={"model": model, "version": version})).message
 
         def show(answer: bytes) -> HttpReply:
             response = ModelInferResponse.FromString(answer)

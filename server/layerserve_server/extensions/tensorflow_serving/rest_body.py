@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from layerserve.values import tensors
+from layerserve.values.wire import MAX_HEADS, tag, varint
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import TensorProto
@@ -20,6 +22,11 @@ from layerserve_server.services.rest.json_text import field, kind_of, object_of,
 
 #: A body, for errors.
 EXAMPLE = '{"instances": [...]}'
+
+
+_INPUTS_TAG, _CONTENT_TAG = tag(PredictRequest.INPUTS_FIELD_NUMBER), tag(TensorProto.TENSOR_CONTENT_FIELD_NUMBER)
+#: Tags of key and value in an entry of a map.
+_KEY_TAG, _VALUE_TAG = tag(1), tag(2)
 
 
 class InputSpec(NamedTuple):
@@ -74,14 +81,14 @@ class PredictBody:
 
         Raises InvalidTensorError.
         """
-        message = PredictRequest()
+        message: list[bytes] = []
         names = list(specs) if self.outline.names is None else self.outline.names
         for name, (column, label, key) in zip(names, self._columns.values(), strict=True):
             dtype, shape, encoded = specs[name]
             if encoded and _is_text(column):
                 dtype, shape = "string", shape[:1]
-            message.inputs[name].CopyFrom(_tensor(array_of(column, dtype, Place(label, key, shape)), dtype))
-        return message.SerializeToString()
+            message.append(_input(name, array_of(column, dtype, Place(label, key, shape)), dtype))
+        return b"".join(message)
 
 
 def read_long(body: bytes, channel: Channel) -> bytes:
@@ -138,10 +145,21 @@ def _key(name: str) -> str:
     return f".{safe_text(name, 80)}"
 
 
-def _tensor(array: Array, dtype: str) -> TensorProto:
-    proto = TensorProto(dtype=WIRE_TYPES[dtype].number, tensor_shape=wire_shape(array.shape))
+def _input(name: str, array: Array, dtype: str) -> bytes:
+    """Returns a PredictRequest with one input. Messages that are joined are one message with the fields of both."""
     if dtype == "string":
-        proto.string_val.extend(array.ravel().tolist())
-    else:
-        proto.tensor_content = tensors.encode_data(array, dtype)
-    return proto
+        tensor = TensorProto(dtype=WIRE_TYPES[dtype].number, tensor_shape=wire_shape(array.shape))
+        tensor.string_val.extend(array.ravel().tolist())
+        return PredictRequest(inputs={name: tensor}).SerializeToString()
+    # As protobuf writes it, with the elements copied once.
+    content, head, key = tensors.encode_data(array, dtype), _head(dtype, array.shape), name.encode()
+    field = b"".join((head, _CONTENT_TAG, varint(len(content)))) if content else head
+    size = len(field) + len(content)
+    entry = b"".join((_KEY_TAG, varint(len(key)), key, _VALUE_TAG, varint(size)))
+    return b"".join((_INPUTS_TAG, varint(len(entry) + size), entry, field, content))
+
+
+@lru_cache(MAX_HEADS)
+def _head(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Returns a TensorProto without elements."""
+    return TensorProto(dtype=WIRE_TYPES[dtype].number, tensor_shape=wire_shape(shape)).SerializeToString()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import orjson
 from layerserve.values import tensors
+from layerserve.values.wire import MAX_HEADS
 
 from layerserve_server.errors import InvalidRequestError, UnknownInputError, safe_text
 from layerserve_server.extensions.tensorflow_serving import rest_body
@@ -30,6 +31,7 @@ from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease, LoadedVersion
+from layerserve_server.services.prediction.endpoint import kept
 from layerserve_server.services.prediction.predict_protocol import Span
 from layerserve_server.services.prediction.wire_format import without
 from layerserve_server.services.rest.body_reader import BodyReader
@@ -58,9 +60,11 @@ class Predict:
         def specs(outline: Outline) -> dict[str, InputSpec]:
             nonlocal order
             key = outline.signature_name or DEFAULT_KEY
+            names = None if outline.names is None else tuple(outline.names)
             with self._leased(choice, may_block=request.may_block) as version:
-                order = tuple(signature(version, key).outputs)
-                return input_specs(version, key, outline)
+                kind = "names in JSON", key, names, outline.rows < 0
+                order, found = kept(version, kind, lambda: _names_and_specs(version, key, outline))
+                return found
 
         if self._reader.is_long(len(request.body)):
             with self._reader.reading(request.body, rest_body.__name__) as reading:
@@ -94,6 +98,13 @@ def model_spec(names: Mapping[str, str]) -> ModelSpec:
             raise InvalidRequestError(f"version '{safe_text(number, 40)}': expected a number")
         spec.version.value = int(number)
     return spec
+
+
+def _names_and_specs(
+    version: LoadedVersion, key: str, outline: Outline
+) -> tuple[tuple[str, ...], dict[str, InputSpec]]:
+    """Returns the names of a signature's outputs, and `input_specs`."""
+    return tuple(signature(version, key).outputs), input_specs(version, key, outline)
 
 
 def input_specs(version: LoadedVersion, key: str, outline: Outline) -> dict[str, InputSpec]:
@@ -130,13 +141,27 @@ def _reply(write: Callable[[dict[str, Array]], Iterator[bytes]], order: Sequence
 def _output(message: bytes, entry: Span) -> tuple[str, Array]:
     """Returns name and array of an output of a PredictResponse. An array's bytes are read where they are."""
     rest, (value,) = without(message, {VALUE}, entry)
-    name = PredictResponse.OutputsEntry.FromString(rest).key
+    name = _key(rest)
     rest, elements = without(message, RAW_FIELDS, value)
     if len(elements) != 1:
         return name, TensorFlowTensor(name, TensorProto.FromString(message[value.start : value.stop])).array()
-    tensor = TensorFlowTensor(name, TensorProto.FromString(rest))
-    dtype, (start, stop) = tensors.NUMPY_DTYPES[tensor.dtype], elements[0]
-    return name, np.frombuffer(message, dtype, (stop - start) // dtype.itemsize, start).reshape(tensor.shape)
+    dtype, shape = _form(rest)
+    start, stop = elements[0]
+    return name, np.frombuffer(message, dtype, (stop - start) // dtype.itemsize, start).reshape(shape)
+
+
+@lru_cache(MAX_HEADS)
+def _key(entry: bytes) -> str:
+    """Returns the name of an output, of its entry without the value."""
+    key: str = PredictResponse.OutputsEntry.FromString(entry).key
+    return key
+
+
+@lru_cache(MAX_HEADS)
+def _form(tensor: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Returns dtype and shape of a tensor without its elements."""
+    read = TensorFlowTensor("", TensorProto.FromString(tensor))
+    return tensors.NUMPY_DTYPES[read.dtype], read.shape
 
 
 def _in_columns(arrays: dict[str, Array]) -> Iterator[bytes]:

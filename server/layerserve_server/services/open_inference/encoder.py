@@ -44,7 +44,8 @@ class InferEncoder:
         Raises InvalidTensorError if the protocol lacks a dtype.
         """
         self._head = ModelInferResponse(model_name=version.name, model_version=str(version.version)).SerializeToString()
-        self._outputs = tuple(outputs)
+        #: Name and dtype of each output, and the number of classes.
+        self.outputs = tuple(outputs)
         #: Ends of the texts of classes by output: a colon and the label, or nothing.
         self._ends = {name: [b":" + label if label else b"" for label in of_one] for name, of_one in labels.items()}
         for name, dtype, _ in outputs:
@@ -56,13 +57,13 @@ class InferEncoder:
         """Returns the serialized reply with these arrays."""
         arrays = [
             classes(results[name], name, count, self._ends.get(name, ())) if count else results[name]
-            for name, _, count in self._outputs
+            for name, _, count in self.outputs
         ]
-        kinds = [self._kind(array, dtype) for array, (_, dtype, _) in zip(arrays, self._outputs, strict=True)]
+        kinds = [self.kind(array, dtype) for array, (_, dtype, _) in zip(arrays, self.outputs, strict=True)]
         parts: list[Any] = [
             self._describe(tuple((kind, array.shape) for kind, array in zip(kinds, arrays, strict=True)))
         ]
-        for kind, array, (name, *_) in zip(kinds, arrays, self._outputs, strict=True):
+        for kind, array, (name, *_) in zip(kinds, arrays, self.outputs, strict=True):
             content: Any
             if kind in CONVERTED:
                 content = tensors.encode_data(array, kind, name)
@@ -75,10 +76,10 @@ class InferEncoder:
 
     def split(self, results: Arrays, rows: int, ids: Sequence[str]) -> list[bytes]:
         """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
-        kinds = [self._kind(results[name], dtype) for name, dtype, _ in self._outputs]
-        if not CONVERTED.isdisjoint(kinds) or any(count for *_, count in self._outputs):
+        kinds = [self.kind(results[name], dtype) for name, dtype, _ in self.outputs]
+        if not CONVERTED.isdisjoint(kinds) or any(count for *_, count in self.outputs):
             return fill_each(self, results, rows, ids)
-        arrays = [results[name] for name, *_ in self._outputs]
+        arrays = [results[name] for name, *_ in self.outputs]
         head = self._describe(
             tuple((kind, (rows, *array.shape[1:])) for kind, array in zip(kinds, arrays, strict=True))
         )
@@ -96,13 +97,13 @@ class InferEncoder:
                 self._heads = {}
             outputs = [
                 ModelInferResponse.InferOutputTensor(name=name, datatype=datatype(kind, name), shape=shape)
-                for (name, *_), (kind, shape) in zip(self._outputs, forms, strict=True)
+                for (name, *_), (kind, shape) in zip(self.outputs, forms, strict=True)
             ]
             head = self._heads[forms] = self._head + ModelInferResponse(outputs=outputs).SerializeToString()
         return head
 
     @staticmethod
-    def _kind(array: Array, dtype: str) -> str:
+    def kind(array: Array, dtype: str) -> str:
         """Returns the dtype as which an output is sent: arrays have bfloat16 as float32, which NumPy lacks."""
         held = WIRE_TYPES.get(array.dtype) or tensors.array_dtype(array)
         return "bfloat16" if (held, dtype) == ("float32", "bfloat16") else held

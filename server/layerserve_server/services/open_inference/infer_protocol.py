@@ -133,10 +133,7 @@ class InferProtocol(PredictProtocol):
 
     def encoder(self, version: LoadedVersion, requested: RequestedOutputs, names: tuple[str, ...]) -> Encoder:
         """Returns the encoder of ModelInferResponse messages. Raises InvalidTensorError for dtypes they lack."""
-        specs = {spec.name: spec.dtype for spec in version.runner.plan(requested.outputs).output_specs}
-        classes: Any = requested.form or (0,) * len(names)
-        outputs = [(name, specs[name], count) for name, count in zip(names, classes, strict=True)]
-        return InferEncoder(version, outputs, version.class_labels)
+        return infer_encoder(version, requested, requested.form, names)
 
     # Of streams.
 
@@ -161,6 +158,16 @@ class InferProtocol(PredictProtocol):
         return ModelStreamInferResponse(
             error_message=wire.text, infer_response=ModelInferResponse(id=id)
         ).SerializeToString()
+
+
+def infer_encoder(
+    version: LoadedVersion, requested: RequestedOutputs, classes: Any, names: tuple[str, ...]
+) -> InferEncoder:
+    """Returns the encoder for the outputs `names`, with the number of classes of each; None for numbers alone."""
+    specs = {spec.name: spec.dtype for spec in version.runner.plan(requested.outputs).output_specs}
+    counts = classes or (0,) * len(names)
+    outputs = [(name, specs[name], count) for name, count in zip(names, counts, strict=True)]
+    return InferEncoder(version, outputs, version.class_labels)
 
 
 @dataclass(frozen=True)

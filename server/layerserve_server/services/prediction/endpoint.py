@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.inference.admission import Admission
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.prediction.decoder import Decoder
 from layerserve_server.services.prediction.predict_protocol import Encoder, RequestedOutputs
+
+T = TypeVar("T")
 
 #: Maximum number of cached endpoints per version. Clients choose the outputs, so there has to be a limit.
 MAX_KEPT = 64
@@ -31,12 +35,17 @@ def endpoint_of(version: LoadedVersion, requested: RequestedOutputs) -> Endpoint
 
     Raises UnknownOutputError if there is no such output, and InvalidRequestError if one is given twice.
     """
-    found: Endpoint | None = version.endpoints.get(requested)
+    return kept(version, requested, lambda: _make_endpoint(version, requested))
+
+
+def kept(version: LoadedVersion, key: Hashable, make: Callable[[], T]) -> T:
+    """Returns what a version keeps for requests of a kind, made once."""
+    found: T | None = version.endpoints.get(key)
     if found is None:
-        found = _make_endpoint(version, requested)
+        found = make()
         if len(version.endpoints) >= MAX_KEPT:
             version.endpoints.clear()
-        version.endpoints[requested] = found
+        version.endpoints[key] = found
     return found
 
 

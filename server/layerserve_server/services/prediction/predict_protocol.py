@@ -131,6 +131,11 @@ class PredictProtocol(Protocol):
         Returns None if other messages may not be read in the same way.
         """
 
+    def plain_id(self, id: bytes) -> bool:
+        """Whether an id, where a template has one, is what these bytes of a message are."""
+        # protobuf refuses ids that aren't UTF-8.
+        return id.isascii()
+
     def input_names(self, version: LoadedVersion, requested: RequestedOutputs) -> Mapping[str, str]:
         """Returns further names of a model's inputs, each with the model's own name; by default none.
 

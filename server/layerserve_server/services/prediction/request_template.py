@@ -76,8 +76,7 @@ class RequestTemplate:
         for start, content in self._fixed:
             if not message.startswith(content, start):
                 return False
-        # protobuf refuses ids that aren't UTF-8, so only ASCII is accepted without parsing.
-        return self._id is None or message[self._id.start : self._id.stop].isascii()
+        return self._id is None or self.requested.protocol.plain_id(message[self._id.start : self._id.stop])
 
     def id(self, message: bytes) -> str:
         """Returns the id of a message with this template; empty if it has none."""

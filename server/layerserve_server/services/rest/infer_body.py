@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import orjson
 from layerserve import errors as codec_errors
 from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError, safe_text
 from layerserve_server.jobs.channel import Channel
 from layerserve_server.protocols.inference.inference_pb2 import InferParameter, ModelInferRequest
-from layerserve_server.services.open_inference.datatypes import dtype
+from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
 from layerserve_server.services.rest.body_job import send_outline
 from layerserve_server.services.rest.json_arrays import Place, array_of
 from layerserve_server.services.rest.json_text import field, kind_of, loads, text_bytes
@@ -32,6 +33,10 @@ class Wanted(NamedTuple):
     #: By name of output; for others `default`.
     binary: Mapping[str, bool]
     default: bool
+
+    def is_binary(self, output: str) -> bool:
+        """Whether an output is in binary."""
+        return self.binary.get(output, self.default)
 
 
 class Binary:
@@ -97,6 +102,42 @@ def read(body: bytes, size: int) -> tuple[ModelInferRequest, Wanted]:
         wanted[name] = field(given, "binary_data", bool, f"{label}.parameters", default=default)
         message.outputs.add(name=name, parameters=_parameters(given, f"{label}.parameters", ("binary_data",)))
     return message, Wanted(wanted, default)
+
+
+def in_binary(body: bytes) -> tuple[bytes, bytes] | None:
+    """Returns JSON and tensors of the same request with its numbers in binary; None if it is to be read as it is.
+
+    Requests with other numbers then have the same JSON. Raises InvalidRequestError.
+    """
+    try:
+        value = orjson.loads(body)
+    except ValueError:
+        return None
+    inputs = value.get("inputs") if isinstance(value, dict) else None
+    if not isinstance(inputs, list) or not all(map(_has_numbers, inputs)):
+        return None
+    contents: list[bytes] = []
+    for index, given in enumerate(inputs):
+        data = _elements(given, given["name"], given["datatype"], _shape(given, f"inputs[{index}]"), f"inputs[{index}]")
+        del given["data"]
+        given["parameters"] = {**given.get("parameters", {}), "binary_data_size": len(data)}
+        contents.append(data)
+    # Where ids are looked for.
+    text = orjson.dumps({"id": value.pop("id"), **value} if "id" in value else value)
+    return text, b"".join(contents)
+
+
+def _has_numbers(given: Any) -> bool:
+    """Whether an input has its elements as numbers in JSON, and nothing that is wrong with the rest."""
+    return (
+        isinstance(given, dict)
+        and isinstance(given.get("name"), str)
+        and isinstance(given.get("data"), list)
+        and isinstance(given.get("parameters", {}), dict)
+        and "binary_data_size" not in given.get("parameters", {})
+        and isinstance(given.get("datatype"), str)
+        and DTYPES.get(given["datatype"], "string") != "string"
+    )
 
 
 def read_long(body: bytes, channel: Channel, size: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -54,6 +55,8 @@ def array_of(value: Any, dtype: str, place: Place) -> Array:
         texts.reshape(-1)[:] = flat
         return texts
     kind = _kind(dtype)
+    if (packed := _packed(value, kind, dtype, shape)) is not None:
+        return packed
     array = _fast(value, kind)
     if array is None or array.shape != shape:
         # Something is wrong, or numbers are large: one by one.
@@ -97,6 +100,40 @@ def _walk(value: Any, shape: tuple[int, ...], path: str) -> Iterator[tuple[Any, 
         raise InvalidTensorError(f"{path}: got {kind_of(value)}, expected a list of {shape[0]} {what}")
     for index, inner in enumerate(value):
         yield from _walk(inner, shape[1:], f"{path}[{index}]")
+
+
+def _packed(value: Any, kind: str, dtype: str, shape: tuple[int, ...]) -> Array | None:
+    """Returns numbers on one or two axes as an array, in half the time of `_fast`; None if they may need that."""
+    if kind == "bool" or dtype not in _PACKED or not 1 <= len(shape) <= 2 or 0 in shape:
+        return None
+    code, wide, low, high = _PACKED[dtype]
+    pack, length = struct.Struct(f"{shape[-1]}{code}").pack, shape[-1]
+    try:
+        if len(shape) == 1:
+            content = pack(*value)
+        elif all(type(row) is list and len(row) == length for row in value):
+            content = b"".join([pack(*row) for row in value])
+        else:
+            return None
+    except (struct.error, OverflowError):
+        return None
+    array = np.frombuffer(content, wide).reshape(shape)
+    # Neither infinities, NaN nor what doesn't fit.
+    if not low <= array.min() <= array.max() <= high:
+        return None
+    # True and false are 1 and 0 to it.
+    if ((array == 0) | (array == 1)).any() and _has_bool(value):
+        return None
+    return array.astype(dtype)
+
+
+#: By dtype: how `struct` names its widest kind, that kind, and the bounds of its numbers.
+_PACKED = {
+    "float32": ("d", np.float64, -3e38, 3e38),
+    "float64": ("d", np.float64, -1e308, 1e308),
+    "int32": ("q", np.int64, -(2**31), 2**31 - 1),
+    "int64": ("q", np.int64, -(2**63), 2**63 - 1),
+}
 
 
 def _fast(value: Any, kind: str) -> Array | None:

@@ -16,6 +16,7 @@ from layerserve_server.access.caller import Caller
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.services.open_inference.inference import SERVICE
+from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.infer import Infer
 from layerserve_server.services.rest.json_text import dumps, field, kind_of, object_of
@@ -28,13 +29,13 @@ VERSION = MODEL + "/versions/{version}"
 RESET = None
 
 
-def routes(reader: BodyReader, check_known: Callable[[Any, Caller], None]) -> list[HttpRoute]:
+def routes(predictor: Predictor, reader: BodyReader, check_known: Callable[[Any, Caller], None]) -> list[HttpRoute]:
     """Returns the routes. `reader` reads long bodies.
 
     `check_known` raises an error if there is no such model or version as a message names, or its caller has no right.
     """
-    both, infer = (VERSION, MODEL), Infer(reader)
-    found = [HttpRoute("POST", path + "/infer", SERVICE + "ModelInfer", infer.translate) for path in both]
+    both, infer = (VERSION, MODEL), Infer(predictor, reader)
+    found = [HttpRoute("POST", path + "/infer", SERVICE + "ModelInfer", handler=infer.handler) for path in both]
     # Before the paths with a version: "stats" is no model's name there.
     found.append(_route("GET", "/v2/models/stats", "ModelStatistics", _of_model(pb.ModelStatisticsRequest)))
     for path in both:

@@ -1,36 +1,38 @@
-"""The ASGI application: each request becomes a call of a gRPC method's handler (see `exchange`)."""
+"""What answers requests: each becomes a call of a gRPC method's handler, or of its route's own (see `exchange`)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
-
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.gate import Pairs
 from layerserve_server.errors import (
-    CallCancelledError,
+    BusyError,
     ForbiddenError,
     InvalidRequestError,
     UnknownMethodError,
     safe_text,
 )
 from layerserve_server.transport.call import Routes
-from layerserve_server.transport.chunking import CHUNK_BYTES
 from layerserve_server.transport.event_batch import EventBatches, deadline_in
-from layerserve_server.transport.http.call import TIMEOUT, HttpCall, timeout_of
-from layerserve_server.transport.http.connection import KEY, HttpConnection
-from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Plain, WouldBlockError
+from layerserve_server.transport.http.call import HttpCall, timeout_of
+from layerserve_server.transport.http.connection import HttpConnection, Received
+from layerserve_server.transport.http.exchange import (
+    HttpReply,
+    HttpRequest,
+    HttpRoute,
+    Plain,
+    UnwrittenReply,
+    WouldBlockError,
+)
 from layerserve_server.transport.http.hosts import Hosts
+from layerserve_server.transport.http.routes import Found, HttpRoutes
 from layerserve_server.transport.http.statuses import error_reply, failure_reply
 from layerserve_server.transport.perimeter.compression import is_compressed
 from layerserve_server.transport.perimeter.limits import (
@@ -40,15 +42,15 @@ from layerserve_server.transport.perimeter.limits import (
     TRANSLATING_THREADS,
     Limits,
 )
-from layerserve_server.transport.status import GONE, Failure, failure
+from layerserve_server.transport.status import Failure, failure
 
 logger = logging.getLogger(__name__)
 
 #: Codings of bodies that are decompressed, and all that aren't refused.
 COMPRESSING = ("gzip", "x-gzip", "deflate")
 CODINGS = ("", "identity", *COMPRESSING)
-#: Headers of which a request may have one. Of several, another server on the way might take another one.
-SINGLE = ("host", "origin", "transfer-encoding", "content-encoding", TIMEOUT, "inference-header-content-length")
+#: Tells a client that waits for it to send the body.
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 #: What to do about paths that other servers have on this port.
@@ -56,7 +58,7 @@ _ELSEWHERE = {"/metrics": "ask the metrics port for it (--metrics-port, 8002 by 
 
 
 class HttpApp:
-    """Answers requests. Runs in the event loop to whose thread `batches` is bound."""
+    """Answers the requests of all connections. Runs in the event loop to whose thread `batches` is bound."""
 
     def __init__(
         self,
@@ -66,11 +68,13 @@ class HttpApp:
         batches: EventBatches,
         limits: Limits,
         hosts: Hosts,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         """`plain` are the replies of paths that every caller may read, and `handlers` those of the routes' methods.
 
         `hosts` has the names under which browsers reach the server.
         """
+        self.loop = loop
         self._handlers = handlers
         self._batches = batches
         self._limits = limits
@@ -80,225 +84,261 @@ class HttpApp:
         self._translating = ThreadPoolExecutor(TRANSLATING_THREADS, "translate")
         self._replying = ThreadPoolExecutor(REPLYING_THREADS, "reply")
         self._finishing = False
-        by_path: dict[str, dict[str, HttpRoute]] = {}
-        for route in routes:
-            by_path.setdefault(route.path, {})[route.verb] = route
-        found = [Route(path, _Endpoint(partial(self._answer, verbs))) for path, verbs in by_path.items()]
-        found += [Route(path, _Endpoint(partial(self._plain, make))) for path, make in plain.items()]
-        self._router = Router(found, redirect_slashes=False, default=self._unknown)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
-        try:
-            await self._router(scope, receive, send)
-        except Exception:
-            # uvicorn answers with 500, and its log is off: it has a line for whatever clients do wrong.
-            logger.exception("a request over HTTP failed")
-            raise
+        self._routes = HttpRoutes(routes, plain)
+        #: Replies that take several steps.
+        self._sending: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
         """Ends the threads."""
         for pool in (self._translating, self._replying):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        hint = _ELSEWHERE.get(path, "/openapi.json lists those that do")
-        text = f"path '{safe_text(path, 200)}' doesn't exist on this server; {hint}"
-        await _send(scope, send, error_reply(text, 404, "unknown_path"), unread=True)
-
-    async def _plain(self, make: Plain, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in ("GET", "HEAD"):
-            await self._wrong_verb(scope, send, ("GET",))
-        else:
-            accept = b", ".join(value for name, value in scope["headers"] if name == b"accept")
-            await _send(scope, send, make(accept.decode("latin-1")))
-
-    async def _wrong_verb(self, scope: Scope, send: Send, verbs: Collection[str]) -> None:
-        expected = ", ".join(sorted(verbs))
-        text = f"path '{safe_text(scope['path'], 200)}': got {scope['method']}, expected {expected}"
-        await _send(scope, send, error_reply(text, 405, "unknown_method", ("allow", expected)), unread=True)
-
-    async def _answer(self, verbs: Mapping[str, HttpRoute], scope: Scope, receive: Receive, send: Send) -> None:
-        route = verbs.get("GET" if scope["method"] == "HEAD" else scope["method"])
+    def begin(self, connection: HttpConnection, request: Received) -> None:
+        """Begins the request whose turn it is, of which at least the head has come."""
+        head = request.head
+        found = head.found
+        if found is None:
+            found = head.found = self._routes.find(head.path)
+        route = found.verbs.get(head.verb if head.verb != "HEAD" else "GET")
         if route is None:
-            await self._wrong_verb(scope, send, verbs)
+            self._reply_without_call(connection, request, found)
             return
-        connection: HttpConnection = scope[KEY]
-        pairs = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
-        headers = dict(pairs)
-        loop, now = connection.loop, time.monotonic()
-        call = HttpCall(self._batches, route.method, pairs, connection, loop, now)
-        exchange = _Exchange(self, route, scope, headers, call)
-        connection.call = call
+        call = request.call = connection.call = HttpCall(self, self._batches, route, head, connection, time.monotonic())
         self._batches.begin(call)
-        timer = None
-        try:
-            read = await self._receive(call, headers, connection, receive)
-            if read:
-                if call.deadline is not None:
-                    timer = loop.call_at(loop.time() + call.deadline - time.monotonic(), call.gone)
-                self._batches.take(call, exchange.handle)
-            self._finish_soon(loop)
-            outcome = await call.ended
-            connection.call = None
-            if timer is not None:
-                timer.cancel()
-            await connection.writable(0)
-            reply = await exchange.reply_to(outcome, loop)
-            if not isinstance(outcome, Failure) and (tail := call.tail()):
-                reply = replace(reply, headers=(*reply.headers, *tail))
-            await _send(scope, send, reply, unread=not read)
-            await connection.writable(len(reply.body))
-        finally:
-            connection.call = None
-            call.drop()
+        if request.complete and head.plain:
+            call.request = request.take()
+            self._batches.take(call, self._handle)
+            self._finish_soon()
+        else:
+            self._receive(call, connection, request)
 
-    async def _receive(
-        self, call: HttpCall, headers: Mapping[str, str], connection: HttpConnection, receive: Receive
-    ) -> bool:
-        """Reads the body of a request. Returns False if the call was refused instead."""
-        self._receiving.add(call)
-        timer = connection.loop.call_later(self._limits.stream_idle_seconds, connection.late_body)
+    def proceed(self, request: Received) -> None:
+        """Takes what has come of the body of a request that was begun."""
+        call = request.call
+        if call not in self._receiving:
+            return
+        assert call is not None
         try:
-            _refuse_several(call.metadata)
-            call.deadline = deadline_in(timeout_of(headers), call.arrived)
-            # Before anything of the body is looked at.
-            self._batches.admit(call)
-            _refuse_other_origins(headers, self._hosts, call.caller)
-            coding = headers.get("content-encoding", "").lower()
-            if coding not in CODINGS:
-                raise InvalidRequestError(f"content-encoding: got '{safe_text(coding, 80)}', expected gzip or deflate")
-            # httptools refuses what isn't a number of 64 bits, but not thousands of zeros before it.
-            self._limits.check_size(int(headers.get("content-length", "").lstrip("0") or 0))
-            call.request = await self._body(call, receive)
+            if request.size - call.held >= COUNTED_BYTES:
+                self._limits.check_size(request.size)
+                call.hold(request.size - call.held)
+            if not request.complete:
+                return
+            call.request = request.take()
+            coding = call.head.headers.get("content-encoding", "").lower()
             if coding in COMPRESSING and call.request and not is_compressed(call.request):
                 raise InvalidRequestError(f"content-encoding: got '{coding}' and a body that isn't gzip or zlib data")
         except Exception as error:
-            call.fail(error)
-            return False
-        finally:
-            timer.cancel()
-            self._receiving.discard(call)
-        return True
+            self._refuse(call, error)
+            return
+        self._receiving.discard(call)
+        call.stop_timer()
+        # Counted anew as a whole.
+        call.drop()
+        if call.deadline is not None:
+            call.timer = self.loop.call_at(self.loop.time() + call.deadline - time.monotonic(), call.gone)
+        self._batches.take(call, self._handle)
+        self._finish_soon()
 
-    async def _body(self, call: HttpCall, receive: Receive) -> bytes:
-        """Returns the body. What has come so far counts towards the memory budget. Raises as `MemoryBudget.take`."""
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise CallCancelledError(GONE)
-        if not message.get("more_body"):
-            # Counted by `EventBatches.take`.
-            whole: bytes = message["body"]
-            return whole
-        pieces, size = [message["body"]], len(message["body"])
-        held = 0
+    def end(self, call: HttpCall, outcome: bytes | Failure) -> None:
+        """Sends the reply message or the error of a call."""
+        self._receiving.discard(call)
+        call.stop_timer()
+        connection: HttpConnection = call.connection  # type: ignore[assignment]
+        if connection.call is not call or connection.closed:
+            # The client has left.
+            call.drop()
+            return
+        connection.call = None
+        prompt = isinstance(outcome, Failure) or (len(outcome) <= PROMPT_BYTES and not call.route.slow_replies)
+        if connection.write_paused or not prompt:
+            self._begin_sending(self._end_slowly(call, connection, outcome))
+            return
         try:
-            while message.get("more_body"):
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise CallCancelledError(GONE)
-                pieces.append(message["body"])
-                size += len(pieces[-1])
-                self._limits.check_size(size)
-                if size - held >= COUNTED_BYTES:
-                    self._batches.memory.take(size - held)
-                    held = size
-            return b"".join(pieces)
-        finally:
-            self._batches.memory.give(held)
+            if type(outcome) is bytes and call.reply is None:
+                connection.send_written(outcome, call.tail())
+            else:
+                reply = self._reply_to(call, outcome)
+                if len(reply.body) > PROMPT_BYTES:
+                    self._begin_sending(self._send_slowly(call, connection, reply))
+                    return
+                connection.send(reply, unread=call.unread)
+        except Exception:
+            self._failed(connection)
+        if connection.write_paused:
+            self._begin_sending(self._drop_later(call, connection))
+        else:
+            call.drop()
 
-    def _finish_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _reply_without_call(self, connection: HttpConnection, request: Received, found: Found) -> None:
+        """Answers a request that is no call: to a path without rights, or a wrong one."""
+        head = request.head
+        try:
+            if found.plain is not None and head.verb in ("GET", "HEAD"):
+                accept = ", ".join(str(value) for name, value in head.pairs if name == "accept")
+                reply = found.plain(accept)
+                if len(reply.body) > PROMPT_BYTES:
+                    self._begin_sending(self._send_slowly(None, connection, reply))
+                else:
+                    connection.send(reply, unread=not request.complete)
+                return
+            path = safe_text(head.path, 200)
+            if found.plain is None and not found.verbs:
+                hint = _ELSEWHERE.get(head.path, "/openapi.json lists those that do")
+                text = f"path '{path}' doesn't exist on this server; {hint}"
+                connection.send(error_reply(text, 404, "unknown_path"), unread=True)
+                return
+            expected = ", ".join(sorted(found.verbs or ("GET",)))
+            text = f"path '{path}': got {head.verb}, expected {expected}"
+            connection.send(error_reply(text, 405, "unknown_method", ("allow", expected)), unread=True)
+        except Exception:
+            self._failed(connection)
+
+    def _receive(self, call: HttpCall, connection: HttpConnection, request: Received) -> None:
+        """Checks what is known of a request before its body is looked at, and takes what has come of that."""
+        self._receiving.add(call)
+        head = call.head
+        try:
+            head.refuse_several()
+            call.deadline = deadline_in(timeout_of(head.headers), call.arrived)
+            self._batches.admit(call)
+            _refuse_other_origins(head.headers, self._hosts, call.caller)
+            coding = head.headers.get("content-encoding", "").lower()
+            if coding not in CODINGS:
+                raise InvalidRequestError(f"content-encoding: got '{safe_text(coding, 80)}', expected gzip or deflate")
+            self._limits.check_size(head.length)
+        except Exception as error:
+            self._refuse(call, error)
+            return
+        if not request.complete:
+            call.timer = self.loop.call_later(self._limits.stream_idle_seconds, connection.late_body)
+            if head.expects_continue():
+                connection.transport.write(CONTINUE)
+        self.proceed(request)
+
+    def _refuse(self, call: HttpCall, error: Exception) -> None:
+        call.unread = True
+        call.fail(error)
+        self._finish_soon()
+
+    def _finish_soon(self) -> None:
         """Ends the event batch after the calls that have arrived at the same time."""
         if not self._finishing:
             self._finishing = True
-            loop.call_soon(self._finish)
+            self.loop.call_soon(self._finish)
 
     def _finish(self) -> None:
         self._finishing = False
         self._batches.finish()
 
+    # Calls with a message of gRPC, or of a route's own handler.
 
-class _Exchange:
-    """The translations of a request and of its reply."""
+    def _handle(self, call: Any) -> None:
+        """Passes a request to its handler."""
+        if call.route.handler is not None:
+            head = call.head
+            handler = head.handler
+            if handler is None:
+                assert head.found is not None
+                handler = head.handler = call.route.handler(head.found.names, head.headers)
+            handler(call)
+        elif len(call.request) > PROMPT_BYTES:
+            self._translating.submit(call.attempt, partial(self._translate, call, may_block=True))
+        else:
+            try:
+                self._translate(call, may_block=False)
+            except WouldBlockError:
+                call.in_pool(partial(self._translate, call, may_block=True))
 
-    __slots__ = ("_app", "_call", "_headers", "_names", "_query", "_reply", "_route")
-
-    def __init__(
-        self, app: HttpApp, route: HttpRoute, scope: Scope, headers: Mapping[str, str], call: HttpCall
-    ) -> None:
-        self._app = app
-        self._route = route
-        self._names: Mapping[str, str] = scope["path_params"]
-        self._query: str = scope["query_string"].decode("latin-1")
-        self._headers = headers
-        self._call = call
-        self._reply: Callable[[bytes], HttpReply] | None = None
-
-    def handle(self, call: Any) -> None:
-        """Translates the request, and passes the message to the method's handler."""
-        app = self._app
-        if len(call.request) > PROMPT_BYTES:
-            app._translating.submit(call.attempt, partial(self._translate, may_block=True))
-            return
-        try:
-            self._translate(may_block=False)
-        except WouldBlockError:
-            call.in_pool(partial(self._translate, may_block=True))
-
-    def _translate(self, *, may_block: bool) -> None:
-        call, method = self._call, self._route.method
-        request = HttpRequest(self._names, self._query, self._headers, call.request, call.caller, may_block)
-        try:
-            message, self._reply = self._route.translate(request)
-        except UnicodeEncodeError:
-            raise InvalidRequestError(
-                "the body: got a string with half of a surrogate pair, expected Unicode"
-            ) from None
-        self._app._limits.check_size(len(message))
+    def _translate(self, call: HttpCall, *, may_block: bool) -> None:
+        """Translates a request, and passes the message to the method's handler."""
+        head, route = call.head, call.route
+        assert route.translate is not None
+        assert head.found is not None
+        request = HttpRequest(head.found.names, head.query, head.headers, call.request, call.caller, may_block)
+        message, call.reply = route.translate(request)
+        self._limits.check_size(len(message))
         if len(message) >= COUNTED_BYTES:
             call.hold(len(message))
         call.request = message
-        handler = self._app._handlers.unary.get(method)
+        handler = self._handlers.unary.get(route.method)
         if handler is None:
-            raise UnknownMethodError(f"method '{method}' doesn't exist on this server")
-        if method in self._app._handlers.prompt:
+            raise UnknownMethodError(f"method '{route.method}' doesn't exist on this server")
+        if route.method in self._handlers.prompt:
             handler(call)
         else:
-            self._app._batches.work(call, handler, lists=method in self._app._handlers.lists)
+            self._batches.work(call, handler, lists=route.method in self._handlers.lists)
 
-    async def reply_to(self, outcome: bytes | Failure, loop: asyncio.AbstractEventLoop) -> HttpReply:
-        """Returns the reply for the call's reply message or error."""
-        translate = self._reply
+    def _reply_to(self, call: HttpCall, outcome: bytes | Failure) -> HttpReply:
+        """Returns the reply for a call's reply message or error."""
         if isinstance(outcome, Failure):
             return failure_reply(outcome)
-        assert translate is not None
         try:
-            if len(outcome) <= PROMPT_BYTES and not self._route.slow_replies:
-                return translate(outcome)
-            reply = await loop.run_in_executor(self._app._replying, translate, outcome)
-            self._call.hold(len(reply.body))
-            return reply
+            if isinstance(outcome, UnwrittenReply):
+                reply = outcome.write(outcome)
+            else:
+                assert call.reply is not None
+                reply = call.reply(outcome)
         except Exception as error:
-            return failure_reply(failure(error, self._route.method))
+            return failure_reply(failure(error, call.method))
+        tail = call.tail()
+        return replace(reply, headers=(*reply.headers, *tail)) if tail else reply
 
+    # Replies that are long, or for clients that haven't read those before.
 
-class _Endpoint:
-    """An ASGI application that isn't a function, as starlette expects them in routes."""
+    def _begin_sending(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
-    def __init__(self, answer: Any) -> None:
-        self._answer = answer
+    async def _end_slowly(self, call: HttpCall, connection: HttpConnection, outcome: bytes | Failure) -> None:
+        try:
+            await connection.writable(0)
+            if type(outcome) is bytes and call.reply is None:
+                await connection.send_long_written(outcome, call.tail())
+                await connection.writable(len(outcome))
+            else:
+                await self._send_slowly(call, connection, await self._reply_slowly(call, outcome))
+        except Exception:
+            self._failed(connection)
+        finally:
+            call.drop()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answer(scope, receive, send)
+    async def _send_slowly(self, call: HttpCall | None, connection: HttpConnection, reply: HttpReply) -> None:
+        """Sends a reply, and counts its call towards the memory budget until its client has read it."""
+        try:
+            if len(reply.body) > PROMPT_BYTES:
+                await connection.send_long(reply)
+            else:
+                connection.send(reply, unread=call is not None and call.unread)
+            await connection.writable(len(reply.body))
+        except Exception:
+            self._failed(connection)
+        finally:
+            if call is not None:
+                call.drop()
 
+    async def _reply_slowly(self, call: HttpCall, outcome: bytes | Failure) -> HttpReply:
+        if isinstance(outcome, Failure) or (len(outcome) <= PROMPT_BYTES and not call.route.slow_replies):
+            return self._reply_to(call, outcome)
+        reply = await self.loop.run_in_executor(self._replying, self._reply_to, call, outcome)
+        try:
+            call.hold(len(reply.body))
+        except BusyError as error:
+            return failure_reply(failure(error, call.method))
+        return reply
 
-def _refuse_several(pairs: Pairs) -> None:
-    """Raises InvalidRequestError if a header of which a request may have one is given several times."""
-    counts = Counter(name for name, _ in pairs if name in SINGLE)
-    for name, count in counts.items():
-        if count > 1:
-            raise InvalidRequestError(f"header '{name}': got {count} headers, expected one")
+    async def _drop_later(self, call: HttpCall, connection: HttpConnection) -> None:
+        """Counts a call towards the memory budget until its client has read the reply."""
+        try:
+            await connection.writable(0)
+        finally:
+            call.drop()
+
+    def _failed(self, connection: HttpConnection) -> None:
+        """Logs what can't happen, and ends the connection."""
+        logger.exception("a request over HTTP failed")
+        connection.fail()
 
 
 def _refuse_other_origins(headers: Mapping[str, str], hosts: Hosts, caller: Caller) -> None:
@@ -315,32 +355,3 @@ def _refuse_other_origins(headers: Mapping[str, str], hosts: Hosts, caller: Call
         raise ForbiddenError(
             f"header 'origin': got '{safe_text(origin, 80)}', expected the host '{safe_text(host, 80)}' as its address"
         )
-
-
-async def _send(scope: MutableMapping[str, Any], send: Send, reply: HttpReply, *, unread: bool = False) -> None:
-    """Sends a reply. After a request of which a part is `unread` the connection is closed."""
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
-    headers.append((b"content-length", b"%d" % len(reply.body)))
-    connection: HttpConnection = scope[KEY]
-    if unread or connection.last:
-        headers.append((b"connection", b"close"))
-    start = {"type": "http.response.start", "status": reply.status, "headers": headers}
-    if len(reply.body) > PROMPT_BYTES:
-        await send(start)
-        await _send_chunks(connection, send, memoryview(reply.body))
-        return
-    writes = connection.writes
-    writes.join()
-    try:
-        await send(start)
-        await send({"type": "http.response.body", "body": reply.body})
-    finally:
-        writes.flush()
-
-
-async def _send_chunks(connection: HttpConnection, send: Send, body: memoryview) -> None:
-    """Sends a long body in chunks, each when the client has read most of those before: asyncio copies what waits."""
-    with connection.patience(len(body)):
-        for at in range(0, len(body), CHUNK_BYTES):
-            more = at + CHUNK_BYTES < len(body)
-            await send({"type": "http.response.body", "body": body[at : at + CHUNK_BYTES], "more_body": more})

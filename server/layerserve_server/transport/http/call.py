@@ -11,11 +11,12 @@ from layerserve_server.access.gate import Pairs
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.transport.call import Ended, Observer
 from layerserve_server.transport.event_batch import BatchedCall, EventBatches
+from layerserve_server.transport.http.exchange import HttpReply, HttpRoute
+from layerserve_server.transport.http.head import TIMEOUT, HttpHead
 from layerserve_server.transport.status import Failure
+from layerserve_server.transport.timing import CallTimes
 
-#: Header with the time that the client waits, as in gRPC: up to eight digits and a unit.
-TIMEOUT = "grpc-timeout"
-#: Seconds by unit of that time.
+#: Seconds by unit of the time in the header TIMEOUT.
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 #: Header of a reply with the version that answered.
@@ -31,40 +32,56 @@ class Connection(Protocol):
     certificate_names: Sequence[str]
 
 
-class HttpCall(BatchedCall):
-    """A call that came by HTTP. Its coroutine awaits `ended`, the reply message or the error."""
+class Answering(Protocol):
+    """What sends the replies to calls."""
 
-    __slots__ = ("_connection", "_headers", "_loop", "ended")
+    loop: asyncio.AbstractEventLoop
+
+    def end(self, call: HttpCall, outcome: bytes | Failure) -> None:
+        """Sends a reply message or an error. Called in the event loop."""
+
+
+class HttpCall(BatchedCall):
+    """A call that came by HTTP."""
+
+    __slots__ = ("_app", "connection", "head", "reply", "route", "timer", "unread")
 
     def __init__(
         self,
+        app: Answering,
         batches: EventBatches,
-        method: str,
-        headers: Pairs,
+        route: HttpRoute,
+        head: HttpHead,
         connection: Connection,
-        loop: asyncio.AbstractEventLoop,
         arrived: float,
     ) -> None:
-        super().__init__(batches, method, b"", arrived, None)
-        self._connection = connection
-        self._loop = loop
-        self._headers = headers
-        self.ended: asyncio.Future[bytes | Failure] = loop.create_future()
+        super().__init__(batches, route.method, b"", arrived, None)
+        self._app = app
+        self.connection = connection
+        self.head = head
+        self.route = route
+        #: Makes the reply of the reply message; None for one that is written as HTTP by the handler.
+        self.reply: Callable[[bytes], HttpReply] | None = None
+        #: Ends it if its body doesn't come, or its deadline passes.
+        self.timer: asyncio.TimerHandle | None = None
+        #: Whether it was refused before all of its body was read.
+        self.unread = False
 
     def client(self) -> object:
         # Not the connection itself, which a queue would keep in memory.
-        return str(self._connection)
+        return str(self.connection)
 
     @property
     def metadata(self) -> Pairs:
-        return self._headers
+        return self.head.pairs
 
     def certificate_names(self) -> Sequence[str]:
-        return self._connection.certificate_names
+        return self.connection.certificate_names
 
     def tail(self) -> tuple[tuple[str, str], ...]:
         """Returns further headers of a successful reply, among them the version of the model that answered."""
-        return (*super().tail(), (VERSION, self.version)) if self.version else super().tail()
+        found = super().tail() if isinstance(self.trace, CallTimes) else self.head.ids
+        return (*found, (VERSION, self.version)) if self.version else found
 
     def send(self, message: bytes) -> None:
         self._end_with(message)
@@ -72,15 +89,27 @@ class HttpCall(BatchedCall):
     def send_failure(self, wire: Failure) -> None:
         self._end_with(wire)
 
+    def fail(self, error: Exception) -> None:
+        if isinstance(error, UnicodeEncodeError):
+            error = InvalidRequestError("the body: got a string with half of a surrogate pair, expected Unicode")
+        super().fail(error)
+
+    def stop_timer(self) -> None:
+        """Stops the timer, if there is one."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    @property
+    def held(self) -> int:
+        """Bytes of it that count towards the memory budget."""
+        return self._held
+
     def _end_with(self, outcome: bytes | Failure) -> None:
         if self._batches.in_thread():
-            self._resolve(outcome)
+            self._app.end(self, outcome)
         else:
-            self._loop.call_soon_threadsafe(self._resolve, outcome)
-
-    def _resolve(self, outcome: bytes | Failure) -> None:
-        if not self.ended.done():
-            self.ended.set_result(outcome)
+            self._app.loop.call_soon_threadsafe(self._app.end, self, outcome)
 
 
 def timeout_of(headers: Mapping[str, str]) -> float | None:
@@ -110,7 +139,7 @@ class HttpObserver:
 
     def calls_ended(self, calls: Sequence[Ended]) -> None:
         """Counts calls that ended."""
-        self._observer.calls_ended([call._replace(method=self._label(call.method)) for call in calls])
+        self._observer.calls_ended([Ended(self._label(call[0]), *call[1:]) for call in calls])
 
     def streamed(self, requests: Sequence[Ended]) -> None:
         """Counts requests of streams, which HTTP doesn't have."""

@@ -1,4 +1,4 @@
-"""Connections of HTTP: uvicorn's protocol, with limits on time, sizes and numbers that it lacks."""
+"""Connections of HTTP: httptools' parser in an asyncio protocol, with limits on time, sizes and numbers."""
 
 from __future__ import annotations
 
@@ -6,22 +6,77 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from layerserve_server.transport.chunking import CHUNK_BYTES
 from layerserve_server.transport.client_address import counted_by
-from layerserve_server.transport.event_batch import BatchedCall
-from layerserve_server.transport.http.exchange import HttpReply
+from layerserve_server.transport.http.call import HttpCall
+from layerserve_server.transport.http.exchange import Headers, HttpReply, head_of
+from layerserve_server.transport.http.head import HttpHead, HttpHeads
 from layerserve_server.transport.http.statuses import error_reply
-from layerserve_server.transport.perimeter.limits import HTTP_PIPELINED, HTTP_REQUESTS, METADATA_BYTES, Limits
+from layerserve_server.transport.perimeter.limits import (
+    HTTP_PIPELINED,
+    HTTP_REQUESTS,
+    METADATA_BYTES,
+    PROMPT_BYTES,
+    Limits,
+)
 
-#: Key of a connection in the scope of its requests.
-KEY = "layerserve.connection"
-PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+#: The first line of a successful reply.
+OK = b"HTTP/1.1 200 OK\r\n"
+CLOSE = b"connection: close\r\n"
+#: The reply of a server that has failed itself.
+FAULT = HttpReply(b"Internal Server Error", (("content-type", "text/plain; charset=utf-8"),), 500)
+
+
+def first_line(status: int) -> bytes:
+    """Returns the first line of a reply."""
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
+
+
+def lines_of(headers: Headers) -> bytes:
+    """Returns headers as bytes. They have no control characters."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
+
+
+class Received:
+    """A request, as far as it has come."""
+
+    __slots__ = ("begun", "call", "complete", "head", "parts", "size")
+
+    def __init__(self, head: HttpHead) -> None:
+        self.head = head
+        #: Parts of the body that came so far, and their size.
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.complete = False
+        #: Whether its turn has come.
+        self.begun = False
+        self.call: HttpCall | None = None
+
+    def take(self) -> bytes:
+        """Returns the body, once."""
+        parts, self.parts = self.parts, []
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class Application(Protocol):
+    """What answers requests."""
+
+    def begin(self, connection: HttpConnection, request: Received) -> None:
+        """Begins the request whose turn it is, of which at least the head has come. May answer it."""
+
+    def proceed(self, request: Received) -> None:
+        """Takes what has come of the body of a request that was begun. May answer it."""
 
 
 class Counted(Protocol):
@@ -46,6 +101,9 @@ class HttpConnections:
         self._peers: Counter[str] = Counter()
         #: Whether connections close after their next reply.
         self.closing = False
+        self.heads = HttpHeads()
+        #: The header with the time of replies.
+        self.date = b""
 
     def all_idle(self) -> bool:
         """Whether all replies have been sent."""
@@ -91,40 +149,6 @@ class HttpConnections:
         return False
 
 
-class JoinedWrites:
-    """A transport whose writes can be joined: uvicorn writes head and body of a reply one after the other."""
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        #: What isn't written yet; None if writes aren't being joined.
-        self._parts: list[bytes] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def join(self) -> None:
-        """Keeps what is written, until `flush`."""
-        self._parts = []
-
-    def flush(self) -> None:
-        """Writes what was kept."""
-        parts, self._parts = self._parts, None
-        if parts:
-            self._transport.write(b"".join(parts))
-
-    def write(self, data: bytes) -> None:
-        """Writes, or keeps for `flush`."""
-        if self._parts is None:
-            self._transport.write(data)
-        else:
-            self._parts.append(data)
-
-    def close(self) -> None:
-        """Closes after everything was written."""
-        self.flush()
-        self._transport.close()
-
-
 class WithoutUpgrades:
     """A parser that reads requests which ask for another protocol as if they didn't.
 
@@ -132,7 +156,7 @@ class WithoutUpgrades:
     is in the other protocol.
     """
 
-    def __init__(self, protocol: HttpToolsProtocol, head: Callable[[], bytes]) -> None:
+    def __init__(self, protocol: HttpConnection, head: Callable[[], bytes]) -> None:
         """`head` returns the line and the headers of the request that asked; nothing if the rest isn't to be read."""
         self._protocol = protocol
         self._head = head
@@ -155,59 +179,87 @@ class WithoutUpgrades:
 
     def _new(self) -> Any:
         made = httptools.HttpRequestParser(self._protocol)
-        # As uvicorn's.
+        # What follows a request that is the last of its connection is no error; it isn't answered.
         made.set_dangerous_leniencies(lenient_data_after_close=True)
         return made
 
 
-class HttpConnection(HttpToolsProtocol):
-    """A connection of a client. It ends if headers are too large or come too slowly, or a reply isn't read."""
+class HttpConnection(asyncio.Protocol):
+    """A connection of a client. It ends if headers are too large or come too slowly, or a reply isn't read.
 
-    #: Set for each server in a subclass of its own: uvicorn makes connections.
-    pool: HttpConnections
+    Requests are answered one after the other, in their order.
+    """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.parser: Any = WithoutUpgrades(self, self._head_without_upgrade)
-        #: Whether the request asks for another protocol, and is read again without that.
-        self._asks_upgrade = False
-        #: What the client's connections are counted by.
+    def __init__(self, app: Application, pool: HttpConnections, loop: asyncio.AbstractEventLoop) -> None:
+        self._app = app
+        self.pool = pool
+        self.loop = loop
+        self.transport: Any = None
+        #: What the client's connections are counted by, and its address as gRPC writes it.
         self.peer = ""
+        self._address = ""
         self.certificate_names: Sequence[str] = ()
         #: The call of the request that is being answered.
-        self.call: BatchedCall | None = None
-        #: Whether a request was begun whose headers aren't complete.
+        self.call: HttpCall | None = None
+        self._parser: Any = WithoutUpgrades(self, self._head_without_upgrade)
+        #: Of the request that is being parsed.
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        #: Whether it asks for another protocol, and is read again without that.
+        self._asks_upgrade = False
+        #: Whether a request was begun that isn't complete, and whether its headers aren't.
+        self._begun = False
         self._in_headers = True
         #: Size of what came since the last step: headers, or what a body has between its chunks and after them.
         self._framing_bytes = 0
-        #: Parts of the body that haven't been passed on.
-        self._parts: list[bytes] = []
-        self._opened = self.loop.time()
-        self._requests = 0
         #: Number of steps so far: heads, parts of bodies, and ends of requests.
         self._steps = 0
+        #: Requests that aren't answered: the first is being answered. And the one whose body is being parsed.
+        self._received: deque[Received] = deque()
+        self._parsed: Received | None = None
+        #: Parts of its body in what came last. Many small chunks are joined.
+        self._pieces: list[bytes] = []
+        self._requests = 0
+        self._opened = self._answered = loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._refused = False
+        #: Whether a reply is being written in several steps.
+        self._replying = False
+        #: Whether the connection closes after the reply that is being written.
+        self._closes = False
+        #: Whether the client hasn't read what was written.
+        self.write_paused = False
+        self._drained: asyncio.Future[None] | None = None
+        self._read_paused = False
 
     def __str__(self) -> str:
-        """The client's address, as gRPC writes it."""
-        host, port = self.client or ("", 0)
-        return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+        return self._address
 
     @property
     def idle(self) -> bool:
         """Whether it has no request with complete headers that isn't answered."""
-        return self.cycle is None or self.cycle.response_complete
+        return not self._received
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing is answered any more."""
+        return self._refused
+
+    # The transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called when the client has connected."""
-        self.writes = JoinedWrites(transport)
-        super().connection_made(self.writes)  # type: ignore[arg-type]
+        self.transport = transport
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
             # asyncio does so only for sockets with a number of their protocol, which `socket.create_server` makes none.
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.peer = counted_by(self.client[0]) if self.client else ""
+        address = transport.get_extra_info("peername")
+        if address:
+            host, port = address[:2]
+            self.peer = counted_by(host)
+            self._address = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
         certificate = transport.get_extra_info("ssl_object")
         if isinstance(certificate, ssl.SSLObject):
             self.certificate_names = names_in(certificate.getpeercert() or {})
@@ -220,22 +272,59 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called when the connection has ended, by whichever side."""
         self.pool.closed(self)
+        self._refused = True
         self._stop_timer()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         call, self.call = self.call, None
-        super().connection_lost(exc)
+        self._received.clear()
+        self._parsed = None
+        self.resume_writing()
         if call is not None:
             call.gone()
+
+    def pause_writing(self) -> None:
+        """Called when much of what was written waits to be sent."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """Called when most of it was sent."""
+        self.write_paused = False
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Called with further bytes of the client."""
         if self._refused:
             return
         self.pool.used(self)
-        if self._timer is None and self._in_headers:
-            self._await_headers()
+        if not self._begun and not self._received:
+            # Most reads are one request with a known head.
+            end = data.find(b"\r\n\r\n") + 4
+            head = self.pool.heads.find(data[:end])
+            if head is not None and len(data) == end + head.length:
+                self._take_known(head, data[end:])
+                return
+            self._parse(data)
+            if len(self._received) == 1 and not self._begun and not self._refused:
+                (one,) = self._received
+                if one.complete and len(data) == end + one.head.length:
+                    self.pool.heads.learn(data[:end], one.head)
+        else:
+            self._parse(data)
+        self._advance()
+
+    # The parser.
+
+    def _parse(self, data: bytes) -> None:
         steps = self._steps
-        super().data_received(data)
-        self._pass_parts()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._close_with(error_reply("the request isn't valid HTTP", 400, "invalid_request"))
+            return
+        self._pass_pieces()
         # If there was a step in them, only a part of the bytes would count, fewer than asyncio reads at once.
         if self._steps != steps:
             self._framing_bytes = 0
@@ -243,61 +332,200 @@ class HttpConnection(HttpToolsProtocol):
             self._framing_bytes += len(data)
             if self._framing_bytes > METADATA_BYTES:
                 self._refuse_headers()
+        if self._timer is None and self._in_headers and (self._begun or self._framing_bytes) and not self._refused:
+            self._await_headers()
 
     def on_message_begin(self) -> None:
         """Called at the first byte of a request."""
-        super().on_message_begin()
-        self.scope[KEY] = self  # type: ignore[literal-required]
+        self._begun = True
+        self._url = b""
+        self._headers = []
 
-    def on_headers_complete(self) -> None:
-        """Called before the body."""
-        self._asks_upgrade = any(name == b"upgrade" for name, _ in self.headers) and self.parser.should_upgrade()
-        if self._asks_upgrade:
-            return
-        self._in_headers = False
-        self._stop_timer()
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > METADATA_BYTES or len(self.pipeline) >= HTTP_PIPELINED:
-            self._refuse_headers()
-            return
-        if self._refused:
-            return
-        self._requests += 1
-        self._steps += 1
-        super().on_headers_complete()
+    def on_url(self, url: bytes) -> None:
+        """Called with a part of the address."""
+        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called with a header, or with one after the chunks of a body, of which none is needed."""
         if self._in_headers:
-            super().on_header(name, value)
+            self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """Called before the body."""
+        parser = self._parser
+        self._asks_upgrade = any(name == b"upgrade" for name, _ in self._headers) and parser.should_upgrade()
+        if self._asks_upgrade:
+            return
+        self._in_headers = False
+        self._stop_timer()
+        size = len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
+        if size > METADATA_BYTES or len(self._received) > HTTP_PIPELINED:
+            self._refuse_headers()
+        if self._refused:
+            return
+        verb, version = parser.get_method().decode("ascii"), parser.get_http_version()
+        keeps = parser.should_keep_alive()
+        head = HttpHead(verb, self._url, self._headers, version=version, keeps_alive=keeps)
+        self._parsed = Received(head)
+        self._received.append(self._parsed)
+        self._requests += 1
+        self._steps += 1
 
     def on_body(self, body: bytes) -> None:
         """Called with a part of the body."""
-        # Many small chunks are passed on together: uvicorn copies all of the body for each part.
-        if not self._refused:
-            self._parts.append(body)
+        self._steps += 1
+        self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         """Called at the end of a request."""
         if self._asks_upgrade:
             return
-        self._pass_parts()
         self._in_headers = True
+        self._begun = False
         self._steps += 1
-        if not self._refused:
-            super().on_message_complete()
+        self._pass_pieces()
+        if self._parsed is not None:
+            self._parsed.complete = True
+            self._parsed = None
+
+    def _pass_pieces(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if pieces and self._parsed is not None and not self._refused:
+            part = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._parsed.parts.append(part)
+            self._parsed.size += len(part)
+
+    # Requests, one after the other.
+
+    def _take_known(self, head: HttpHead, body: bytes) -> None:
+        """Begins a complete request."""
+        if self._timer is not None:
+            self._stop_timer()
+        self._requests += 1
+        self._framing_bytes = 0
+        request = Received(head)
+        request.parts.append(body)
+        request.complete = True
+        self._received.append(request)
+        self._advance()
+
+    def _advance(self) -> None:
+        """Begins and continues the requests whose turn it is."""
+        while self._received and not self._refused:
+            request = self._received[0]
+            if not request.begun:
+                request.begun = True
+                self._app.begin(self, request)
+            elif request.call is not None:
+                self._app.proceed(request)
+            if self._received and self._received[0] is request:
+                break
+        if len(self._received) < 2 and not self._read_paused:
+            return
+        ahead = sum(one.size for one in self._received if not one.begun)
+        if (ahead > PROMPT_BYTES) != self._read_paused and not self.transport.is_closing():
+            self._read_paused = not self._read_paused
+            (self.transport.pause_reading if self._read_paused else self.transport.resume_reading)()
+
+    # Replies. Each is that to the first of the requests that aren't answered.
+
+    def send_written(self, reply: bytes, further: Headers) -> None:
+        """Sends a successful reply, from its headers on, with further ones."""
+        if self._refused:
+            return
+        self.transport.write(self._begin_reply(OK, lines_of(further), reply))
+        self._end_reply()
+
+    def send(self, reply: HttpReply, *, unread: bool = False) -> None:
+        """Sends a reply. After a request of which a part is `unread` the connection is closed."""
+        if self._refused:
+            return
+        self._closes = self._closes or unread
+        body = b"" if self._received[0].head.verb == "HEAD" else reply.body
+        self.transport.write(self._begin_reply(first_line(reply.status), head_of(reply), body))
+        self._end_reply()
+
+    async def send_long_written(self, reply: bytes, further: Headers) -> None:
+        """Sends a long successful reply, from its headers on, with further ones."""
+        if self._refused:
+            return
+        size = reply.index(b"\r\n\r\n") + 4
+        head = self._begin_reply(OK, lines_of(further), reply[:size])
+        await self._send_chunks(head, memoryview(reply)[size:])
+
+    async def send_long(self, reply: HttpReply) -> None:
+        """Sends a reply with a long body."""
+        if self._refused:
+            return
+        body = b"" if self._received[0].head.verb == "HEAD" else reply.body
+        await self._send_chunks(self._begin_reply(first_line(reply.status), head_of(reply)), memoryview(body))
+
+    def fail(self) -> None:
+        """Answers that the server itself has failed, and closes the connection."""
+        if self._received and not self._replying and not self._refused:
+            self.send(FAULT, unread=True)
+        else:
+            self.transport.abort()
 
     async def writable(self, size: int) -> None:
         """Waits until the client has read what was written before, and ends the connection if that takes too long.
 
         `size` is the number of those bytes.
         """
-        if self.flow.write_paused:
-            with self.patience(size):
-                await self.flow.drain()
+        if self.write_paused:
+            with self._patience(size):
+                await self._drain()
+
+    def late_body(self) -> None:
+        """Called when the body hasn't come in time."""
+        seconds = self.pool.limits.stream_idle_seconds
+        self._close_with(error_reply(f"the request wasn't complete after {seconds:g} seconds", 408, "idle"))
+
+    async def _send_chunks(self, head: bytes, body: memoryview) -> None:
+        """Sends a long body in chunks, each when the client has read most of the last: asyncio copies what waits."""
+        self._replying = True
+        self.transport.write(head)
+        with self._patience(len(body)):
+            for at in range(0, len(body), CHUNK_BYTES):
+                await self._drain()
+                if self._refused:
+                    return
+                self.transport.write(body[at : at + CHUNK_BYTES])
+        self._replying = False
+        self._end_reply()
+
+    def _begin_reply(self, line: bytes, *rest: bytes) -> bytes:
+        """Returns the beginning of a reply: the line, the headers that all have, and the rest."""
+        if not self._closes:
+            self._closes = not self._received[0].head.keeps_alive or self._last()
+        return b"".join((line, self.pool.date, CLOSE if self._closes else b"", *rest))
+
+    def _end_reply(self) -> None:
+        self._received.popleft()
+        if self._closes:
+            self._refused = True
+            self.transport.close()
+            return
+        self._answered = self.loop.time()
+        if self._idle_timer is None:
+            self._await_use(self.pool.limits.connection_idle_seconds)
+        if self._received:
+            self.loop.call_soon(self._advance)
+
+    def _last(self) -> bool:
+        """Whether the connection closes after the reply to its current request."""
+        age = self.pool.limits.max_connection_age_seconds
+        old = age > 0 and self.loop.time() - self._opened >= age
+        return self.pool.closing or old or self._requests >= HTTP_REQUESTS
+
+    async def _drain(self) -> None:
+        while self.write_paused:
+            if self._drained is None:
+                self._drained = self.loop.create_future()
+            await self._drained
 
     @contextlib.contextmanager
-    def patience(self, size: int) -> Iterator[None]:
+    def _patience(self, size: int) -> Iterator[None]:
         """Ends the connection if the block takes longer than a client has to read `size` bytes."""
         timer = self.loop.call_later(self.pool.limits.patience(size), self.transport.abort)
         try:
@@ -305,36 +533,7 @@ class HttpConnection(HttpToolsProtocol):
         finally:
             timer.cancel()
 
-    def late_body(self) -> None:
-        """Called when the body hasn't come in time."""
-        seconds = self.pool.limits.stream_idle_seconds
-        self._close_with(error_reply(f"the request wasn't complete after {seconds:g} seconds", 408, "idle"))
-
-    @property
-    def last(self) -> bool:
-        """Whether the connection closes after the reply to its current request."""
-        age = self.pool.limits.max_connection_age_seconds
-        old = age > 0 and self.loop.time() - self._opened >= age
-        return self.pool.closing or old or self._requests >= HTTP_REQUESTS
-
-    def send_400_response(self, msg: str) -> None:
-        """Answers bytes that aren't HTTP, and closes the connection."""
-        self._close_with(error_reply("the request isn't valid HTTP", 400, "invalid_request"))
-
-    def _head_without_upgrade(self) -> bytes:
-        """Returns the head of the current request without its wish for another protocol."""
-        if self._refused:
-            return b""
-        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
-        headers = [b"%s: %s" % one for one in self.headers if one[0] != b"upgrade"]
-        return b"\r\n".join([b"%s %s HTTP/%s" % (method, self.url, version), *headers, b"", b""])
-
-    def _pass_parts(self) -> None:
-        """Passes the parts of the body on."""
-        parts, self._parts = self._parts, []
-        if parts and not self._refused:
-            self._steps += 1
-            super().on_body(b"".join(parts))
+    # Times.
 
     def _await_headers(self) -> None:
         self._timer = self.loop.call_later(self.pool.limits.handshake_seconds, self._late)
@@ -354,6 +553,29 @@ class HttpConnection(HttpToolsProtocol):
         seconds = self.pool.limits.handshake_seconds
         self._close_with(error_reply(f"the headers weren't complete after {seconds:g} seconds", 408, "idle"))
 
+    def _await_use(self, seconds: float) -> None:
+        self._idle_timer = self.loop.call_later(seconds, self._unused)
+
+    def _unused(self) -> None:
+        """Closes the connection if it has had no request for long enough, and else waits for that."""
+        seconds = self.pool.limits.connection_idle_seconds
+        left = self._answered + seconds - self.loop.time()
+        if left <= 0 and self.idle and not self._begun:
+            self._refused = True
+            self.transport.close()
+        else:
+            self._await_use(left if left > 0 else seconds)
+
+    # What isn't answered as a request.
+
+    def _head_without_upgrade(self) -> bytes:
+        """Returns the head of the current request without its wish for another protocol."""
+        if self._refused:
+            return b""
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        headers = [b"%s: %s" % one for one in self._headers if one[0] != b"upgrade"]
+        return b"\r\n".join([b"%s %s HTTP/%s" % (method, self._url, version), *headers, b"", b""])
+
     def _refuse_headers(self) -> None:
         text = f"got more than {METADATA_BYTES} bytes of headers, or {HTTP_PIPELINED} requests ahead, the maximum"
         self._close_with(error_reply(text, 431, "too_large"))
@@ -363,13 +585,10 @@ class HttpConnection(HttpToolsProtocol):
         self._refused = True
         if self.transport.is_closing():
             return
-        if not self.idle and (self.cycle.response_started or self.pipeline):
+        if self._replying or len(self._received) > 1:
             self.transport.abort()
             return
-        lines = [b"HTTP/1.1 %d %s" % (reply.status, PHRASES[reply.status])]
-        headers = (*reply.headers, ("content-length", str(len(reply.body))), ("connection", "close"))
-        lines += [f"{name}: {value}".encode("latin-1") for name, value in headers]
-        self.transport.write(b"\r\n".join([*lines, b"", reply.body]))
+        self.transport.write(b"".join((first_line(reply.status), CLOSE, head_of(reply), reply.body)))
         self.transport.close()
         # What a client that reads nothing leaves in the buffer would keep the connection.
         self.loop.call_later(self.pool.limits.stalled_seconds, self.transport.abort)

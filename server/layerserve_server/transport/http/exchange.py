@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from layerserve_server.access.caller import Caller
+from layerserve_server.transport.call import Handler
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 
+#: What ends a header, or isn't allowed in one.
+_CONTROL = re.compile("[\\x00-\\x08\\x0a-\\x1f\\x7f]")
 JSON = ("content-type", "application/json")
 
 
@@ -49,6 +53,28 @@ class Translated(NamedTuple):
     reply: Callable[[bytes], HttpReply]
 
 
+class UnwrittenReply(bytes):
+    """A long reply message, which another thread than the one that made it writes."""
+
+    write: Callable[[bytes], HttpReply]
+
+
+def written(reply: HttpReply) -> bytes:
+    """Returns a successful reply as bytes, from its headers on."""
+    return b"".join((head_of(reply), reply.body))
+
+
+def head_of(reply: HttpReply) -> bytes:
+    """Returns the headers of a reply, with the size of its body and the empty line. Raises ValueError."""
+    if reply.headers == (JSON,):
+        return b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(reply.body)
+    lines = [f"{name}: {value}" for name, value in reply.headers]
+    text = "\r\n".join([*lines, f"content-length: {len(reply.body)}", "", ""])
+    if _CONTROL.search("".join(lines)):
+        raise ValueError(f"got a header with control characters: {text!r}")
+    return text.encode("latin-1")
+
+
 class WouldBlockError(Exception):
     """A translation has to block, and may not."""
 
@@ -64,6 +90,9 @@ class HttpRoute:
     #: Full name of the method.
     method: str
     #: Raises ServerError if the request isn't valid, and WouldBlockError.
-    translate: Callable[[HttpRequest], Translated]
+    translate: Callable[[HttpRequest], Translated] | None = None
+    #: In place of `translate` and the method's handler: makes the handler of the requests with these names and headers.
+    #: It never blocks, its calls have the body as their message, and it answers them with a `written` reply.
+    handler: Callable[[Mapping[str, str], Mapping[str, str]], Handler] | None = None
     #: Whether replies are made in a pool thread however short the message is: making them may take milliseconds.
     slow_replies: bool = False

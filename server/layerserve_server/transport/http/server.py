@@ -1,17 +1,13 @@
-"""The server: uvicorn's connections in an event loop of its own thread."""
+"""The server: connections in an event loop of its own thread."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
-
-import uvicorn
-from uvicorn.server import ServerState
 
 from layerserve_server.access.gate import Gate
 from layerserve_server.transport.call import Observer, Routes, Telemetry
@@ -75,9 +71,9 @@ class HttpServer:
         self._limits = limits
         self._tls = None if certificates is None else RenewedContext.of(certificates)
         self._batches = EventBatches(HttpObserver(observer), limits, memory, gate, telemetry)
-        self._app = HttpApp(routes, plain, handlers, self._batches, limits, hosts or Hosts())
-        self._connections = HttpConnections(limits)
         self._loop = asyncio.new_event_loop()
+        self._app = HttpApp(routes, plain, handlers, self._batches, limits, hosts or Hosts(), self._loop)
+        self._connections = HttpConnections(limits)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._server: asyncio.Server | None = None
 
@@ -121,31 +117,14 @@ class HttpServer:
             self._loop.close()
 
     async def _listen(self) -> None:
-        # It logs whatever clients do wrong.
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        config = uvicorn.Config(
-            self._app,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=round(self._limits.connection_idle_seconds),
-        )
-        config.load()
-        state = ServerState()
-        kind = type("Connection", (HttpConnection,), {"pool": self._connections})
-
         def date() -> None:
-            state.default_headers = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+            self._connections.date = f"date: {formatdate(time.time(), usegmt=True)}\r\n".encode()
             self._loop.call_later(1.0, date)
 
         date()
 
         def connection() -> HttpConnection:
-            made: HttpConnection = kind(config, state, {}, self._loop)
-            return made
+            return HttpConnection(self._app, self._connections, self._loop)
 
         def arriving() -> asyncio.Protocol:
             if self._tls is None:

@@ -50,11 +50,12 @@ HEALTH_NAME_LENGTH = 1024
 # Messages.
 
 #: Smaller messages don't count towards the memory budget, in bytes: the number of calls is limited
-#: [event_batch, http.app].
+#: [event_batch, http.app, services.rest.infer].
 COUNTED_BYTES = 4096
 #: Size of what the receiving thread decompresses, translates, or joins with the head of a reply, in bytes. More would
-#: delay other calls, and is for a pool [perimeter.compression, http.app]. Messages up to this size can't have so many
-#: elements that they are looked through [perimeter.message_size].
+#: delay other calls, and is for a pool [perimeter.compression, http.app, services.rest.infer]. Bodies sent ahead of
+#: replies aren't read beyond it [http.connection]. Messages up to this size can't have so many elements that they are
+#: looked through [perimeter.message_size].
 PROMPT_BYTES = 64 * 1024
 #: Number of elements of a message, unless its method allows more: fields, of which nested messages count four times,
 #: and packed integers, of which as many count as one as take 64 bytes. Fields take up to 8 MiB, and as much again as

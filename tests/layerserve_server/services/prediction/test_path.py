@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import threading
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ from types import FrameType
 import layerserve_server
 import numpy as np
 import pytest
+from http_calls import Http
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
 
@@ -120,7 +122,34 @@ def test_a_request_goes_through_the_files_that_are_listed_and_no_others(
     # A request like none before goes through these besides.
     others = [file for file in first if file not in way + lists["counted"]]
     assert others == lists["first"]
-    assert set(lists) == {"grpcio", "native", "both", "tokens", "counted", "first"}
+    assert set(lists) == {"grpcio", "native", "http", "both", "tokens", "counted", "first"}
+
+
+def test_a_request_of_http_goes_through_the_files_that_are_listed(put, start, trace, wait_until, monkeypatch):
+    put("double")
+    app = start(http_port=0, tuning_seconds=0)
+    x = np.ones((1, 2), np.float32)
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "parameters": {"binary_data_size": 8}}
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    lists = listed()
+    counted, count = [], app.metrics.calls_ended
+    monkeypatch.setattr(app.metrics, "calls_ended", lambda calls: (count(calls), counted.extend(calls)))
+    with app.repository.leases.lease("double") as version:
+        version.queue._thread_seconds = [0.0] * len(version.queue._thread_seconds)
+    call = Http(app.http_port)
+    for _ in range(3):
+        trace.start(lists["http"][0])
+        before = len(counted)
+        reply = call(
+            "POST", "/v2/models/double/infer", text + x.tobytes(), Inference_Header_Content_Length=str(len(text))
+        )
+        assert reply.body.endswith((2 * x).tobytes())
+        wait_until(lambda before=before: len(counted) > before)
+        files = trace.stop()
+    call.close()
+    other = lists["both"] + lists["counted"]
+    assert [file for file in files if file not in other] == lists["http"]
+    assert [file for file in other if file not in files] == []
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

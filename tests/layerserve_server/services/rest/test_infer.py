@@ -13,7 +13,7 @@ import pytest
 from echo_servers import needs_native
 from http_calls import Http
 from layerserve import Client
-from layerserve_server.services.rest.infer_body import read
+from layerserve_server.services.rest.infer_body import in_binary, read
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
 INFER = "/v2/models/double/infer"
@@ -25,7 +25,7 @@ def asked(data=None, **fields):
     return {"inputs": [{**tensor, **fields.pop("tensor", {})}], **fields}
 
 
-def in_binary(arrays, **fields):
+def binary(arrays, **fields):
     """A request with tensors in binary: the body, and its header."""
     inputs = [
         {"name": name, "shape": list(x.shape), "datatype": kind, "parameters": {"binary_data_size": x.nbytes}}
@@ -73,7 +73,7 @@ def test_the_elements_of_the_only_input_may_come_alone(serve):
 
 def test_outputs_are_those_asked_for_in_json_or_binary(serve):
     _, call = serve()
-    body, headers = in_binary([("x", "FP32", X)], parameters={"binary_data_output": True})
+    body, headers = binary([("x", "FP32", X)], parameters={"binary_data_output": True})
     reply = call("POST", INFER, body, **headers)
     length = int(reply.headers["inference-header-content-length"])
     assert reply.headers["content-type"] == "application/octet-stream"
@@ -81,7 +81,7 @@ def test_outputs_are_those_asked_for_in_json_or_binary(serve):
     assert output["parameters"] == {"binary_data_size": 24}
     np.testing.assert_array_equal(np.frombuffer(reply.body[length:], np.float32).reshape(3, 2), 2 * X)
     outputs = [{"name": "hidden"}, {"name": "y", "parameters": {"binary_data": True}}]
-    body, headers = in_binary([("x", "FP32", X)], outputs=outputs)
+    body, headers = binary([("x", "FP32", X)], outputs=outputs)
     reply = call("POST", INFER, body, **headers)
     length = int(reply.headers["inference-header-content-length"])
     hidden, y = json.loads(reply.body[:length])["outputs"]
@@ -139,7 +139,7 @@ def test_bodies_may_be_compressed(serve, coding, compress, wait_until):
     app, call = serve(max_message_bytes=1 << 20)
     assert call("POST", INFER, compress(json.dumps(asked()).encode()), Content_Encoding=coding).status == 200
     x = np.ones((10_000, 2), np.float32)
-    body, headers = in_binary([("x", "FP32", x)])
+    body, headers = binary([("x", "FP32", x)])
     assert call("POST", INFER, compress(body), Content_Encoding=coding, **headers).status == 200
     bomb = call("POST", INFER, compress(b" " * (2 << 20)), Content_Encoding=coding)
     assert (bomb.status, bomb.headers["layerserve-reason"]) == (413, "too_large")
@@ -239,7 +239,7 @@ def test_binary_elements_need_not_be_aligned(serve):
     """JSON of any length comes before them."""
     _, call = serve()
     for number in range(8):
-        body, headers = in_binary([("x", "FP32", X)], id="i" * number)
+        body, headers = binary([("x", "FP32", X)], id="i" * number)
         assert call("POST", INFER, body, **headers).json["outputs"][0]["data"] == (2 * X).ravel().tolist()
 
 
@@ -250,3 +250,38 @@ def test_text_and_bytes(serve):
     message, _ = read(body, len(body))
     (raw,) = message.raw_input_contents
     assert raw == struct.pack("<I", 2) + "é".encode() + struct.pack("<I", 2) + b"\x00\xff"
+
+
+REWRITTEN = [
+    asked(),
+    asked(X.ravel().tolist(), id="7"),
+    asked(tensor={"datatype": "FP64"}, parameters={"binary_data_output": True, "priority": 1}),
+    asked([1, 2, 3, 4, 5, 6], tensor={"datatype": "INT32", "parameters": {"a": 1.5, "b": "c"}}),
+    asked([[True, False], [True, True], [False, False]], tensor={"datatype": "BOOL"}),
+    asked(outputs=[{"name": "y", "parameters": {"binary_data": True}}], id='a"\\é'),
+    {"inputs": [asked()["inputs"][0], {**asked([0.1] * 6)["inputs"][0], "name": "z"}]},
+]
+
+
+@pytest.mark.parametrize("value", REWRITTEN)
+def test_a_request_in_json_means_the_same_with_its_numbers_in_binary(value):
+    body = json.dumps(value).encode()
+    text, content = in_binary(body)
+    assert read(text + content, len(text)) == read(body, len(body))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        asked([1, float("nan"), 3, 4, 5, 6]),
+        asked(["a"] * 6, tensor={"datatype": "BYTES"}),
+        asked([1, 2], tensor={"parameters": {"binary_data_size": 24}}),
+        asked(id="\ud800"),
+        {"inputs": [3]},
+        {"inputs": {}},
+        {},
+        [],
+    ],
+)
+def test_any_other_request_stays_as_it_is(value):
+    assert in_binary(json.dumps(value).encode()) is None

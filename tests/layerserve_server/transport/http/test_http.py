@@ -230,7 +230,7 @@ def test_a_client_that_sends_too_slowly_is_cut_off(serve, sent):
     assert call("GET", "/v2").status == 200
 
 
-def test_a_client_that_reads_nothing_is_cut_off(serve, wait_until, monkeypatch):
+def test_a_client_that_reads_nothing_is_cut_off(serve, wait_until, monkeypatch, caplog):
     monkeypatch.setattr(limits, "SLOWEST_BYTES", 1 << 30)
     app, call = serve(stalled_seconds=0.3)
     rows = 600_000
@@ -244,6 +244,7 @@ def test_a_client_that_reads_nothing_is_cut_off(serve, wait_until, monkeypatch):
         wait_until(lambda: app._transport.memory.held > rows * 8)
         wait_until(lambda: app._transport.memory.held == 0)
     assert call("GET", "/v2").status == 200
+    assert "a request over HTTP failed" not in caplog.text
 
 
 def test_a_long_reply_is_passed_on_as_it_is_read(serve, wait_until):
@@ -285,6 +286,21 @@ def test_a_client_that_leaves_cancels_its_request(model, wait_until):
     assert call("POST", INFER, BODY).status == 200
     # The one that left was never computed.
     assert version.model.begun == [1, 1]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_client_that_leaves_before_a_long_reply_is_no_fault(model, wait_until, binary, caplog):
+    app, call, version = model(max_batch_rows=20_000)
+    x = {"name": "x", "shape": [20_000, 2], "datatype": "FP32", "data": [1] * 40_000}
+    body = json.dumps({"inputs": [x], "parameters": {"binary_data_output": binary}}).encode()
+    with socket.create_connection(("127.0.0.1", app.http_port)) as client:
+        client.sendall(post(body=body))
+        wait_until(lambda: version.model.begun)
+    version.model.gate.set()
+    wait_until(lambda: app._transport.memory.held == 0)
+    assert call("POST", INFER, BODY).status == 200
+    wait_until(lambda: not app._http._app._sending)
+    assert "a request over HTTP failed" not in caplog.text
 
 
 def test_a_deadline_ends_a_request(model):
@@ -385,7 +401,7 @@ def test_an_internal_error_has_an_id_and_no_details(serve, monkeypatch, caplog):
     def fail(*_):
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("layerserve_server.services.rest.infer.array_pieces", fail)
+    monkeypatch.setattr("layerserve_server.services.rest.infer_encoder.dumps_array", fail)
     reply = call("POST", INFER, BODY)
     assert reply.status == 500
     assert "secret" not in reply.json["error"]

@@ -72,7 +72,7 @@ def test_what_is_closed_counts_no_more_and_only_once(make):
     connections = opened(pool, Connection("a", idle=False), Connection("a", idle=False), Connection("b", idle=False))
     refused = Connection("a")
     assert not pool.opened(refused)
-    # As uvicorn does for a connection that was refused, too, and for one that made room.
+    # As for a connection that was refused, too, and for one that made room.
     for one in (refused, *connections, *connections):
         pool.closed(one)
         pool.used(one)
