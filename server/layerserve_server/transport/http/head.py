@@ -26,7 +26,7 @@ MAX_HEAD_BYTES = 2048
 
 
 class HttpHead:
-    """The line and the headers of a request.."""
+    """The line and the headers of a request."""
 
     __slots__ = (
         "found",
