@@ -24,7 +24,7 @@ from layerserve_server.protocols.inference.inference_pb2 import (
 from layerserve_server.services import datasets, messages, run_requests, run_series
 from layerserve_server.services.dataset_messages import MAX_TITLE, check_training
 from layerserve_server.services.datasets import MAX_BYTES
-from layerserve_server.services.rest import infer, infer_body, json_text, open_inference
+from layerserve_server.services.rest import infer_body, infer_encoder, json_text, open_inference
 from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
 from layerserve_server.services.run_series import RunSeries
 
@@ -65,7 +65,7 @@ def logging(body):
 
 
 def output(datatype, raw):
-    return infer._elements(
+    return infer_encoder._elements(
         ModelInferResponse.InferOutputTensor(name="y", datatype=datatype, shape=[1]), memoryview(raw)
     )
 

@@ -166,7 +166,8 @@ def test_a_sweep_whose_trials_all_fail_has_failed(sweeper, tmp_path):
     failed = [trial for trial in sweep.trials if trial.state == pb.TRIAL_STATE_FAILED]
     assert len(sweep.trials) == 3
     assert len(failed) >= 2
-    assert all("gone.npy" in trial.reason for trial in failed)
+    # The first one was begun before: its process may fail instead.
+    assert all("gone.npy" in trial.reason for trial in failed if trial.number)
 
 
 @pytest.mark.parametrize(
