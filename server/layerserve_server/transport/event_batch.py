@@ -38,6 +38,9 @@ from layerserve_server.transport.timing import CallTimes
 
 logger = logging.getLogger(__name__)
 
+#: Keys of metadata that a successful reply answers with some of its own.
+_WITH_TAIL = frozenset({REQUEST_ID_KEY, ASK_TIMES})
+
 #: Time after which a thread that computes in Python gives up Python's lock if another one waits for it. A request waits
 #: for the lock several times; with Python's 5 ms it would take 20 times as long beside a thread that makes lists.
 SWITCH_SECONDS = 0.0002
@@ -103,9 +106,11 @@ class EventBatches:
             if self._telemetry is not None:
                 call.trace = self._telemetry.begin(call.method, call.metadata, call.arrived)
             for key, _ in call.metadata:
-                if key == ASK_TIMES:
-                    call.trace = CallTimes(call.trace, call.arrived)
-                    break
+                if key in _WITH_TAIL:
+                    call.has_tail = True
+                    # Once, however often a client repeats it.
+                    if key == ASK_TIMES and not isinstance(call.trace, CallTimes):
+                        call.trace = CallTimes(call.trace, call.arrived)
             # First, and with nothing of the request looked at.
             self.admit(call)
             if call.deadline is not None and time.monotonic() >= call.deadline:
@@ -245,6 +250,8 @@ class BatchedCall:
     caller: Caller
     #: See transport.call.Call.
     stream: OpenStream | None = None
+    #: Whether its metadata asks for trailing metadata.
+    has_tail = False
 
     def __init__(
         self, batches: EventBatches, method: str, request: bytes, arrived: float, deadline: float | None
@@ -289,11 +296,10 @@ class BatchedCall:
 
     def tail(self) -> tuple[tuple[str, str], ...]:
         """Returns the trailing metadata of a successful call: the id that the client sent, and times if it asks."""
+        if not self.has_tail:
+            return ()
         times = ((TIMES_KEY, self.trace.text()),) if isinstance(self.trace, CallTimes) else ()
-        for key, _ in self.metadata:
-            if key == REQUEST_ID_KEY:
-                return (*echo(self.metadata), *times)
-        return times
+        return (*echo(self.metadata), *times)
 
     @property
     def answered(self) -> bool:
