@@ -238,6 +238,7 @@ class BatchedCall:
         "arrived",
         "caller",
         "deadline",
+        "has_tail",
         "method",
         "model",
         "request",
@@ -250,8 +251,6 @@ class BatchedCall:
     caller: Caller
     #: See transport.call.Call.
     stream: OpenStream | None = None
-    #: Whether its metadata asks for trailing metadata.
-    has_tail = False
 
     def __init__(
         self, batches: EventBatches, method: str, request: bytes, arrived: float, deadline: float | None
@@ -265,6 +264,8 @@ class BatchedCall:
         self.version = ""
         self.trace: Trace | None = None
         self.request_id = ""
+        #: Whether its metadata asks for trailing metadata.
+        self.has_tail = False
         self._gone: Callable[[], None] | None = None
         #: Further calls that get the same answer.
         self._equal: Sequence[BatchedCall] = ()
