@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import faulty_plans
 import numpy as np
 import pytest
-from jobs_without_processes import Forking, Replying
+from jobs_without_processes import Replying
 from layergraph import Input, Model, layers
 from layergraph.execution.engines.table import DEFAULT_ENGINES
 from layergraph.execution.tuning.engine_folder import NOTE, noted_choices
 from layerserve_server.errors import CallCancelledError
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.training.run_folder.computing import computing
-from layerserve_server.tuning import job as tuning_job
 from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
 
 
@@ -56,97 +55,59 @@ def test_a_model_is_tuned_by_another_process(tmp_path: Path, jobs: Jobs, job: Wa
     np.testing.assert_allclose(model.plan().run({"x": rows})["y"], model.predict(rows), rtol=1e-5, atol=1e-6)
 
 
-def forking(runs: Path) -> TuningProcess:
-    """Forks for each job from the process of the test."""
-    return TuningProcess(Forking(), None, None, runs)
+@pytest.fixture(scope="module")
+def own_jobs() -> Iterator[Jobs]:
+    """Processes that can import `faulty_plans`."""
+    made = Jobs()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(faulty_plans.__file__).parent))
+        yield made
+    made.close()
 
 
-def crashing(name: str, number: int) -> Any:
-    """A model whose plan tries its engines, and is killed at that of this name."""
-
-    class Plan:
-        def tune(self, *, engines: Any, trying: Any, folder: Path, **_: Any) -> Any:
-            for engine in engines:
-                trying(engine + "-1thread")
-                if engine == name:
-                    os.kill(os.getpid(), number)
-            (folder / NOTE).write_text(json.dumps({"engines": list(engines)}))
-            return program_result(dropped={"other": "isn't installed"})
-
-    return Plan
+@pytest.fixture
+def faulty(tmp_path: Path, own_jobs: Jobs, job: Wanted) -> Callable[[str], dict[str, str]]:
+    """Tunes a model whose plan is that of a function in `faulty_plans`."""
+    process = TuningProcess(own_jobs, None, None, tmp_path)
+    return lambda plan: process.tune(replace(job, derived=f"faulty_plans:{plan}"), no)
 
 
-def program_result(**fields: Any) -> Any:
-    return type("Tuning", (), {"dropped": {}, "late": False, **fields})()
-
-
-def plan_of(monkeypatch: pytest.MonkeyPatch, plan: Any) -> None:
-    monkeypatch.setattr(tuning_job, "_model", lambda job: type("Model", (), {"plan": lambda self: plan()})())
-
-
-def test_an_engine_that_crashes_is_left_out(tmp_path: Path, job: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan_of(monkeypatch, crashing("onnxruntime", signal.SIGKILL))
-    dropped = forking(tmp_path).tune(job, no)
-    assert dropped == {"other": "isn't installed", "onnxruntime": "crashes (SIGKILL)"}
-    engines = json.loads((job.folder / NOTE).read_text())["engines"]
+def test_an_engine_that_crashes_is_left_out(faulty: Callable[[str], dict[str, str]], folder: Path) -> None:
+    assert faulty("crashes_at_onnxruntime") == {"other": "isn't installed", "onnxruntime": "crashes (SIGKILL)"}
+    engines = json.loads((folder / NOTE).read_text())["engines"]
     assert engines == [name for name in DEFAULT_ENGINES if name != "onnxruntime"]
 
 
-def test_what_dies_before_it_tries_an_engine_is_given_up(
-    tmp_path: Path, job: Wanted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan_of(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
+def test_what_dies_before_it_tries_an_engine_is_given_up(faulty: Callable[[str], dict[str, str]]) -> None:
     with pytest.raises(TuningError, match=r"crashes \(SIGKILL\)"):
-        forking(tmp_path).tune(job, no)
+        faulty("dies")
 
 
-@pytest.mark.parametrize(("late", "kind"), [(False, TuningError), (True, NoTimeError)])
+@pytest.mark.parametrize(("plan", "kind"), [("chooses_nothing", TuningError), ("has_no_time", NoTimeError)])
 def test_without_a_choice_the_reasons_are_given(
-    tmp_path: Path, job: Wanted, monkeypatch: pytest.MonkeyPatch, late: bool, kind: type[Exception]
+    faulty: Callable[[str], dict[str, str]], plan: str, kind: type[Exception]
 ) -> None:
-    class Plan:
-        def tune(self, **_: Any) -> Any:
-            return program_result(dropped={"cuda": "a", "openvino": "b\n" + "c" * 5000}, late=late)
-
-    plan_of(monkeypatch, Plan)
     with pytest.raises(kind, match="no engine was chosen: cuda: a; openvino: b") as caught:
-        forking(tmp_path).tune(job, no)
+        faulty(plan)
     assert type(caught.value) is kind
     assert len(str(caught.value)) < 400
     assert "\n" not in str(caught.value)
 
 
-def test_stopping_ends_the_child(tmp_path: Path, job: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Plan:
-        def tune(self, *, folder: Path, **_: Any) -> Any:
-            (folder / "written").write_text(str(os.getpid()))
-            # A file that exists may still be empty.
-            (folder / "written").rename(folder / "pid")
-            time.sleep(60)
-
-    plan_of(monkeypatch, Plan)
+def test_stopping_ends_the_child(tmp_path: Path, own_jobs: Jobs, job: Wanted) -> None:
+    process = TuningProcess(own_jobs, None, None, tmp_path)
     with pytest.raises(CallCancelledError):
-        forking(tmp_path).tune(job, lambda: (job.folder / "pid").exists())
+        process.tune(replace(job, derived="faulty_plans:sleeps"), lambda: (job.folder / "pid").exists())
     pid = int((job.folder / "pid").read_text())
+    # Its supervisor kills it, and whoever has forked that one waits for nothing: the time limit of tests ends this.
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        while True:
+            os.kill(pid, 0)
+            time.sleep(0.01)
 
 
-def test_it_waits_while_runs_compute_but_not_for_ever(
-    tmp_path: Path, job: Wanted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Plan:
-        def tune(self, *, busy: Any, folder: Path, **_: Any) -> Any:
-            found = [busy()]
-            with computing(tmp_path):
-                found.append(busy())
-                tuning_job.time.monotonic = lambda: float("inf")  # type: ignore[attr-defined]
-                found.append(busy())
-            (folder / NOTE).touch()
-            return program_result(dropped={"busy": str(found)})
-
-    plan_of(monkeypatch, Plan)
-    assert forking(tmp_path).tune(job, no) == {"busy": "[False, True, False]"}
+def test_it_waits_while_runs_compute_but_not_for_ever(faulty: Callable[[str], dict[str, str]]) -> None:
+    assert faulty("asks_whether_runs_compute") == {"busy": "[False, True, False]"}
 
 
 @pytest.mark.parametrize(
