@@ -34,6 +34,7 @@ from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.services.server import ServerState
 from layerserve_server.settings.settings import Settings
+from layerserve_server.training.conversion import Converter
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.run_limits import RunLimits
@@ -120,6 +121,7 @@ class App:
             datasets=self.datasets,
             work=self._work,
             defaults=run_defaults(settings),
+            converter=Converter(jobs),
             jobs=jobs,
             registry=registry,
             release=release,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from layerserve_server.extensions.extension import Core, Extension, Part, Paths, Process
-from layerserve_server.services.checkpoints import CheckpointService
 from layerserve_server.services.datasets import DatasetService
 from layerserve_server.services.graph import GraphService
 from layerserve_server.services.management import ManagementService
@@ -17,8 +16,6 @@ from layerserve_server.services.rest import infer_body, infer_schemas, open_infe
 from layerserve_server.services.run_series import RunSeries
 from layerserve_server.services.server import ServerService
 from layerserve_server.services.training import TrainingService
-from layerserve_server.training.checkpoint_models import CheckpointModels
-from layerserve_server.training.conversion import Converter
 
 
 def _predictions(process: Process) -> Part:
@@ -27,16 +24,14 @@ def _predictions(process: Process) -> Part:
 
 def _own(core: Core) -> Part:
     settings, repository, runs = core.settings, core.repository, core.runs
-    datasets, work, defaults, jobs = core.datasets, core.work, core.defaults, core.jobs
+    datasets, work, defaults = core.datasets, core.work, core.defaults
     trains = settings.training_slots > 0
-    converter = Converter(jobs)
     return Part(
         services=[
             GraphService(repository),
             ServerService(settings, repository, core.release, core.state),
-            ModelService(repository, converter, core.registry),
+            ModelService(repository, core.converter, core.registry),
             ManagementService(core.manager, core.uploads),
-            CheckpointService(repository, runs, CheckpointModels(converter)),
             TrainingService(repository, runs, work, defaults, datasets),
             DatasetService(datasets, work.using, training=trains),
             RunSeries(runs),

@@ -200,7 +200,7 @@ def test_engines_are_timed_once_the_server_serves(put, make_server, connect, sta
 
 
 def test_methods_that_list_everything_are_declared_as_lists(make_server, put, monkeypatch):
-    """Of these one call runs at a time. Lists of one run's files or checkpoints are short. Extensions test theirs."""
+    """Of these one call runs at a time. Lists of one run's files are short. Extensions test theirs."""
     monkeypatch.setattr("layerserve_server.app.ALL", CORE_PROTOCOLS)
     taken, listen = [], Inference.listen
 
@@ -215,7 +215,7 @@ def test_methods_that_list_everything_are_declared_as_lists(make_server, put, mo
     names = {method.rpartition("/")[2] for method in routes.unary}
     everything = {name for name in names if re.match(r"List|.*(Statistics|Index)$", name)}
     declared = {method.rpartition("/")[2] for method in routes.lists}
-    assert declared == everything - {"ListRunFiles", "ListCheckpoints"} | {"GetNodeShapes"}
+    assert declared == everything - {"ListRunFiles"} | {"GetNodeShapes"}
 
 
 def test_a_repository_that_can_not_be_read_is_told_at_the_start(put, start, monkeypatch):

@@ -11,7 +11,6 @@ from layerserve_server.datasets.partial_upload import read_note
 from layerserve_server.disk import json_object, locked
 from layerserve_server.repository.usage import Usage
 from layerserve_server.training.events import Event
-from layerserve_server.training.process.trial_times import TRIAL, TrialTimes
 from layerserve_server.training.program.main import _locked
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.data import DATA, _alone
@@ -39,7 +38,6 @@ def test_what_is_no_object_is_an_error_of_values(text, tmp_path):
 OPTIONAL = {
     "digests": (DIGESTS, lambda folder: data_identity(folder, RunRequest("m", 1, ()))),
     "trace": (trace.TRACE, lambda folder: trace.variables(folder)),
-    "trial": (TRIAL, TrialTimes.read),
     "upload": (UPLOAD, lambda folder: read_note(folder).bytes),
     "samples": (SAMPLE, read_samples),
     "usage": ("usage.json", lambda folder: Usage(folder / "usage.json").read()),
@@ -62,8 +60,6 @@ WRONG = [
     ("trace", {"traceparent": ["a"]}),
     ("trace", {"traceparent": "a\0b"}),
     ("trace", {"traceparent": "\udcff"}),
-    ("trial", {"laps": 3}),
-    ("trial", {"laps": [{"what": "step", "seconds": "1"}]}),
     ("upload", {"bytes": "5"}),
     ("upload", {"other": 5}),
     ("samples", {"x": 3}),

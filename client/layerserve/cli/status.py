@@ -58,11 +58,12 @@ def _lines(address: str, server: ServerInfo, models: Sequence[ModelInfo]) -> lis
         age = (datetime.now(timezone.utc) - server.start_time).total_seconds()
         since = f"; started {server.start_time.astimezone():%Y-%m-%d %H:%M:%S}, {time_text(max(0.0, age))} ago"
     wire = f"gRPC by {server.transport}, {'with' if server.tls else 'without'} TLS"
+    where = f"; host {server.host}, process {server.process_id}" if server.host else ""
     workers = f", {count_text(server.workers, 'worker')}" if server.workers > 1 else ""
     ready = len({info.name for info in models if info.state in USUAL})
     return [
         f"{address}: layerserve {server.version} is {_STATES.get(server.state, server.state)}{since}",
-        f"{wire}; host {server.host}, process {server.process_id}{workers}",
+        f"{wire}{where}{workers}",
         f"{count_text(len({info.name for info in models}), 'model')}, {ready} of them ready",
     ]
 

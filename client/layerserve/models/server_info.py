@@ -21,8 +21,8 @@ class ServerInfo:
 
     `host` and `process_id` are those of its first process, `workers` is the number of processes that answer
     predictions, `transport` its gRPC implementation ("grpcio" or "native"), and `tls` whether it uses TLS. `misplaced`
-    are files in its folder that look like models but aren't served, by path, with what was expected; it is empty for
-    callers without the right "manage" on all models.
+    are files in its folder that look like models but aren't served, by path, with what was expected. These, the host
+    and the process are empty or 0 for callers without the right "manage" on all models.
     """
 
     version: str

@@ -111,9 +111,9 @@ class GetServerResponse(_message.Message):
     state: Global___ServerState.ValueType
     """What it does."""
     host: _builtins.str
-    """Name of its host."""
+    """Name of its host. Only for callers with the right "manage" on all models, as is the next field."""
     process_id: _builtins.int
-    """Number of its first process, on that host."""
+    """Number of its first process, on that host; 0 for other callers."""
     workers: _builtins.int
     """Number of its processes that answer Predict."""
     transport: _builtins.str

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from layerserve_server.datasets.dataset import Dataset, Declaration
-from layerserve_server.datasets.partial_upload import PART_NAME, Part, read_note, unwritable
+from layerserve_server.datasets.dataset import Declaration
+from layerserve_server.datasets.partial_upload import PART_NAME, read_note, unwritable
 from layerserve_server.errors import QuotaError, TooLargeError
+
+if TYPE_CHECKING:
+    from layerserve_server.datasets.store import DatasetStore
 
 #: Maximum number of datasets and uploads: each is a folder that is read to list them.
 MAX_DATASETS = 10_000
@@ -19,19 +21,7 @@ MAX_DATASETS = 10_000
 RETRY_SECONDS = 60.0
 
 
-class Kept(Protocol):
-    """What is kept; a `DatasetStore`."""
-
-    folder: Path
-
-    @property
-    def max_bytes(self) -> int: ...
-    @property
-    def open_parts(self) -> Mapping[str, Part]: ...
-    def datasets(self) -> list[Dataset]: ...
-
-
-def check(kept: Kept, declared: Declaration, owner: str, name: str, most: int | None) -> None:
+def check(kept: DatasetStore, declared: Declaration, owner: str, name: str, most: int | None) -> None:
     """Raises an error if there is no room for a declared file, of which the folder `name` may have a part already.
 
     TooLargeError if the server or the disk has none, and QuotaError if its owner has more than `most` bytes then.
@@ -55,13 +45,13 @@ def check(kept: Kept, declared: Declaration, owner: str, name: str, most: int | 
         raise TooLargeError(f"the dataset has {declared.bytes - has} bytes to come, but the disk has {free} free")
 
 
-def left(kept: Kept, owner: str, most: int | None) -> int:
+def left(kept: DatasetStore, owner: str, most: int | None) -> int:
     """Returns the number of bytes for which there is room."""
     total, own, _ = _used(kept, owner, "")
     return max(0, min(kept.max_bytes - total, (sys.maxsize if most is None else most) - own, _free(kept.folder)))
 
 
-def _used(kept: Kept, owner: str, except_for: str) -> tuple[int, int, int]:
+def _used(kept: DatasetStore, owner: str, except_for: str) -> tuple[int, int, int]:
     """Returns the bytes of all datasets and uploads, of those of one owner, and their number."""
     total = own = count = 0
     for dataset in kept.datasets():

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from layerserve_server.services.run_requests import RunDefaults
     from layerserve_server.services.server import ServerState
     from layerserve_server.settings.settings import Settings
+    from layerserve_server.training.conversion import Converter
     from layerserve_server.training.process.run_process import MakeProcess
     from layerserve_server.training.run_kind import RunKind
     from layerserve_server.training.runs.registry import Runs
@@ -82,6 +83,8 @@ class Core(Process):
     work: OpenWork
     #: What each run has if its request doesn't say otherwise.
     defaults: RunDefaults
+    #: Makes files of models, a few at a time.
+    converter: Converter
     #: The metrics of all processes.
     registry: CollectorRegistry
     #: Version of the package.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 GROUP = "layerserve.extensions"
 #: The extensions of this package. Imported when their settings are read; what they make imports the rest.
 OWN = {
+    "checkpoints": "layerserve_server.extensions.checkpoints.extension:CHECKPOINTS",
     "cloud_paths": "layerserve_server.extensions.cloud_paths.extension:CLOUD_PATHS",
     "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
     "estimates": "layerserve_server.extensions.estimates.extension:ESTIMATES",

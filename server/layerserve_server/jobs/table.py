@@ -40,11 +40,6 @@ def _check(function: str, what: str) -> Job:
     return Job(f"layerserve_server.{function}", what, queued=True, setting="check_seconds")
 
 
-def _model(function: str, what: str) -> Job:
-    """A job that makes something of a model."""
-    return Job(f"layerserve_server.training.{function}", what, nice=10, failure=VersionFailedError)
-
-
 # Without torch. The niceness is that of loading: requests come first.
 READ_MODEL_FILE: Final = Job("layerserve_server.importing.job:read_model_file", "reading a model file", False, 5)
 QUANTIZE: Final = Job("layerserve_server.quantization.job:quantize", "quantizing a graph", False, 5)
@@ -56,14 +51,14 @@ CHECK_TRAINING: Final = _check("training.checks.model_checks:check_training", "o
 LOG_DIRECTION: Final = _check("training.checks.model_checks:log_direction", "compiling the model")
 DESCRIBE_FILES: Final = _check("datasets.description:describe_files", "reading the data files")
 DESCRIBE_DATASET: Final = _check("datasets.description:describe_dataset", "reading the dataset")
-CONVERT: Final = _model("conversion:convert", "converting a file")
-BUILD_CHECKPOINT: Final = _model("checkpoint_models:build", "making the model of a checkpoint")
-PREDICT_CHECKPOINT: Final = _model("checkpoint_models:predict", "making the model of a checkpoint")
+CONVERT: Final = Job(
+    "layerserve_server.training.conversion:convert", "converting a file", nice=10, failure=VersionFailedError
+)
 
 JOBS: Final = (
     *(READ_MODEL_FILE, QUANTIZE, READ_BODY),
     *(CHOOSE_ENGINES, CHECK_TRAINING, LOG_DIRECTION, DESCRIBE_FILES, DESCRIBE_DATASET),
-    *(CONVERT, BUILD_CHECKPOINT, PREDICT_CHECKPOINT),
+    CONVERT,
 )
 #: What the process with torch imports beside the modules of its jobs: the program of a run.
 PROGRAMS: Final = ("layerserve_server.training.program.warm",)

@@ -183,7 +183,7 @@ class Metrics:
         self.labels["layerserve_model_versions"] = ("model", "state")
         self.registry.register(CountsCollector("layerserve_model_versions", text, ("model", "state"), states))
 
-    # Loads (see repository.observer.RepositoryObserver).
+    # Loads.
 
     def version_loaded(self, model: str, version: int, seconds: float) -> None:
         """Counts a version that was loaded in `seconds`."""

@@ -158,7 +158,10 @@ class Tracer:
         happened: Sequence[tuple[str, float, Mapping[str, Any]]],
         failure: str,
     ) -> None:
-        """Exports the span of a run (see training.runs.trace.RunTracer). `headers` are those of `CallTrace.headers`."""
+        """Exports the span of a run, with what happened in it. `headers` are those of `CallTrace.headers`.
+
+        Times are Unix times in seconds; `failure` is empty if there is none.
+        """
         _, trace_id, span_id, _ = headers["traceparent"].split("-")
         state = TraceState.from_header([headers.get("tracestate", "")])
         flags = TraceFlags(TraceFlags.SAMPLED)

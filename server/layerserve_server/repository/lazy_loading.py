@@ -42,7 +42,7 @@ class LazyLoading:
     """
 
     def __init__(self, load: Callable[[Entry], None], awaited: Callable[[str, float], None]) -> None:
-        """`load` loads a version. `awaited` is called as in `RepositoryObserver.load_awaited`."""
+        """`load` loads a version. `awaited` is called as in `Metrics.load_awaited`."""
         self._load = load
         self._awaited = awaited
         self._loads: dict[Entry, list[Waiting]] = {}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from layerserve_server.errors import (
     BusyError,
@@ -24,10 +24,12 @@ from layerserve_server.repository.entry import Entry
 from layerserve_server.repository.lazy_loading import RETRY_SECONDS, LazyLoading
 from layerserve_server.repository.loader import Loader
 from layerserve_server.repository.memory_limit import MemoryLimit
-from layerserve_server.repository.observer import RepositoryObserver
 from layerserve_server.repository.rollout import Rollout
 from layerserve_server.repository.version import Lease
 from layerserve_server.repository.version_states import State
+
+if TYPE_CHECKING:
+    from layerserve_server.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ class Leases:
         memory: MemoryLimit,
         loader: Loader,
         rollout: Rollout,
-        observer: RepositoryObserver,
+        observer: Metrics,
     ) -> None:
         self._catalogue = catalogue
         self._memory = memory

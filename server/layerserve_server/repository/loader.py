@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from layerserve_server.errors import VersionFailedError
 from layerserve_server.repository import layout
@@ -14,11 +15,13 @@ from layerserve_server.repository.entry import Entry, Facts
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.memory_limit import MemoryLimit, NoRoomError
 from layerserve_server.repository.model_settings import ModelSettings
-from layerserve_server.repository.observer import RepositoryObserver
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.version_reader import VersionReader, failure_text
 from layerserve_server.repository.version_source import VersionSource
 from layerserve_server.repository.version_states import Event
+
+if TYPE_CHECKING:
+    from layerserve_server.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ class Loader:
         catalogue: Catalogue,
         memory: MemoryLimit,
         reader: VersionReader,
-        observer: RepositoryObserver,
+        observer: Metrics,
         *,
         source: VersionSource | None = None,
         ready: Callable[[LoadedVersion], None] | None = None,

@@ -8,16 +8,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from layerserve_server.errors import BusyError, VersionFailedError
 from layerserve_server.repository import layout
 from layerserve_server.repository.catalogue import Catalogue
 from layerserve_server.repository.entry import Entry
 from layerserve_server.repository.layout import FoundVersion
-from layerserve_server.repository.observer import RepositoryObserver
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.version_states import Event
+
+if TYPE_CHECKING:
+    from layerserve_server.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +49,7 @@ class MemoryLimit:
     With a limit, a version that isn't in memory is on standby: it can be the default, and a request for it loads it.
     """
 
-    def __init__(
-        self, catalogue: Catalogue, observer: RepositoryObserver, *, max_bytes: int, max_old_versions: int
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, observer: Metrics, *, max_bytes: int, max_old_versions: int) -> None:
         """`max_bytes` is the limit of the memory of all versions; 0 for none.
 
         `max_old_versions` is the number of versions that stay in memory after requests have named them.

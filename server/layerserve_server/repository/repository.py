@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerserve_server.access.reserved import UNREADABLE, Restriction
 from layerserve_server.errors import VersionFailedError
@@ -19,7 +19,6 @@ from layerserve_server.repository.leases import Leases
 from layerserve_server.repository.loader import Loader
 from layerserve_server.repository.memory_limit import MemoryLimit
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
-from layerserve_server.repository.observer import RepositoryObserver
 from layerserve_server.repository.publisher import Publisher
 from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.remembered_callers import RememberedCallers
@@ -28,6 +27,9 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.version_reader import VersionReader
 from layerserve_server.repository.version_states import Event, State
 from layerserve_server.repository.writer import FolderWriter, Writer
+
+if TYPE_CHECKING:
+    from layerserve_server.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ class Repository:
         self,
         folder: RepositoryFolder,
         reader: VersionReader,
-        observer: RepositoryObserver,
+        observer: Metrics,
         options: RepositoryOptions = RepositoryOptions(),
         *,
         remembered: RememberedCallers,

@@ -7,17 +7,19 @@ import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from layerserve_server.errors import VersionFailedError
 from layerserve_server.repository.catalogue import Catalogue, replaced
 from layerserve_server.repository.entry import Entry
 from layerserve_server.repository.loader import Loader
 from layerserve_server.repository.memory_limit import MemoryLimit
-from layerserve_server.repository.observer import RepositoryObserver
 from layerserve_server.repository.record import ModelRecord
 from layerserve_server.repository.version_source import VersionSource
 from layerserve_server.repository.version_states import Event, State
+
+if TYPE_CHECKING:
+    from layerserve_server.observability.metrics import Metrics
 
 #: Number of models that are loaded at the same time after a scan.
 LOADERS: Final = 4
@@ -35,7 +37,7 @@ class Rollout:
         catalogue: Catalogue,
         memory: MemoryLimit,
         loader: Loader,
-        observer: RepositoryObserver,
+        observer: Metrics,
         source: VersionSource | None = None,
     ) -> None:
         self._catalogue = catalogue

@@ -44,15 +44,16 @@ class ServerService:
         return Routes(unary={SERVICE + "GetServer": self.get_server})
 
     def get_server(self, call: Call) -> None:
-        """Handles GetServer. What is misplaced is only told to callers that may change all models: it has no model."""
+        """Handles GetServer. Only callers that may change all models are told the host, process and misplaced files."""
         parse(pb.GetServerRequest, call.request)
-        misplaced = self._repository.folder.misplaced() if call.caller.manages_all else {}
+        manages = call.caller.manages_all
+        misplaced = self._repository.folder.misplaced() if manages else {}
         response = pb.GetServerResponse(
             version=self._release,
             state=STATES[self._state()],
             start_time=timestamp(self._start_time),
-            host=socket.gethostname(),
-            process_id=os.getpid(),
+            host=socket.gethostname() if manages else "",
+            process_id=os.getpid() if manages else 0,
             workers=self._settings.workers,
             transport=self._settings.transport,
             tls=self._settings.tls_certificate is not None,

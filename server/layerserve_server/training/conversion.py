@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layerserve_server.errors import BusyError
 from layerserve_server.inference import runner
@@ -18,7 +18,9 @@ from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.table import Job
-from layerserve_server.training.model import TrainableModel
+
+if TYPE_CHECKING:
+    from layergraph.models.model import Model
 
 #: Maximum number of concurrent conversions. Each uses the memory of a model, and a core.
 MAX_CONVERSIONS = 2
@@ -83,7 +85,7 @@ def convert(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
     return {"file": saved(load_model(Path(arguments["source"])), arguments)}
 
 
-def saved(model: TrainableModel, arguments: Mapping[str, Any]) -> str:
+def saved(model: Model, arguments: Mapping[str, Any]) -> str:
     """Saves a model in the format and the folder of a job's arguments, and returns the file's name."""
     chosen = model.saved_format(arguments["format"])
     name = f"model{chosen.suffix}"

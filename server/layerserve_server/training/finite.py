@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,21 +12,19 @@ from layerserve_server.errors import NotFiniteError
 if TYPE_CHECKING:
     from layergraph.models.model import Model
 
-    from layerserve_server.training.model import TrainableModel
 
-
-def check_finite(model: TrainableModel, base: Path) -> None:
+def check_finite(model: Model, base: Path) -> None:
     """Raises NotFiniteError if `not_finite` finds a weight."""
     if found := not_finite(model, base):
         raise NotFiniteError(f"{found}; so the model isn't published")
 
 
-def not_finite(model: TrainableModel, base: Path) -> str:
+def not_finite(model: Model, base: Path) -> str:
     """Returns which weight is the first with a NaN or infinity that `base` lacks, the model's file before training.
 
     `base` may also be the folder of the file. Empty if there is none: a mask of -inf that was there stays.
     """
-    suspects = [weight for weight in cast("Model", model).weights if not weight.is_finite]
+    suspects = [weight for weight in model.weights if not weight.is_finite]
     if not suspects:
         return ""
     from layergraph import load_model

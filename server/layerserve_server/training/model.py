@@ -1,11 +1,11 @@
-"""Interface of trainable models, and conversion of a run's request to arguments of `compile`, `fit` and `evaluate`."""
+"""Conversion of a run's request to arguments of `compile`, `fit` and `evaluate`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from layergraph.errors import (
@@ -21,47 +21,11 @@ from layerserve_server.training.precision import policy_of
 from layerserve_server.training.request import DataArray, Role, RunRequest
 
 if TYPE_CHECKING:
-    import layergraph
+    from layergraph.models.model import Model
     from layergraph.saving.formats import Format
 
 
-class TrainableModel(Protocol):
-    """A model that can be trained, such as layergraph.Model."""
-
-    @property
-    def compiled(self) -> bool: ...
-
-    #: Arguments with which the model was compiled, by name; None if it isn't compiled. The file's may be replaced.
-    compile_config: Mapping[str, Any] | None
-
-    @property
-    def compile_problem(self) -> str:
-        """Why the file's arguments can't be used, such as a loss that only its author has; empty if they can be."""
-
-    @property
-    def optimizer(self) -> Any: ...
-    @property
-    def compile(self) -> Callable[..., None]:
-        """`keras.Model.compile`, with its arguments."""
-
-    @property
-    def fit(self) -> Callable[..., Any]:
-        """`keras.Model.fit`, with its arguments and `seed` and `on_nan`."""
-
-    @property
-    def evaluate(self) -> Callable[..., Any]:
-        """`keras.Model.evaluate`, with its arguments."""
-
-    def log_direction(self, name: str) -> str | None:
-        """Returns "up" if larger values of a log are better, "down" if smaller ones are, and None if unknown."""
-
-    def save(self, path: Path, generation: int | None = None) -> None: ...
-
-    def saved_format(self, name: str) -> Format:
-        """Returns the format of this name ("" for the model's own). Raises ConfigError if it can't hold the model."""
-
-
-def load_trainable(path: Path) -> TrainableModel:
+def load_trainable(path: Path) -> Model:
     """Loads a model file with layergraph. Imported here so that flags and `--help` don't have to import torch."""
     import layergraph
 
@@ -74,39 +38,39 @@ PLACEHOLDER_ROWS = 2
 PLACEHOLDER_TEXT = b"word " * 32
 
 
-def prepare_model(model: TrainableModel, request: RunRequest) -> None:
+def prepare_model(model: Model, request: RunRequest) -> None:
     """Sets the precision, freezes layers, enables LoRA and compiles a model according to a request.
 
     Raises ConfigError if a setting is invalid or the result's format can't represent the model, and NotCompiledError as
     `compile_model` does.
     """
     if policy := policy_of(request.precision, request.device):
-        cast("layergraph.Model", model).compute_in(policy)
+        model.compute_in(policy)
     if request.freeze:
         from layergraph.training import freezing
 
         frozen = [pattern for pattern in request.freeze if not pattern.startswith("!")]
         trained = [pattern.removeprefix("!") for pattern in request.freeze if pattern.startswith("!")]
         # Before compiling: the optimizer state in the file belongs to the weights that were trainable before.
-        freezing.freeze(cast("layergraph.Model", model), frozen)
-        freezing.unfreeze(cast("layergraph.Model", model), trained)
+        freezing.freeze(model, frozen)
+        freezing.unfreeze(model, trained)
     if request.lora:
         from layergraph.training import adapting
 
         patterns, alpha = request.lora.get("layers", ("*",)), request.lora.get("alpha")
-        adapting.adapt(cast("layergraph.Model", model), patterns, request.lora["rank"], alpha, request.seed)
+        adapting.adapt(model, patterns, request.lora["rank"], alpha, request.seed)
     compile_model(model, request.compile, updates=request.trains)
     if request.trains:
         result_format(model, request)
 
 
-def result_format(model: TrainableModel, request: RunRequest) -> Format:
+def result_format(model: Model, request: RunRequest) -> Format:
     """Returns the format of the run's result. Raises ConfigError if it can't represent the compiled model."""
     with as_published(model, request):
         return model.saved_format(request.format or "")
 
 
-def save_result(model: TrainableModel, path: Path, request: RunRequest, format: Format, base: Path) -> None:
+def save_result(model: Model, path: Path, request: RunRequest, format: Format, base: Path) -> None:
     """Writes the file that a run publishes. `base` is that of the model before training, or its folder.
 
     Raises NotTrainableError if a weight isn't finite, which it was there.
@@ -116,16 +80,16 @@ def save_result(model: TrainableModel, path: Path, request: RunRequest, format: 
         model.save(path, generation=format.generation)
 
 
-def as_published(model: TrainableModel, request: RunRequest) -> AbstractContextManager[None]:
+def as_published(model: Model, request: RunRequest) -> AbstractContextManager[None]:
     """Sets the weights that a run publishes within the block: merged kernels, unless LoRA is to be kept."""
     if not request.lora or request.lora.get("keep"):
         return nullcontext()
     from layergraph.saving.lora import merged_weights
 
-    return merged_weights(cast("layergraph.Model", model))
+    return merged_weights(model)
 
 
-def compile_model(model: TrainableModel, settings: Mapping[str, Any], *, updates: bool = True) -> None:
+def compile_model(model: Model, settings: Mapping[str, Any], *, updates: bool = True) -> None:
     """Compiles a model with `settings`; those not given, and the optimizer's state, are kept from the model file.
 
     Loss weights and metrics of the file belong to its loss, so a new loss starts without them. An optimizer is required
@@ -236,7 +200,7 @@ def monitored(request: RunRequest) -> str:
     return request.monitor or ("val_loss" if request.validates else "loss")
 
 
-def larger_is_better(model: TrainableModel, log: str, mode: str | None) -> bool:
+def larger_is_better(model: Model, log: str, mode: str | None) -> bool:
     """Whether larger values of a log are better. Raises ConfigError if neither the mode nor the log determines it."""
     direction = {"min": "down", "max": "up"}.get(mode or "") or model.log_direction(log.removeprefix("val_"))
     if direction is None:

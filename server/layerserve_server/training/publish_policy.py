@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layergraph.errors import ConfigError
 
 from layerserve_server.training.model import (
-    TrainableModel,
     compile_model,
     evaluate_arguments,
     larger_is_better,
@@ -17,9 +16,12 @@ from layerserve_server.training.model import (
 )
 from layerserve_server.training.request import RunRequest
 
+if TYPE_CHECKING:
+    from layergraph.models.model import Model
+
 
 def why_withheld(
-    load: Callable[[Path], TrainableModel], base: Path, result: Path, request: RunRequest, arrays: list[Any]
+    load: Callable[[Path], Model], base: Path, result: Path, request: RunRequest, arrays: list[Any]
 ) -> str:
     """Returns the reason not to publish a result, no improvement of a log on the validation data. Empty if none."""
     log = request.publish_if_improved
@@ -32,7 +34,7 @@ def compared_log(request: RunRequest) -> str:
 
 
 def no_improvement(
-    load: Callable[[Path], TrainableModel],
+    load: Callable[[Path], Model],
     base: Path,
     result: Path,
     request: RunRequest,

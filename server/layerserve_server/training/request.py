@@ -126,8 +126,6 @@ class RunRequest(RunOptions):
     nice: int = 10
     #: Whether an evaluation writes the loss of each row to a file.
     sample_losses: bool = False
-    #: Maximum time of training in seconds if this is a trial, whose times are taken (see estimates); 0 for a run.
-    trial_seconds: float = 0.0
     #: Name of the caller, by its token or certificate; empty for a caller without one.
     caller: str = ""
     #: Names or patterns of the callers that the model was open to when the run began; None for all, empty if that isn't

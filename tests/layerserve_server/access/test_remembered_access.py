@@ -29,9 +29,9 @@ def test_who_may_do_what_with_a_run(put, start, connect, tmp_path):
     reads = {"owner-who-reads", "friend", "stranger-who-reads", "stranger", None}
     managers = {"friend-who-manages", "stranger-who-manages", "stranger-who-may-all"}
     assert who("GetRun") == trains | reads | managers
-    assert who("WatchRun") == who("GetRunSeries") == who("ListCheckpoints") == reads | managers
+    assert who("WatchRun") == who("GetRunSeries") == reads | managers
     full = {"owner-who-reads"} | managers
-    for method in ("DownloadRunFile", "DownloadCheckpoint", "CancelRun", "UpdateRun", "PredictCheckpoint", "PauseRun"):
+    for method in ("DownloadRunFile", "CancelRun", "UpdateRun", "PauseRun"):
         assert who(method) == full, method
     private = {token for token, about, _ in allowed if about == "private dataset"}
     assert private == {"owner-who-reads"} | managers

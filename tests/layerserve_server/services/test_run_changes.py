@@ -11,12 +11,10 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from layerserve.v1 import checkpoints_pb2, checkpoints_pb2_grpc, management_pb2, management_pb2_grpc
+from layerserve.v1 import management_pb2, management_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.training import events
 from layerserve_server.training.run_folder import control
-from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints
-from layerserve_server.training.run_folder.layout import KEPT
 from layerserve_server.training.runs import ending
 from tokens import bearer, write_tokens
 from trainers import Trainer, X, kinds, messages, spec
@@ -523,33 +521,6 @@ def test_an_event_that_is_written_in_part_is_an_error(tmp_path, monkeypatch):
     monkeypatch.undo()
     events.append(tmp_path, events.Log("three"))
     assert [event.what.text for event in events.EventLog.read(tmp_path).events] == ["one", "three"]
-
-
-def test_a_checkpoint_that_can_not_be_removed_or_downloaded_is_refused(put, start, connect, tmp_path, monkeypatch):
-    def remove(self, id):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    put("double")
-    app = start()
-    channel = connect(app)
-    trainer = Trainer(app, channel, tmp_path)
-    run_id = trainer.train(spec(publish=False))[0].run_id
-    (tmp_path / "state").write_bytes(b"1234")
-    KeptCheckpoints(trainer.runs_folder / run_id / KEPT).put(Checkpoint("e1", 1, 0, 4, 12.5), tmp_path / "state")
-    monkeypatch.setattr(KeptCheckpoints, "remove", remove)
-    stub = checkpoints_pb2_grpc.CheckpointServiceStub(channel)
-    request = checkpoints_pb2.DeleteCheckpointRequest(run_id=run_id, checkpoint_id="e1")
-    code, text = refused(stub.DeleteCheckpoint, request, timeout=30)
-    assert (code, text) == (PRECONDITION, "the checkpoint can't be removed: Read-only file system")
-
-    def download(**fields):
-        request = checkpoints_pb2.DownloadCheckpointRequest(run_id=run_id, checkpoint_id="e1", **fields)
-        return refused(lambda *asked, **options: list(stub.DownloadCheckpoint(*asked, **options)), request, timeout=30)
-
-    wrong = grpc.StatusCode.INVALID_ARGUMENT
-    assert download(content=9) == (wrong, "content: got 9, expected one of CheckpointContent")
-    state = {"content": checkpoints_pb2.CHECKPOINT_CONTENT_STATE, "format": 1}
-    assert download(**state) == (wrong, "format: got one for the state, expected none")
 
 
 # Models that are deleted meanwhile.

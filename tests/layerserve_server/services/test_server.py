@@ -70,7 +70,10 @@ def test_misplaced_files_are_told_to_callers_that_may_change_all_models(put, sta
 
     def misplaced(token):
         with Client(f"127.0.0.1:{app.grpc_port}", token=token) as client:
-            return client.server().misplaced
+            found = client.server()
+            # Nor are others told where it runs.
+            assert bool(found.host) is bool(found.process_id) is (token == "admin")
+            return found.misplaced
 
     found = misplaced("admin")
     assert len(found) == 20

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 
 import pytest
 from layerserve_server.training import events
-from layerserve_server.training.events import EventLog
+from layerserve_server.training.events import EventLog, EventWriter
 from open_files import open_below
 
 STEP = events.Step(1, 1, 1, 9, {"loss": 0.5})
@@ -17,6 +18,78 @@ def log_of(folder, *happened):
     for what in happened:
         events.append(folder, what)
     return EventLog.read(folder)
+
+
+def step(number):
+    return events.Step(1, 1, number, 9, {"loss": math.nan})
+
+
+EVERY_KIND = [
+    events.Accepted("m", 1, 10),
+    events.Queued(2),
+    events.Started(1, 2, 3),
+    events.Step(1, 2, 3, 4, {"loss": 0.5}),
+    events.Epoch(1, 2, {"loss": 0.5}, 0.25),
+    events.Log("text"),
+    events.Resumed(1, 2),
+    events.Checkpoint("e1s2", 1, 2, 300),
+    events.Paused(1, 2, "the disk is full"),
+    events.Finished(3, {"loss": 0.5}, 1.5, "no improvement"),
+    events.Failed("reason", 1, 2, resumable=True),
+    events.Cancelled(1),
+]
+
+
+def test_every_kind_comes_back_from_the_file(tmp_path):
+    writer = EventWriter(tmp_path)
+    for what in EVERY_KIND:
+        writer.write(what)
+    writer.close()
+    lines = (tmp_path / "events.jsonl").read_bytes().splitlines()
+    read = [events.Event.from_line(line) for line in lines]
+    assert [event.what for event in read] == EVERY_KIND
+    assert {type(what) for what in EVERY_KIND} == set(events.KINDS.values())
+    assert [event.sequence for event in read] == list(range(len(EVERY_KIND)))
+
+
+def test_of_step_events_in_a_row_only_the_newest_is_kept(tmp_path):
+    writer = EventWriter(tmp_path)
+    for what in (step(1), step(2), events.Log("a"), step(3), step(4)):
+        writer.write(what)
+    writer.close()
+    log = EventLog(tmp_path)
+    log.refresh()
+    assert [event.sequence for event in log.events] == [1, 2, 4]
+    assert [event.sequence for event in log.since(2)] == [2, 4]
+
+
+def test_a_writer_goes_on_behind_half_a_line_of_a_killed_one(tmp_path):
+    events.append(tmp_path, events.Log("a"))
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        file.write(b'{"sequence": 1, "ti')
+    log = EventLog(tmp_path)
+    log.refresh()
+    assert len(log.events) == 1
+    events.append(tmp_path, events.Failed("killed"))
+    log.refresh()
+    assert [(event.sequence, event.what) for event in log.events] == [
+        (0, events.Log("a")),
+        (1, events.Failed("killed")),
+    ]
+
+
+def test_watchers_are_called_for_what_comes_while_they_watch(tmp_path):
+    log, called = EventLog(tmp_path), []
+    with log.watchers.watched(lambda: called.append(len(log.events))):
+        log.refresh()
+        assert called == []
+        events.append(tmp_path, events.Log("a"))
+        log.refresh()
+        log.put(events.Log("b"))
+        assert called == [1, 2]
+    log.put(events.Log("c"))
+    assert called == [1, 2]
+    assert [event.what for event in log.since(1)] == [events.Log("b"), events.Log("c")]
 
 
 def test_what_is_left_out_of_an_event_is_nothing():

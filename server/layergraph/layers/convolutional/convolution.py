@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -86,24 +87,20 @@ class WindowedConvolution(SpatialLayer):
         """Builds an activation layer for the shape of the convolution's output. Called last in `build`."""
         if not isinstance(self.activation, Layer):
             return
-        shape = self._shape_for(input_shape)
-        self.activation.build_for((Tensor(shape, self.compute_dtype, History(self, 0, 0)),))
+        # Where the kernel doesn't fit, `convolved` says so, too, when the layer is called.
+        if (shape := self._shape_for(input_shape)) is not None:
+            self.activation.build_for((Tensor(shape, self.compute_dtype, History(self, 0, 0)),))
 
-    def _shape_for(self, input_shape: Any) -> Shape:
-        """The shape of the convolution's output. Raises DataError or RuntimeError if the kernel doesn't fit."""
+    def _shape_for(self, input_shape: Any) -> Shape | None:
+        """The shape of the convolution's output; None if the kernel doesn't fit."""
         w, dtype = bind_meta(self), torch_dtype(self.compute_dtype)
-        failure: Exception | None = None
         for both in pairs([input_shape]):
             sizes = [symbolic_dims.fill(input_shape) for symbolic_dims in both]
-            try:
+            # A longer axis may fit.
+            with suppress(DataError, RuntimeError):
                 first, second = (self.convolved(w, torch.empty(n, dtype=dtype, device="meta")).shape for n in sizes)
-            except (DataError, RuntimeError) as wrong:
-                # A longer axis may fit.
-                failure = failure or wrong
-            else:
                 return tuple(a if a == b else None for a, b in zip(first, second, strict=True))
-        assert failure is not None
-        raise failure
+        return None
 
     def add_bias(self, channels: int) -> None:
         """Creates the bias, if `use_bias`."""

@@ -9,7 +9,7 @@ from layergraph.training.row_groups import HELD_BYTES
 
 from layerserve_server.extensions.estimates.random_rows import trial_request
 from layerserve_server.extensions.estimates.steps import Steps, rows_of
-from layerserve_server.training.process.trial_times import Lap
+from layerserve_server.extensions.estimates.trial_times import Lap
 from layerserve_server.training.request import Role, RunRequest
 
 #: Factor and addition, in bytes, for memory that a trial doesn't show: fragments, and the history of many epochs.

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from layerserve_server.extensions.estimates import costs
 from layerserve_server.extensions.estimates.costs import Seconds, Trial
 from layerserve_server.extensions.estimates.steps import Steps, steps_of
 from layerserve_server.jobs.channel import never
-from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.training.checks.problems import Notes
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.registry import Runs
 
-
-class Try(Protocol):
-    """Shows what a run costs by its first steps."""
-
-    def __call__(self, request: RunRequest, base: FoundVersion, gone: Callable[[], bool] = never) -> Trial:
-        """See `measured_run.MeasuredRuns`."""
+if TYPE_CHECKING:
+    from layerserve_server.extensions.estimates.measured_run import MeasuredRuns
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +58,7 @@ class Estimate:
 class Estimator:
     """Estimates runs. Thread-safe."""
 
-    def __init__(self, runs: Runs, repository: Repository, trial: Try) -> None:
+    def __init__(self, runs: Runs, repository: Repository, trial: MeasuredRuns) -> None:
         self._runs = runs
         self._repository = repository
         self._trial = trial

@@ -27,6 +27,7 @@ import numpy as np
 from layerserve_server.errors import BusyError, InvalidRequestError, NotTrainableError
 from layerserve_server.extensions.estimates.costs import Trial
 from layerserve_server.extensions.estimates.random_rows import class_bounds, trial_request, write_rows
+from layerserve_server.extensions.estimates.trial_times import OPTION, Lap, TrialTimes
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits, within_available
@@ -37,7 +38,6 @@ from layerserve_server.training.budget import folder_bytes
 from layerserve_server.training.events import EVENTS
 from layerserve_server.training.proc_files import descendants_of
 from layerserve_server.training.process.training_process import run_environment
-from layerserve_server.training.process.trial_times import Lap, TrialTimes
 from layerserve_server.training.process.workers import end_with_parent
 from layerserve_server.training.program import main as run
 from layerserve_server.training.request import REQUEST, RunRequest
@@ -62,6 +62,8 @@ REMOVE_SECONDS, REMOVE_AGAIN_SECONDS = 5.0, 0.02
 SETTLED_SECONDS = 0.5
 #: More memory than there is, in bytes.
 NO_LIMIT = 1 << 60
+#: The program of the run's process.
+TIMED_RUN = "layerserve_server.extensions.estimates.timed_run"
 MEASURE_RUN = Job(f"{__name__}:measure", "a trial of the run")
 FAILS = f"{MEASURE_RUN.what} fails"
 
@@ -118,9 +120,10 @@ class MeasuredRuns:
             link.parent.mkdir(parents=True, exist_ok=True)
             # Absolute, as the repository may be given by a relative path, which the link would take as its own.
             link.symlink_to((base.path.parent / part).absolute())
-        replace(trial_request(request), trial_seconds=TRIAL_SECONDS).write(folder)
+        replace(trial_request(request), kind_options={OPTION: TRIAL_SECONDS}).write(folder)
         limits = self._limits(request)
-        arguments = {"folder": str(folder), "environment": run_environment(request.threads)}
+        environment = run_environment(request.threads) | {run.PROGRAM: TIMED_RUN}
+        arguments = {"folder": str(folder), "environment": environment}
         reply = self._jobs.run(MEASURE_RUN, arguments, limits, gone)
         return Trial(**{**reply["trial"], "laps": [Lap(**lap) for lap in reply["trial"]["laps"]]})
 

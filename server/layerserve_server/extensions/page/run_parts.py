@@ -12,12 +12,11 @@ from layerserve_server.extensions.page.fields import Fields
 from layerserve_server.extensions.page.guard import Guard
 from layerserve_server.extensions.page.pages import Pages
 from layerserve_server.extensions.page.part import Show, shown
-from layerserve_server.services.checkpoints import SERVICE as CHECKPOINTS
 from layerserve_server.services.training import SERVICE as TRAINING
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute
 
-#: Of an extension that may not be there: then these parts aren't either.
-SWEEPS = "/layerserve.v1.SweepService/"
+#: Of extensions that may not be there: then these parts aren't either.
+SWEEPS, CHECKPOINTS = "/layerserve.v1.SweepService/", "/layerserve.v1.CheckpointService/"
 #: Number of runs on a page of the list, and of sweeps, checkpoints and trials that are shown.
 PAGE, MAX_SHOWN = 30, 200
 #: Points of a curve, and number of charts.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from layergraph.errors import DataError, unknown_name
@@ -17,45 +17,19 @@ from layerserve_server.extensions.sequences.model_settings import OwnSequences
 from layerserve_server.inference.admission import Admission, Admitted
 from layerserve_server.inference.batching import BatchObserver, BatchQueue
 from layerserve_server.inference.queue import Arrays
-from layerserve_server.inference.runner import Array, ModelRunner, ServedModel, TensorSpec
+from layerserve_server.inference.runner import Array, ModelRunner, TensorSpec
 from layerserve_server.repository.version import DerivedModel, LoadedVersion
 from layerserve_server.services.prediction.decoder import Decoder
 from layerserve_server.services.prediction.encoded_rows import EncodedRows
 from layerserve_server.services.prediction.predict_protocol import Encoder, PredictionRequest, RequestedOutputs
 
+if TYPE_CHECKING:
+    from layergraph.stepping.stepper import Stepper
+
+    from layerserve_server.inference.runner import ServedModel
+
 #: Maximum number of cached endpoints. Clients choose the outputs, so there has to be a limit.
 MAX_KEPT = 64
-
-
-class StateSpec(Protocol):
-    """A state: its name as an input of the step model, the shape of a row, and its name as an output."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def next_name(self) -> str: ...
-
-
-class Stepper(Protocol):
-    """See layergraph.stepping.stepper.Stepper."""
-
-    @property
-    def model(self) -> ServedModel: ...
-    @property
-    def state_specs(self) -> Sequence[StateSpec]: ...
-    @property
-    def input_specs(self) -> Sequence[TensorSpec]: ...
-    @property
-    def output_specs(self) -> Sequence[TensorSpec]: ...
-    @property
-    def first_inputs(self) -> Sequence[str]: ...
-    @property
-    def timed_inputs(self) -> Sequence[str]: ...
-    def initial_states(self, rows: int, inputs: Arrays | None = None) -> Mapping[str, Array]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +84,13 @@ class StepModel:
         `derived` is the function that makes the step model in the process that chooses engines; empty to choose none.
         """
         self.stepper = stepper
-        self.derived = DerivedModel(stepper.model, derived) if derived else None
+        model = cast("ServedModel", stepper.model)
+        self.derived = DerivedModel(model, derived) if derived else None
         self.settings = settings
         self._observer = observer
         self._nice = nice
-        self._runner = ModelRunner(stepper.model, threads)
-        plan = stepper.model.plan()
+        self._runner = ModelRunner(model, threads)
+        plan = model.plan()
         self.joinable = plan.batched
         #: Outputs of the step model: those of the model, and the states after the step.
         self.computed = tuple(spec.name for spec in plan.output_specs)

@@ -8,7 +8,7 @@ from layerserve_server.observability.families import Families
 
 
 class StoreMetrics:
-    """Counts what a `Mirror` does (see its MirrorObserver)."""
+    """Counts what a `Mirror` does."""
 
     def __init__(self, families: Families) -> None:
         counter, gauge, model = families.counter, families.gauge, ("model",)

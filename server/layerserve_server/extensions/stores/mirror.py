@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from layerserve_server.errors import UnavailableError, VersionFailedError
 from layerserve_server.extensions.stores.addresses import last_part
@@ -26,6 +26,9 @@ from layerserve_server.extensions.stores.manifest import check_manifest
 from layerserve_server.extensions.stores.objects import Kind, Store, StoredObject, StoreError
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.publishing import MAX_LABELS_BYTES
+
+if TYPE_CHECKING:
+    from layerserve_server.extensions.stores.metrics import StoreMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +51,6 @@ UNREADABLE = "this object couldn't be read from the store\n"
 START_SECONDS = 10.0
 
 
-class MirrorObserver(Protocol):
-    """Receives events of a mirror, for metrics."""
-
-    def store_listed(self, answered: bool) -> None:
-        """Called after each listing of the store: whether it answered."""
-
-    def version_fetched(self, model: str, size: int, seconds: float) -> None:
-        """Called after a version of `size` bytes was fetched, which took `seconds`."""
-
-    def fetch_failed(self, model: str) -> None:
-        """Called after a version couldn't be fetched."""
-
-    def cache_changed(self, size: int) -> None:
-        """Called when the size of all copies has changed, in bytes."""
-
-
 class Mirror:
     """Copies of a store's versions in a folder. Implements `VersionSource`. Thread-safe.
 
@@ -76,7 +63,7 @@ class Mirror:
         address: str,
         store: Store,
         cache: Cache,
-        observer: MirrorObserver,
+        observer: StoreMetrics,
         *,
         poll_seconds: float = 30.0,
         settle_seconds: float = SETTLE_SECONDS,

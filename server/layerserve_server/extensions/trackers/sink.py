@@ -43,7 +43,7 @@ MakeSink = Callable[[str, Any], Sink]
 
 def parameters(request: RunRequest) -> dict[str, str]:
     """Returns the parameters of a run: its options, and each setting of `compile`, as texts."""
-    skipped = ("model", "version", "data", "budget", "metadata", "description", "caller", "trial_seconds")
+    skipped = ("model", "version", "data", "budget", "metadata", "description", "caller")
     values = {name: value for name, value in json.loads(request.to_json()).items() if name not in skipped}
     values |= values.pop("compile")
     return {name: _text(value) for name, value in values.items() if value not in (None, "", [], {})}

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from layergraph.errors import (
@@ -34,11 +34,11 @@ from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training import model as models
 from layerserve_server.training.checks.problems import RAISING, REFUSALS, Notes, NotesContext
-from layerserve_server.training.model import PLACEHOLDER_ROWS, TrainableModel
+from layerserve_server.training.model import PLACEHOLDER_ROWS
 from layerserve_server.training.request import EVALUATION, DataArray, RunRequest
 
 if TYPE_CHECKING:
-    import layergraph
+    from layergraph.models.model import Model
 
 T = TypeVar("T")
 
@@ -148,10 +148,10 @@ def _train(path: Path, request: RunRequest) -> None:
         if request.workers > 1:
             from layergraph.training.shareable import check_shareable
 
-            check_shareable(cast("layergraph.Model", model))
+            check_shareable(model)
         if request.kind == EVALUATION:
-            by_row = {"row_losses": lambda losses: None} if request.sample_losses else {}
-            model.evaluate(**models.evaluate_arguments(replace(request, view=View()), few), **by_row)
+            arguments = models.evaluate_arguments(replace(request, view=View()), few)
+            model.evaluate(**arguments, row_losses=(lambda losses: None) if request.sample_losses else None)
         elif request.has_data:
             _train_few(model, request, few)
     except (NonFiniteLossError, ElementError):
@@ -168,7 +168,7 @@ def _train(path: Path, request: RunRequest) -> None:
         raise errors.InvalidRequestError(f"callbacks: a file can't be written: {error.strerror}") from error
 
 
-def _train_few(model: TrainableModel, request: RunRequest, few: Sequence[Array]) -> None:
+def _train_few(model: Model, request: RunRequest, few: Sequence[Array]) -> None:
     arguments = models.fit_arguments(replace(request, view=View()), few)
     if request.view.validate_on:
         arguments["validation_rows"] = np.arange(len(few[0]))
@@ -195,7 +195,7 @@ def _of_all_rows(error: ShapeError, data: Sequence[DataArray]) -> ShapeError:
     return error
 
 
-def _sound(model: TrainableModel, request: RunRequest, notes: Notes) -> RunRequest | None:
+def _sound(model: Model, request: RunRequest, notes: Notes) -> RunRequest | None:
     """Tries the settings one by one. Returns the request with the sound ones; None if it can't be tried with them."""
 
     freeze = _passing(request.freeze, lambda pattern: _freeze(model, pattern), notes)
@@ -230,10 +230,10 @@ def _passing(given: Iterable[T], check: Callable[[T], object], notes: Notes) -> 
     return tuple(passed)
 
 
-def _freeze(model: TrainableModel, pattern: str) -> None:
+def _freeze(model: Model, pattern: str) -> None:
     from layergraph.training import freezing
 
-    freezing.freeze(cast("layergraph.Model", model), (pattern.removeprefix("!"),))
+    freezing.freeze(model, (pattern.removeprefix("!"),))
 
 
 def _alone(request: RunRequest, name: str) -> dict[str, Any]:

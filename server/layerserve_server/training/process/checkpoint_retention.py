@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from layergraph import Model
 from layergraph.errors import ConfigError
 
 from layerserve_server.training import events
 from layerserve_server.training.budget import folder_bytes
 from layerserve_server.training.checkpoint_policy import Policy
 from layerserve_server.training.finite import not_finite
-from layerserve_server.training.model import TrainableModel, larger_is_better, monitored
+from layerserve_server.training.model import larger_is_better, monitored
 from layerserve_server.training.process.reporting import numbers
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints, best_of, checkpoint_id
@@ -52,9 +53,7 @@ class _Store:
 class CheckpointRetention:
     """Keeps checkpoints in the folder of a run that is training."""
 
-    def __init__(
-        self, folder: Path, request: RunRequest, model: TrainableModel, report: Callable[[events.What], None]
-    ) -> None:
+    def __init__(self, folder: Path, request: RunRequest, model: Model, report: Callable[[events.What], None]) -> None:
         """`report` writes an event. Removes what a killed process has left. Raises OSError."""
         self._folder = folder
         self._request = request

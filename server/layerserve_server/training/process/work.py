@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from layergraph import load_model
@@ -40,7 +41,6 @@ from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter, numbers
 from layerserve_server.training.process.run_commands import RunCommands
 from layerserve_server.training.process.sample_losses import SampleLosses
-from layerserve_server.training.process.trial_times import trial_timer
 from layerserve_server.training.process.workers import join, under_torchrun
 from layerserve_server.training.publish_policy import compared_log, no_improvement, why_withheld
 from layerserve_server.training.request import EVALUATION, RunRequest
@@ -55,22 +55,28 @@ if TYPE_CHECKING:
     from layergraph.training.workers import Workers
 
 
-def execute(folder: Path, request: RunRequest, position: Position) -> RunResult | None:
+#: Returns one more callback, the last one, of a run that writes these checkpoints, or of an evaluation.
+Watch: TypeAlias = Callable[[RunCheckpoints | None], Callback]
+
+
+def execute(folder: Path, request: RunRequest, position: Position, watch: Watch | None = None) -> RunResult | None:
     """Trains or evaluates. Returns the result; None for all workers but the first."""
     if (folder / RIVAL).is_dir():
         return compare(folder, request)
     if request.kind == EVALUATION:
-        return evaluate(folder, request, position)
+        return evaluate(folder, request, position, watch)
     if not under_torchrun():
-        return train(folder, request, position, None)
+        return train(folder, request, position, None, watch)
     joined = join()
     if joined.first:
-        return train(folder, request, position, joined)
+        return train(folder, request, position, joined, watch)
     help_training(folder, request, joined)
     return None
 
 
-def train(folder: Path, request: RunRequest, position: Position, workers: Workers | None) -> RunResult:
+def train(
+    folder: Path, request: RunRequest, position: Position, workers: Workers | None, watch: Watch | None = None
+) -> RunResult:
     """Trains, from the latest checkpoint if there is one, and writes the trained model to the folder.
 
     With several workers this is the part of the first one, which alone writes files.
@@ -99,7 +105,7 @@ def train(folder: Path, request: RunRequest, position: Position, workers: Worker
     # After the configured callbacks, so that logs that these add are reported, and weights that they set are saved.
     callbacks = [
         *(*configured, reporter, RunCommands(folder, checkpoints)),
-        *(*_yielding(request), *trial_timer(folder, request, checkpoints)),
+        *(*_yielding(request), *([watch(checkpoints)] if watch else [])),
     ]
     arguments = fit_arguments(request, arrays) | {
         "epochs": start.epochs_done + request.epochs,
@@ -155,7 +161,7 @@ def help_training(folder: Path, request: RunRequest, workers: Workers) -> None:
     model.fit(**arguments, checkpoints=checkpoints, workers=workers)
 
 
-def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult:
+def evaluate(folder: Path, request: RunRequest, position: Position, watch: Watch | None = None) -> RunResult:
     """Evaluates the model, and returns the metrics in the result's logs."""
     _, model, arrays = prepared(folder, request)
     warm_start.finish(folder, model)
@@ -163,7 +169,7 @@ def evaluate(folder: Path, request: RunRequest, position: Position) -> RunResult
     began = time.monotonic()
     reporter = EvaluationReporter(writer, position)
     lower_priority(request.nice)
-    callbacks = [reporter, *_yielding(request), *trial_timer(folder, request)]
+    callbacks = [reporter, *_yielding(request), *([watch(None)] if watch else [])]
     arguments = evaluate_arguments(request, arrays)
     if request.sample_losses:
         with SampleLosses(folder / FILES, request.data[0].rows, arguments.get("rows")) as losses:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from layerserve_server.errors import ModelGoneError, NotTrainableError, ServerError, VersionConflictError, safe_text
 from layerserve_server.repository.repository import Repository
@@ -29,11 +30,13 @@ from layerserve_server.training.run_folder.layout import (
 )
 from layerserve_server.training.run_folder.result import RunResult
 from layerserve_server.training.runs import trace
-from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.training.runs.table import RunTable, copy_version
-from layerserve_server.training.runs.trace import RunTracer
+
+if TYPE_CHECKING:
+    from layerserve_server.observability.metrics import Metrics
+    from layerserve_server.observability.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +61,8 @@ class RunEndings:
         table: RunTable,
         queue: RunQueue,
         repository: Repository,
-        observer: RunObserver,
-        tracer: RunTracer | None,
+        observer: Metrics,
+        tracer: Tracer | None,
         *,
         auto_resume: bool,
     ) -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from layerserve_server.errors import ServerError
 from layerserve_server.jobs.jobs import Jobs
@@ -18,9 +19,11 @@ from layerserve_server.training.run_folder.result import INTERRUPT
 from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.ending import RunEndings
-from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.runs.table import RunTable
+
+if TYPE_CHECKING:
+    from layerserve_server.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ class RunExecution:
         table: RunTable,
         endings: RunEndings,
         limits: RunLimits,
-        observer: RunObserver,
+        observer: Metrics,
         command: Sequence[str],
         jobs: Jobs | None,
     ) -> None:

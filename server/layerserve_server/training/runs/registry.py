@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layerserve_server.errors import NotTrainableError
 from layerserve_server.jobs.channel import never
@@ -25,12 +26,14 @@ from layerserve_server.training.run_kind import RunKind, RunKinds, core_kinds
 from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs.ending import SERVER_STOPPED, RunEndings
 from layerserve_server.training.runs.execution import TRAINER, RunExecution
-from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run, RunState
 from layerserve_server.training.runs.steering import RunSteering
 from layerserve_server.training.runs.table import RunTable
-from layerserve_server.training.runs.trace import RunTracer
+
+if TYPE_CHECKING:
+    from layerserve_server.observability.metrics import Metrics
+    from layerserve_server.observability.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +53,9 @@ class Runs:
         repository: Repository,
         jobs: Jobs,
         limits: RunLimits,
-        observer: RunObserver,
+        observer: Metrics,
         command: Sequence[str],
-        tracer: RunTracer | None = None,
+        tracer: Tracer | None = None,
         make_process: MakeProcess = TrainingProcess,
         kinds: Iterable[RunKind] = (),
     ) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layerserve_server.disk import remove_folder
 from layerserve_server.errors import (
@@ -31,8 +32,10 @@ from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.layout import BASE
 from layerserve_server.training.run_kind import RunKinds
-from layerserve_server.training.runs.observer import RunObserver
 from layerserve_server.training.runs.run import RUN_ID, Phase, Run, new_id
+
+if TYPE_CHECKING:
+    from layerserve_server.observability.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ class RunTable:
         self,
         folder: Path,
         max_kept: int,
-        observer: RunObserver,
+        observer: Metrics,
         kinds: RunKinds,
         make_process: MakeProcess = TrainingProcess,
     ) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from layerserve_server.disk import replace_file
 from layerserve_server.records import log_damaged, read_object
 from layerserve_server.training import events
 from layerserve_server.training.runs.run import Run
+
+if TYPE_CHECKING:
+    from layerserve_server.observability.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -22,21 +25,6 @@ TRACE = "trace.json"
 MAX_EPOCHS = 128
 #: Variables by which a process gets the span that it belongs to.
 VARIABLES = {"traceparent": "TRACEPARENT", "tracestate": "TRACESTATE", "baggage": "BAGGAGE"}
-
-
-class RunTracer(Protocol):
-    """Exports the spans of runs."""
-
-    def run_ended(
-        self,
-        headers: Mapping[str, str],
-        name: str,
-        times: tuple[float, float],
-        attributes: Mapping[str, Any],
-        happened: Sequence[tuple[str, float, Mapping[str, Any]]],
-        failure: str,
-    ) -> None:
-        """Exports a span with these events. Times are Unix times in seconds; `failure` is empty if there is none."""
 
 
 def write(folder: Path, headers: Mapping[str, str]) -> None:
@@ -67,7 +55,7 @@ def variables(folder: Path) -> dict[str, str]:
     return {variable: headers[name] for name, variable in VARIABLES.items() if headers.get(name)}
 
 
-def export(tracer: RunTracer, run: Run) -> None:
+def export(tracer: Tracer, run: Run) -> None:
     """Exports the span of a run that has ended, with its epochs as events."""
     headers = read(run.folder)
     if not headers:

@@ -8,7 +8,7 @@ import pytest
 from layerserve_server.extensions.estimates import costs
 from layerserve_server.extensions.estimates.costs import Trial
 from layerserve_server.extensions.estimates.steps import Steps
-from layerserve_server.training.process.trial_times import Lap
+from layerserve_server.extensions.estimates.trial_times import Lap
 from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 
 DATA = (DataArray(Role.X, "x", "float32", (100, 10)), DataArray(Role.Y, "y", "float32", (100, 1)))

@@ -8,13 +8,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from layerserve.values.table_files.table import Selection
+from layerserve.values.table_files.table import FileArray, Selection
 from layerserve_server.datasets import reader
 from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.errors import (
+    ForbiddenPathError,
     InvalidRequestError,
     InvalidTensorError,
     MissingInputError,
+    NotTrainableError,
     TooLargeError,
     UnknownInputError,
     UnknownOutputError,
@@ -74,6 +76,8 @@ def test_what_means_something_is_taken(changes):
         ({"epochs": 0}, "epochs: got 0, expected 1 or more"),
         ({"batch_size": 0}, "batch_size: got 0, expected 1 or more"),
         ({"validation_split": -0.1}, "validation_split: got -0.1"),
+        ({"validation_split": 1.0}, "validation_split: got 1.0"),
+        ({"validation_split": math.nan}, "validation_split: got nan"),
         ({"validation_split": 0.9}, "validation_split: 0.9 of 6 rows leaves none"),
         ({"seed": -1}, "seed: got -1, expected 0 or more"),
         ({"steps_per_epoch": -1}, "steps_per_epoch: got -1"),
@@ -85,6 +89,18 @@ def test_what_means_something_is_taken(changes):
         ({"checkpoint_seconds": math.inf}, "checkpoint_seconds: got inf"),
         ({"lora": {"rank": 1, "layers": ["a"] * 1001}}, "lora.layers: got 1001 patterns, expected at most 1000"),
         ({"lora": {"rank": 1, "layers": ["a" * 1001]}}, "lora.layers: got a text of 1001 characters"),
+        ({"data": (array("x", 6, 2, name="n" * 10**6), DATA[1])}, "data 0: got a text of 1000000"),
+        ({"epochs": 2**31 - 1}, "epochs: got 2147483647, expected at most 100000"),
+        ({"description": "d" * 10**6}, "description: got 1000000 characters"),
+        ({"monitor": "m" * 10**6}, "monitor: got 1000000 characters"),
+        ({"publish_label": "l" * 10**6}, "publish_label: got 1000000 characters"),
+        ({"publish_if_improved": "l" * 10**6}, "publish_if_improved: got 1000000 characters"),
+        ({"freeze": ("a",) * 10**5}, "freeze: got 100000 patterns, expected at most 1000"),
+        ({"freeze": ("!" + "*a" * 1000,)}, "freeze: got a text of 2001 characters"),
+        ({"callbacks": ("TerminateOnNaN",) * 51}, "callbacks: got 51 callbacks"),
+        ({"class_weight": dict.fromkeys(range(10**6), 1.0)}, "class_weight: got 1000000 classes"),
+        ({"class_weight": {0: 1e308}}, "class_weight: got 1e+308 for class 0"),
+        ({"class_weight": {0: math.nan}}, "class_weight: got nan for class 0"),
         ({"precision": 7}, "precision: got 7, expected float32 or mixed_bfloat16 or auto"),
         ({"monitor_mode": "auto"}, "monitor_mode: got 'auto', expected min or max"),
         ({"publish_label": "-a"}, "publish_label: got '-a'"),
@@ -103,7 +119,7 @@ def test_what_means_something_is_taken(changes):
             "y 'y': got dtype or shape with a file, expected them from the file",
         ),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:80],
 )
 def test_what_means_nothing_is_named(changes, text):
     with pytest.raises(InvalidRequestError) as caught:
@@ -118,6 +134,7 @@ def test_what_means_nothing_is_named(changes, text):
         ((DATA[0], array("y", 6, 2, name="a")), UnknownOutputError, "y: unknown output 'a'"),
         ((array("validation_x", 6, 2, name="a"), *DATA), UnknownInputError, "validation_x: unknown input 'a'"),
         ((*DATA, array("sample_weight", 6, name="a")), UnknownOutputError, "sample_weight: unknown output 'a'"),
+        ((), MissingInputError, "training data: no x for input 'x'"),
         ((DATA[1],), MissingInputError, "training data: no x for input 'x'"),
         ((*DATA, VALIDATION[1]), MissingInputError, "validation data: no x for input 'x'"),
         ((array("x", 6, 2), array("y", 5, 2)), InvalidTensorError, "x 'x' has 6, y 'y' has 5; expected the same"),
@@ -127,11 +144,14 @@ def test_what_means_nothing_is_named(changes, text):
         ((array("x"), DATA[1]), InvalidTensorError, "x 'x': got a scalar"),
         ((DATA[0], array("y", 6, -1)), InvalidTensorError, "y 'y': got shape (6, -1), expected no negative length"),
         ((DATA[0], array("y", 6, 2, dtype="string")), InvalidTensorError, "y 'y': got dtype string"),
+        ((array("x", 6, 2, dtype="string"), DATA[1]), InvalidTensorError, "got dtype string"),
+        ((array("x", *(2**62,) * 10**5), DATA[1]), InvalidTensorError, "data 0: got 100000 axes"),
+        ((array("x", 6, 0, 2**62), DATA[1]), TooLargeError, "too large"),
         ((array("x", 6, 3), DATA[1]), InvalidTensorError, "x 'x': got length 3 on axis 1"),
         ((DATA[0], array("y", 6, 2**55)), TooLargeError, "y 'y': shape (6, 36028797018963968) is too large"),
         ((DATA[0], array("y", 6, 10**6)), TooLargeError, "the data has 24000048 bytes, expected at most 1000000"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:80],
 )
 def test_data_that_does_not_fit_is_named(data, error, text):
     with pytest.raises(error) as caught:
@@ -233,3 +253,32 @@ def test_what_a_file_is_read_as_follows_from_its_use(tmp_path):
         ("int64", (2,), ("y",)),
         ("float64", (2,), ("w",)),
     ]
+
+
+def test_arrays_in_files_are_described_together_in_their_order():
+    asked = []
+
+    def describe(wanted):
+        asked.extend(wanted)
+        return [
+            (replace(file, stamp=(number,)), FileArray("float32", (6, 2), mapped=True))
+            for number, (file, _) in enumerate(wanted)
+        ]
+
+    x, weight = (DataFile("/data", f"{role}.npy") for role in ("x", "sample_weight"))
+    filed = [DataArray(Role(file.path.removesuffix(".npy")), "", "", (), file) for file in (x, weight)]
+    request = replace(GOOD, data=(filed[0], DATA[1], filed[1]))
+    found = checked(request, INPUTS, OUTPUTS, 10**6, describe).data
+    assert asked == [(x, Selection(name="x", text=False)), (weight, Selection(name="y", text=False))]
+    assert [one.file for one in found] == [replace(x, stamp=(0,)), None, replace(weight, stamp=(1,))]
+    assert found[0].mapped
+    for wrong, error in ((replace(x, path="../x.npy"), ForbiddenPathError), (replace(x, folder=""), NotTrainableError)):
+        data = (replace(filed[0], file=wrong), DATA[1])
+        with pytest.raises(error):
+            checked(replace(request, data=data), INPUTS, OUTPUTS, 10**6, reader.describe_all)
+
+
+def test_a_request_comes_back_from_its_folder(tmp_path):
+    request = check(compile={"loss": {"y": "mse"}}, class_weight={0: 1.0, 1: 5.0}, seed=7)
+    request.write(tmp_path)
+    assert RunRequest.read(tmp_path) == request

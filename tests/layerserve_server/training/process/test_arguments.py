@@ -1,4 +1,4 @@
-"""What a run gives to `fit` and to `evaluate`, and what a forked process begins with."""
+"""What a run gives to `compile`, `fit` and `evaluate`, and what a forked process begins with."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layergraph import Input, Model, layers
+from layergraph import Input, Model, layers, load_model, optimizers
 from layergraph.errors import ConfigError
 from layerserve.training.options.contract import View
 from layerserve_server.datasets.data_file import DataFile
-from layerserve_server.training.model import evaluate_arguments, fit_arguments, prepare_model
+from layerserve_server.training.model import compile_model, evaluate_arguments, fit_arguments, prepare_model
 from layerserve_server.training.program import warm
 from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.layout import CHILD_OUTPUT
@@ -68,6 +68,7 @@ def test_an_evaluation_has_its_weights_and_its_batch_size() -> None:
     given = request(Role.X, Role.Y, Role.SAMPLE_WEIGHT, batch_size=7)
     arguments = evaluate_arguments(*given)
     assert (arguments["batch_size"], arguments["sample_weight"].tolist()) == (7, WEIGHTS.tolist())
+    assert fit_arguments(*given)["sample_weight"].tolist() == WEIGHTS.tolist()
     arguments = evaluate_arguments(*request(Role.X, Role.Y, batch_size=7))
     assert (arguments["batch_size"], arguments["sample_weight"]) == (7, None)
     roles = (Role.X, Role.Y, Role.VALIDATION_X, Role.VALIDATION_Y, Role.VALIDATION_SAMPLE_WEIGHT)
@@ -136,3 +137,70 @@ def test_a_format_that_can_not_hold_the_result_is_refused_before_it_is_trained()
         prepare_model(model(), request(*roles, **settings)[0])
     prepare_model(model(), request(*roles, **settings, kind=EVALUATION)[0])
     prepare_model(model(), request(*roles, **{**settings, "format": "keras3_h5"})[0])
+
+
+class Compiled:
+    compiled = True
+    optimizer = "the file's, with its state"
+    compile_problem = ""
+    compile_config = {
+        "optimizer": {},
+        "loss": "mse",
+        "loss_weights": [1.0],
+        "metrics": ["mae"],
+        "weighted_metrics": None,
+    }
+
+    def compile(self, **arguments):
+        self.arguments = arguments
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments"),
+    [
+        ({"optimizer": "sgd"}, {"optimizer": "sgd", "loss": "mse", "loss_weights": [1.0], "metrics": ["mae"]}),
+        ({"loss": "mae"}, {"optimizer": Compiled.optimizer, "loss": "mae"}),
+        (
+            {"metrics": ["mse"]},
+            {"optimizer": Compiled.optimizer, "loss": "mse", "loss_weights": [1.0], "metrics": ["mse"]},
+        ),
+    ],
+)
+def test_what_the_request_leaves_out_is_as_in_the_file(settings, arguments):
+    model = Compiled()
+    compile_model(model, settings)
+    assert model.arguments == arguments
+
+
+def test_without_settings_the_file_is_not_compiled_anew():
+    model = Compiled()
+    compile_model(model, {})
+    assert not hasattr(model, "arguments")
+
+
+@pytest.fixture(name="custom")
+def _custom(tmp_path):
+    """A model from a file, half-trained with a loss and a metric that only its author has."""
+    inputs = Input((2,))
+    model = Model(inputs, layers.Dense(1)(inputs))
+    model.compile(optimizers.Adam(0.125), "mse", metrics=["mae"])
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    model.save(tmp_path / "model.keras")
+    model = load_model(tmp_path / "model.keras")
+    model.compile_config = {**model.compile_config, "loss": "my_loss", "metrics": ["my_metric"]}
+    return model
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": "sgd"}])
+def test_a_loss_of_the_request_replaces_one_that_only_its_author_has(custom, optimizer):
+    compile_model(custom, {"loss": "mse", **optimizer})
+    custom.fit(np.ones((4, 2)), np.ones((4, 1)), verbose=0)
+    if not optimizer:
+        assert (float(custom.optimizer.learning_rate), custom.optimizer.iterations) == (0.125, 2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"metrics": ["mae"]}, {"optimizer": "sgd"}])
+def test_a_loss_that_only_its_author_has_is_named(custom, settings):
+    start = "" if "optimizer" in settings else "the compile settings of the model file can't be used, give a loss: "
+    with pytest.raises(ConfigError, match=f"^{start}unknown loss 'my_loss'"):
+        compile_model(custom, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+import numpy as np
 import pytest
 from layergraph.errors import DataError, NonFiniteLossError
 from layerserve_server.errors import InvalidRequestError
@@ -45,5 +46,14 @@ def test_an_outcome_comes_back_from_its_folder(tmp_path):
     assert RunResult.read(tmp_path) is None
 
 
+def test_texts_of_an_outcome_have_a_length(tmp_path):
+    RunResult("failed", "x" * 10**6, withheld="y" * 10**6).write(tmp_path)
+    assert (tmp_path / "outcome.json").stat().st_size < 4000
+    assert RunResult.read(tmp_path).reason.endswith("xxx ...")
+
+
 def test_metrics_of_several_numbers_are_told_one_by_one():
     assert numbers({"f1": [0.5, 1.0], "loss": 2}) == {"f1[0]": 0.5, "f1[1]": 1.0, "loss": 2.0}
+    told = numbers({"loss": 0.5, "f1": np.arange(10**6)})
+    assert len(told) == 1001
+    assert (told["loss"], told["f1[999]"]) == (0.5, 999.0)

@@ -10,14 +10,119 @@ import pytest
 from failing_files import fail_writes
 from layerserve.values import tensors
 from layerserve_server.datasets.data_file import DataFile
-from layerserve_server.errors import IncompleteDataError, InvalidRequestError, NotTrainableError
+from layerserve_server.errors import (
+    IncompleteDataError,
+    InvalidRequestError,
+    InvalidTensorError,
+    NotTrainableError,
+    TooLargeError,
+)
 from layerserve_server.training.request import DataArray, Role
-from layerserve_server.training.run_folder.data import read_data
+from layerserve_server.training.run_folder.data import array_file, read_data
 from layerserve_server.training.run_folder.upload import Upload
 from open_files import open_below
 
 X = np.arange(12, dtype=np.float32).reshape(6, 2)
 A, B = (DataArray(role, role.value, "float32", (6, 2)) for role in (Role.X, Role.Y))
+
+
+def array(role="x", dtype="float32", shape=(6, 2)):
+    return DataArray(Role(role), "", dtype, shape)
+
+
+def test_chunks_of_arrays_that_take_turns_become_arrays(tmp_path):
+    arrays = (array(), array("y", dtype="bfloat16", shape=(6,)), array("sample_weight", dtype="bool", shape=(6,)))
+    y, w = np.arange(6, dtype=np.float32), np.array([True, False] * 3)
+    with Upload(tmp_path, arrays) as upload:
+        for start in (0, 2, 4):
+            rows = slice(start, start + 2)
+            upload.add(0, tensors.encode_data(X[rows], "float32"))
+            upload.add(1, tensors.encode_data(y[rows], "bfloat16"))
+            upload.add(2, tensors.encode_data(w[rows], "bool"))
+        upload.check_complete()
+    for got, expected in zip(read_data(tmp_path, arrays), (X, y, w), strict=True):
+        assert got.dtype == expected.dtype
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_arrays_without_elements_need_no_chunk(tmp_path):
+    arrays = (array(shape=(6, 0)),)
+    with Upload(tmp_path, arrays) as upload:
+        upload.check_complete()
+    assert read_data(tmp_path, arrays)[0].shape == (6, 0)
+
+
+@pytest.mark.parametrize(
+    ("index", "data", "error", "text"),
+    [
+        (1, b"", InvalidRequestError, "got a chunk for array 1, but the spec declares 1 arrays"),
+        (-1, b"", InvalidRequestError, "got a chunk for array -1"),
+        (0, bytes(7), InvalidTensorError, "x: got a chunk of 7 bytes, expected whole rows of 8 bytes each"),
+        (0, bytes(56), InvalidRequestError, "x: got more than the 6 rows"),
+    ],
+)
+def test_chunks_that_do_not_fit(tmp_path, index, data, error, text):
+    with Upload(tmp_path, (array(),)) as upload, pytest.raises(error) as caught:
+        upload.add(index, data)
+    assert text in str(caught.value)
+
+
+def test_chunks_of_text_become_rows(tmp_path):
+    texts = np.array([["", "a"], ["über", "b" * 300], ["", ""]], object)
+    arrays = (array("x", dtype="string", shape=(3, 2)), array())
+    with Upload(tmp_path, arrays) as upload:
+        upload.add(0, tensors.encode_data(texts[:1], "string"))
+        upload.add(1, X.tobytes())
+        upload.add(0, tensors.encode_data(texts[1:], "string"))
+        upload.check_complete()
+    text, numbers = read_data(tmp_path, arrays)
+    assert text.shape == (3, 2)
+    assert text.take(slice(0, 3)).tolist() == [[t.encode() for t in row] for row in texts.tolist()]
+    np.testing.assert_array_equal(numbers, X)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "text"),
+    [
+        (b"\x01\0\0", InvalidTensorError, "got a chunk that ends within text 0, expected whole texts"),
+        (b"\x01\0\0\0", InvalidTensorError, "got a chunk that ends within text 0"),
+        (b"\x01\0\0\0a\xff\xff\xff\xffb", InvalidTensorError, "got a chunk that ends within text 1"),
+        (bytes(4), InvalidTensorError, "got a chunk of 1 texts, expected whole rows of 2 texts each"),
+        (bytes(4 * 8), InvalidRequestError, "got more than the 3 rows that the spec declares"),
+        (b"\x0b\0\0\0abcdefghijk" + bytes(4), TooLargeError, "got more than 10 bytes of text"),
+    ],
+)
+def test_chunks_of_text_that_do_not_fit(tmp_path, data, error, text):
+    with Upload(tmp_path, (array("x", dtype="string", shape=(3, 2)),), 10) as upload:
+        with pytest.raises(error) as caught:
+            upload.add(0, data)
+        assert text in str(caught.value)
+        with pytest.raises(IncompleteDataError, match="the stream ended after 0 rows, expected 3"):
+            upload.check_complete()
+
+
+def test_text_without_a_byte(tmp_path):
+    arrays = (array("x", dtype="string", shape=(3,)), array("x", dtype="string", shape=(3, 0)))
+    with Upload(tmp_path, arrays) as upload:
+        upload.add(0, bytes(12))
+        upload.check_complete()
+    texts, none = read_data(tmp_path, arrays)
+    assert texts.take(slice(0, 3)).tolist() == [b"", b"", b""]
+    assert none.take(slice(0, 3)).shape == (3, 0)
+
+
+def test_rows_that_are_missing_are_told(tmp_path):
+    with Upload(tmp_path, (array(),)) as upload:
+        upload.add(0, bytes(16))
+        with pytest.raises(IncompleteDataError, match="x: the stream ended after 2 rows, expected 6"):
+            upload.check_complete()
+
+
+def test_the_data_is_mapped_and_not_read(tmp_path):
+    with Upload(tmp_path, (array(),)) as upload:
+        upload.add(0, X.tobytes())
+    assert isinstance(read_data(tmp_path, (array(),))[0], np.memmap)
+    assert array_file(tmp_path, 0).exists()
 
 
 @pytest.mark.parametrize("index", [-1, 2])

@@ -1,81 +1,38 @@
-"""Times of a trial of a run, taken in the run's process."""
+"""The program of a trial: a run of some seconds, whose times are taken in its process."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from layergraph.training.callbacks.callback import Callback
 from layergraph.training.checkpoint import Checkpoints
 
-from layerserve_server.disk import json_object, replace_file
-from layerserve_server.records import DAMAGED, checked
+from layerserve_server.extensions.estimates.trial_times import OPTION, Lap, TrialTimes
 from layerserve_server.training.budget import files_in
+from layerserve_server.training.process import work
+from layerserve_server.training.process.reporting import Position
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.layout import FILES
-from layerserve_server.training.run_folder.result import StopRequest
+from layerserve_server.training.run_folder.result import RunResult, StopRequest
 
-#: Name of the file in the run's folder.
-TRIAL = "trial.json"
 #: Number of steps that a trial makes in any case: the first one takes longer than the others.
 LEAST_STEPS = 2
 #: Multiple of its time after which a trial ends with its first step.
 MUCH_LATER = 4.0
 
 
-@dataclass(frozen=True, slots=True)
-class Lap:
-    """A part of a trial: what was done, the seconds it took, and how much the callbacks' files have grown, in bytes.
-
-    `what` is "step", "short step" (of fewer rows), "test" (a step of validation), "around tests" or "end of epoch".
-    With `saved`, a checkpoint was written meanwhile.
-    """
-
-    what: str
-    seconds: float
-    bytes: int = 0
-    saved: bool = False
-
-
-@dataclass(slots=True)
-class TrialTimes:
-    """Laps of a trial in their order; times of its beginning and end, on the clock of `time.monotonic`."""
-
-    began: float = 0.0
-    ended: float = 0.0
-    laps: list[Lap] = field(default_factory=list)
-    trainable: int = 0
-    non_trainable: int = 0
-    #: Size of the largest file of callbacks, in bytes.
-    largest_file: int = 0
-
-    def write(self, folder: Path) -> None:
-        """Writes the times to a trial's folder. Raises OSError."""
-        replace_file(folder / TRIAL, json.dumps(asdict(self)))
-
-    @classmethod
-    def read(cls, folder: Path) -> TrialTimes | None:
-        """Reads the times of a trial's folder; None if it has written none that is whole."""
-        try:
-            values = json_object((folder / TRIAL).read_bytes())
-            return checked(cls(**{**values, "laps": [Lap(**lap) for lap in values["laps"]]}))
-        except DAMAGED:
-            return None
-
-
 class TrialTimer(Callback):
-    """Takes the times of a trial, and ends it after its `trial_seconds`. The last one of the callbacks."""
+    """Takes the times of a trial, and ends it after the seconds that its request names. The last callback."""
 
     def __init__(self, folder: Path, request: RunRequest, checkpoints: Checkpoints | None = None) -> None:
         super().__init__()
         self._folder = folder
         self._trains = request.trains
         self._size = request.batch_size
-        self._seconds = request.trial_seconds
+        self._seconds: float = request.kind_options[OPTION]
         self._files = folder / FILES if request.callbacks else None
         self._checkpoints = checkpoints
         self._times = TrialTimes()
@@ -156,6 +113,6 @@ class TrialTimer(Callback):
         self._times.write(self._folder)
 
 
-def trial_timer(folder: Path, request: RunRequest, checkpoints: Checkpoints | None = None) -> list[Callback]:
-    """Returns the callback that takes the times of a trial; none for a run."""
-    return [TrialTimer(folder, request, checkpoints)] if request.trial_seconds else []
+def execute(folder: Path, request: RunRequest, position: Position) -> RunResult | None:
+    """Trains or evaluates as any run does, and takes the times."""
+    return work.execute(folder, request, position, lambda checkpoints: TrialTimer(folder, request, checkpoints))

@@ -14,13 +14,13 @@ from layerserve.values import tensors
 
 from layerserve_server.access.ownership import Access
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, UnknownCheckpointError
+from layerserve_server.extensions.checkpoints.models import CheckpointModels, Tensor
 from layerserve_server.repository.layout import LABEL
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services import checkpoint_refs
 from layerserve_server.services.downloads import downloaded
 from layerserve_server.services.messages import dtype_name, format_name, model_spec, parse, parsed, timestamp
 from layerserve_server.services.run_access import find_run
-from layerserve_server.training.checkpoint_models import CheckpointModels, Tensor
 from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.model import monitored
 from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints, best_of

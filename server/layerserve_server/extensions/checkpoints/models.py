@@ -12,10 +12,9 @@ import numpy as np
 from layerserve.errors import InvalidTensor
 from layerserve.values import tensors
 
-from layerserve_server.errors import InvalidTensorError, UnknownCheckpointError
+from layerserve_server.errors import InvalidTensorError, UnknownCheckpointError, VersionFailedError
 from layerserve_server.inference.admission import admit
 from layerserve_server.inference.runner import Array, ModelRunner, load_plugins
-from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.table import Job
 from layerserve_server.repository.publishing import link_file
@@ -28,6 +27,9 @@ from layerserve_server.training.request import Role, RunRequest
 if TYPE_CHECKING:
     from layergraph.models.model import Model
 
+WHAT = "making the model of a checkpoint"
+BUILD = Job(f"{__name__}:build", WHAT, nice=10, failure=VersionFailedError)
+PREDICT = Job(f"{__name__}:predict", WHAT, nice=10, failure=VersionFailedError)
 #: Maximum processor time of a prediction, with loading the model, in seconds.
 PREDICT_SECONDS = 120.0
 
@@ -60,7 +62,7 @@ class CheckpointModels:
         with self._converter.working() as folder:
             arguments = {**_arguments(start, folder), "format": format or start.request.format or ""}
             arguments["publishes"] = publishes
-            reply = self._run(table.BUILD_CHECKPOINT, start, arguments, gone)
+            reply = self._run(BUILD, start, arguments, gone)
             yield folder / str(reply["file"])
 
     def predict(
@@ -76,7 +78,7 @@ class CheckpointModels:
                 (folder / f"{index}.in").write_bytes(tensor.data)
             given = [_described(tensor) for tensor in inputs]
             arguments = {**_arguments(start, folder), "inputs": given, "outputs": list(outputs)}
-            reply = self._run(table.PREDICT_CHECKPOINT, start, arguments, gone, PREDICT_SECONDS)
+            reply = self._run(PREDICT, start, arguments, gone, PREDICT_SECONDS)
             return [
                 Tensor(one["name"], one["dtype"], tuple(one["shape"]), (folder / f"{index}.out").read_bytes())
                 for index, one in enumerate(reply["outputs"])

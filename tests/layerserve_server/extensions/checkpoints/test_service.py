@@ -1,0 +1,62 @@
+"""What callers ask of checkpoints, and who may, through a real port."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import grpc
+import pytest
+from layerserve.v1 import checkpoints_pb2, checkpoints_pb2_grpc
+from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints
+from layerserve_server.training.run_folder.layout import KEPT
+from remembered_access import World
+from trainers import Trainer, spec
+
+
+def test_who_may_do_what_with_checkpoints(put, start, connect, tmp_path):
+    allowed = World(put, start, connect, tmp_path, 0, named=False).allowed()
+
+    def who(method):
+        return {token for token, _, one in allowed if one.endswith(f"/{method}")}
+
+    managers = {"friend-who-manages", "stranger-who-manages", "stranger-who-may-all"}
+    reads = {"owner-who-reads", "friend", "stranger-who-reads", "stranger", None}
+    assert who("ListCheckpoints") == reads | managers
+    assert who("DownloadCheckpoint") == who("PredictCheckpoint") == {"owner-who-reads"} | managers
+
+
+def refused(ask, *arguments, **fields):
+    with pytest.raises(grpc.RpcError) as caught:
+        ask(*arguments, **fields)
+    return caught.value.code(), caught.value.details()
+
+
+def test_a_checkpoint_that_can_not_be_removed_or_downloaded_is_refused(put, start, connect, tmp_path, monkeypatch):
+    def remove(self, id):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    put("double")
+    app = start()
+    channel = connect(app)
+    trainer = Trainer(app, channel, tmp_path)
+    run_id = trainer.train(spec(publish=False))[0].run_id
+    (tmp_path / "state").write_bytes(b"1234")
+    KeptCheckpoints(trainer.runs_folder / run_id / KEPT).put(Checkpoint("e1", 1, 0, 4, 12.5), tmp_path / "state")
+    monkeypatch.setattr(KeptCheckpoints, "remove", remove)
+    stub = checkpoints_pb2_grpc.CheckpointServiceStub(channel)
+    request = checkpoints_pb2.DeleteCheckpointRequest(run_id=run_id, checkpoint_id="e1")
+    code, text = refused(stub.DeleteCheckpoint, request, timeout=30)
+    assert (code, text) == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "the checkpoint can't be removed: Read-only file system",
+    )
+
+    def download(**fields):
+        request = checkpoints_pb2.DownloadCheckpointRequest(run_id=run_id, checkpoint_id="e1", **fields)
+        return refused(lambda *asked, **options: list(stub.DownloadCheckpoint(*asked, **options)), request, timeout=30)
+
+    wrong = grpc.StatusCode.INVALID_ARGUMENT
+    assert download(content=9) == (wrong, "content: got 9, expected one of CheckpointContent")
+    state = {"content": checkpoints_pb2.CHECKPOINT_CONTENT_STATE, "format": 1}
+    assert download(**state) == (wrong, "format: got one for the state, expected none")
