@@ -145,7 +145,7 @@ def test_without_any_server_the_error_is_as_ever(make, servers):
 def test_a_server_that_does_not_answer_delays_one_call(make, servers, monkeypatch):
     """A connection that nobody serves, as to a host that hangs."""
     for module in (routed_channel, async_routed_channel):
-        monkeypatch.setattr(module, "ANSWER_SECONDS", 0.1)
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         client = make(",".join([*servers, address]), route_by_model=1)
