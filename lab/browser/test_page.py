@@ -280,10 +280,10 @@ def test_the_version_that_answers_and_the_canary_are_named(page: Any, app: App) 
     """The newest version isn't the one that answers."""
     show(page, "models")
     row = page.locator("tr:has-text('photos')")
-    assert row.locator("td").nth(1).inner_text().split("\n") == ["version 2 canary: version 3, 5 %"]
+    assert row.locator("td").nth(1).inner_text().split("\n") == ["version 2 canary: version 3, 5%"]
     page.get_by_role("link", name="photos").click()
     page.wait_for_selector(".answers:has-text('Version 2 answers')")
-    assert "version 3 answers 5 % of the callers" in page.locator(".answers").inner_text()
+    assert "version 3 answers 5% of the callers" in page.locator(".answers").inner_text()
     page.wait_for_selector("text=Of version 2, which answers requests that name none.")
 
 

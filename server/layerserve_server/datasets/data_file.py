@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import BinaryIO
 
-from layerserve.values.table_files.formats import FORMATS
+from layerserve.values.table_files.formats import FORMATS, is_hidden
 
 from layerserve_server.datasets import data_store
 from layerserve_server.disk import STATE_FOLDER
@@ -99,7 +99,7 @@ class DataFile:
     def parts(self) -> tuple[DataFile, list[DataFile]]:
         """Returns the folder with its stamp, and its Parquet files with theirs, in the order of their paths.
 
-        Left out are names that begin with '.' or '_', as other readers do. Raises as `opened` does.
+        Those that `is_hidden` are left out. Raises as `opened` does.
         """
         self.check()
         found = data_store.listed(self.folder, self.path, self.label) if self.in_store else dict(self._listed())
@@ -118,9 +118,9 @@ class DataFile:
         folder = self._folder_of(f"{self.path}.".split("/"))
         try:
             for path, folders, names, handle in os.fwalk(".", dir_fd=folder):
-                folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+                folders[:] = [name for name in folders if not is_hidden(name)]
                 for name in names:
-                    if not name.endswith(PARQUET) or name.startswith((".", "_")):
+                    if not name.endswith(PARQUET) or is_hidden(name):
                         continue
                     where = os.path.normpath(os.path.join(path, name))
                     state = os.stat(name, dir_fd=handle, follow_symlinks=False)

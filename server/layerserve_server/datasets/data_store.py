@@ -13,6 +13,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
+from layerserve.values.table_files.formats import is_hidden
+
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
 
 Stamp = tuple[int, ...]
@@ -41,12 +43,7 @@ def listed(address: str, folder: str, label: str) -> dict[str, Stamp]:
         start = f"{root}/{folder}".rstrip("/")
         found: Mapping[str, Mapping[str, Any]] = files.find(start, detail=True)
         stamps = {path.removeprefix(start).lstrip("/"): _stamp(about) for path, about in found.items()}
-    hidden = (".", "_")
-    return {
-        path: stamp
-        for path, stamp in stamps.items()
-        if path.endswith(".parquet") and not any(part.startswith(hidden) for part in path.split("/"))
-    }
+    return {path: stamp for path, stamp in stamps.items() if path.endswith(".parquet") and not is_hidden(path)}
 
 
 def stamp(address: str, path: str, label: str) -> Stamp:

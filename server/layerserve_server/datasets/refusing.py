@@ -20,7 +20,7 @@ def refusing(label: str) -> Iterator[None]:
     except (ServerError, StoreReadError, MemoryError, SystemError):
         raise
     except MissingPackageError as error:
-        raise NotTrainableError(str(error).replace("requires pyarrow", "requires pyarrow on the server")) from None
+        raise NotTrainableError(str(MissingPackageError(error.label, " on the server"))) from None
     except InvalidTensor as error:
         raise InvalidTensorError(str(error)) from error
     except InvalidArgument as error:

@@ -19,6 +19,11 @@ FORMATS: Mapping[str, Callable[[str, BinaryIO], Table]] = {
 }
 
 
+def is_hidden(path: str) -> bool:
+    """Whether a file of a folder, by its path in it, is left out, as other readers do."""
+    return any(part.startswith((".", "_")) for part in path.split("/"))
+
+
 def open_table(file: BinaryIO, suffix: str, label: str) -> Table:
     """Reads what a file of columns has. `label` names it in error texts; `suffix` must be one of `FORMATS`.
 

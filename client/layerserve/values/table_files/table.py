@@ -154,8 +154,12 @@ def pyarrow_module(name: str, label: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise MissingPackageError(f"{label}: requires pyarrow: pip install pyarrow") from None
+        raise MissingPackageError(label) from None
 
 
 class MissingPackageError(InvalidArgument):
-    """pyarrow isn't installed."""
+    """pyarrow isn't installed. `label` names the file that requires it."""
+
+    def __init__(self, label: str, where: str = "") -> None:
+        super().__init__(f"{label}: requires pyarrow{where}: pip install pyarrow")
+        self.label = label

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from google.protobuf.timestamp_pb2 import Timestamp
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from layerserve.values import tensors
+from layerserve.values.tables import number_text, percent_text
 
 from layerserve_server.errors import safe_text
 from layerserve_server.transport.http.exchange import Headers, HttpReply
@@ -57,12 +58,12 @@ class Pages:
             "short": short,
             "when": when,
             "size": size,
-            "number": number,
+            "number": number_text,
             "setting": setting,
             "shape": shape,
             "dtype": tensors.known_dtype,
             "duration": duration,
-            "percent": percent,
+            "percent": percent_text,
         }
         self._environment.filters.update(filters)
         self._environment.globals |= {"link": link, "has_sweeps": sweeps}
@@ -99,22 +100,12 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
-def number(value: float) -> str:
-    """Returns a number with four digits."""
-    return f"{value:.4g}"
-
-
 def setting(text: str) -> str:
     """Returns a setting of a trial; one that is no whole number with six digits."""
     try:
         return text if text.lstrip("-").isdecimal() else f"{float(text):.6g}"
     except ValueError:
         return text
-
-
-def percent(share: float) -> str:
-    """Returns a share from 0 to 1 in percent: "5 %"."""
-    return f"{100 * share:.6g} %"
 
 
 def shape(lengths: Any) -> str:

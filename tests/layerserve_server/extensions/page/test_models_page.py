@@ -70,7 +70,7 @@ def test_the_list_has_the_canary_and_what_is_asked_now(monkeypatch):
     now[0] += 5
     text = show("models", reply, routes)
     assert "version 2, pinned<" in text
-    assert "canary: version 3, 12.5 %" in text
+    assert "canary: version 3, 12.5%" in text
     # Of the two versions that answer.
     assert '<td class="n">12</td>' in text
     assert '<td class="n">1 ms</td>' in text
