@@ -84,11 +84,35 @@ def open_lock(path: Path) -> TextIOWrapper:
 
 
 @contextmanager
-def locked(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Holds a lock, alone or `shared` with others, which the system frees if the process dies.
+def locked(path: Path, *, shared: bool = False) -> Iterator[TextIOWrapper]:
+    """Holds a lock, alone or `shared` with others, which the system frees if the process dies. Yields the open file.
 
     Raises OSError if the file can't be written.
     """
     with open_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
-        yield
+        yield file
+
+
+def try_lock(path: Path) -> TextIOWrapper | None:
+    """Takes a lock, which is held until the returned file is closed; None if it is held. Raises OSError."""
+    file = open_lock(path)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def is_locked(path: Path, *, shared: bool = False) -> bool:
+    """Whether a process holds a lock, alone or `shared`. False if there is no file, or the file system has no locks."""
+    try:
+        with path.open() as file:
+            # Two that look at the same time mustn't find each other.
+            fcntl.flock(file, (fcntl.LOCK_EX if shared else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -13,8 +13,6 @@ from layerserve_server.repository.usage import Usage
 from layerserve_server.training.events import Event
 from layerserve_server.training.program.main import _locked
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder.data import DATA, _alone
-from layerserve_server.training.run_folder.data import LOCK as UNPACKING
 from layerserve_server.training.run_folder.digests import data_identity
 from layerserve_server.training.run_folder.layout import CHILD_LOCK, DIGESTS
 from layerserve_server.training.run_folder.owner import OWNER_LOCK, FolderOwner
@@ -81,7 +79,6 @@ def test_wrong_values_are_left_out(name, values, tmp_path):
 LOCKS = {
     "locked": ("lock", lambda folder: locked(folder / "lock").__enter__()),
     "kept": (f"locks/{'a' * 2}", lambda folder: Artifacts(folder, (), max_bytes=0, making_seconds=0)._lock("a" * 64)),
-    "data": (f"{DATA}/{UNPACKING}", lambda folder: _alone(folder).__enter__()),
     "owner": (OWNER_LOCK, lambda folder: FolderOwner(folder).acquire()),
     "process": (CHILD_LOCK, lambda folder: _locked(folder).__enter__()),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from layerserve_server.datasets.dataset import Declaration, content_name
-from layerserve_server.disk import replace_file
+from layerserve_server.disk import replace_file, try_lock
 from layerserve_server.errors import (
     CallCancelledError,
     IncompleteDataError,
@@ -76,12 +75,10 @@ class Part:
         self._hashed = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._held = (folder / LOCK).open("a")
-            try:
-                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._held.close()
-                raise UnavailableError("another server on the same state receives this dataset; try again") from None
+            held = try_lock(folder / LOCK)
+            if held is None:
+                raise UnavailableError("another server on the same state receives this dataset; try again")
+            self._held = held
             self._file = self.content.open("a+b", buffering=0)
             self._go_on()
         except OSError as error:
@@ -232,18 +229,6 @@ def read_note(folder: Path) -> Note:
     except TypeError as error:
         log_damaged(folder / NOTE, error)
         return Note()
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a server receives the upload of this folder."""
-    try:
-        with (folder / LOCK).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
 
 
 def boot_id() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import re
@@ -33,11 +32,10 @@ from layerserve_server.datasets.partial_upload import (
     PART_NAME,
     Part,
     WrongDigestError,
-    is_locked,
     part_name,
     unwritable,
 )
-from layerserve_server.disk import remove_folder, sync
+from layerserve_server.disk import is_locked, locked, remove_folder, sync
 from layerserve_server.errors import (
     InvalidRequestError,
     RefusedChangeError,
@@ -347,7 +345,7 @@ class DatasetStore:
 
     def _sweep_part(self, path: Path, now: float) -> None:
         with self._changing():
-            if now - _age(path) <= self._limits.upload_seconds or is_locked(path):
+            if now - _age(path) <= self._limits.upload_seconds or is_locked(path / LOCK):
                 return
             shutil.rmtree(path, ignore_errors=True)
         logger.info("removed an upload that hasn't been finished in time", extra={"upload": path.name})
@@ -382,15 +380,13 @@ class DatasetStore:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """Excludes other changes, of this server and of others on the folder. Raises RefusedChangeError."""
-        with self._lock:
+        with self._lock, contextlib.ExitStack() as held:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                file = (self.folder / ".lock").open("a")
+                held.enter_context(locked(self.folder / ".lock"))
             except OSError as error:
                 raise unwritable(error) from error
-            with file:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                yield
+            yield
 
 
 def _age(folder: Path) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from layerserve.v1.training_pb2 import LogValue
 from layerserve.values import tensors
 
 from layerserve_server.access.ownership import Access
+from layerserve_server.disk import locked
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, UnknownCheckpointError
 from layerserve_server.extensions.checkpoints.models import CheckpointModels, Tensor
 from layerserve_server.repository.layout import LABEL
@@ -185,12 +185,11 @@ class CheckpointService:
 @contextlib.contextmanager
 def _only_publisher(run: Run) -> Iterator[None]:
     """Waits within the block until no other call, of any server, publishes a checkpoint of the run."""
-    try:
-        lock = (run.folder / PUBLISH_LOCK).open("a")
-    except OSError as error:
-        raise UnknownCheckpointError(f"training run '{run.id}' can't be written: {error.strerror}") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(run.folder / PUBLISH_LOCK))
+        except OSError as error:
+            raise UnknownCheckpointError(f"training run '{run.id}' can't be written: {error.strerror}") from error
         yield
 
 

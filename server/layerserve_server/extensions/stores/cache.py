@@ -14,7 +14,6 @@ lock                           held by the process that fetches
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -23,9 +22,10 @@ import secrets
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 
-from layerserve_server.disk import json_object, replace_file, sync
+from layerserve_server.disk import json_object, replace_file, sync, try_lock
 from layerserve_server.extensions.stores.listing import OF_MODELS, Key, Listing, RemoteVersion
 from layerserve_server.extensions.stores.objects import StoredObject
 from layerserve_server.records import DAMAGED, checked
@@ -43,7 +43,7 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.models = folder / "models"
-        self._lock: int | None = None
+        self._lock: TextIOWrapper | None = None
         #: What `write_listing` has written last.
         self._written: object = None
 
@@ -58,19 +58,13 @@ class Cache:
         # The same if the folder itself is a link to one that has models already.
         if not (self.folder / "lock").exists() and any(self.models.iterdir()):
             raise OSError(f"{self.models}: got models that aren't copies of a store's, expected a folder of its own")
-        handle = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return False
-        self._lock = handle
-        return True
+        self._lock = try_lock(self.folder / "lock")
+        return self._lock is not None
 
     def unlock(self) -> None:
         """Gives the right back."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def clean(self) -> None:

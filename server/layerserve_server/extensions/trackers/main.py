@@ -8,7 +8,6 @@ on a repository, one copies its runs: the others wait for a lock.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -17,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from layerserve_server.disk import try_lock
 from layerserve_server.errors import safe_text
 from layerserve_server.extensions.trackers.follower import Follower
 from layerserve_server.extensions.trackers.sink import Sink
@@ -49,10 +49,10 @@ def main(runs: Path, notes: Path, spec: str) -> None:
     # Not the setting itself, which may hold a password.
     name = f"{spec.partition(':')[0]}-{hashlib.sha256(spec.encode()).hexdigest()[:12]}"
     notes.mkdir(parents=True, exist_ok=True)
-    with (notes / f"{name}.lock").open("a") as lock:
-        while not _locked(lock.fileno()):
-            if _closed(SECONDS):
-                return
+    while (lock := try_lock(notes / f"{name}.lock")) is None:
+        if _closed(SECONDS):
+            return
+    with lock:
         follower: Follower | None = None
         failures = 0
         closed = False
@@ -74,14 +74,6 @@ def main(runs: Path, notes: Path, spec: str) -> None:
             if closed and wait:
                 return
             closed = closed or _closed(wait)
-
-
-def _locked(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _closed(seconds: float) -> bool:

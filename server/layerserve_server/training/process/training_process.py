@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -13,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from layerserve_server.disk import is_locked
 from layerserve_server.jobs.forked_process import ForkedProcess
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.training.process.cpu_usage import SERVER
@@ -94,14 +94,7 @@ class TrainingProcess:
     @property
     def lives(self) -> bool:
         """Whether a training process holds the run's lock, no matter which server started it."""
-        try:
-            with (self._folder / CHILD_LOCK).open("r") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_locked(self._folder / CHILD_LOCK)
 
     @property
     def pid(self) -> int | None:

@@ -8,7 +8,6 @@ torchrun, unless torchrun has started it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from layerserve_server.disk import open_lock
+from layerserve_server.disk import locked
 from layerserve_server.training.process import workers
 from layerserve_server.training.process.cpu_usage import SERVER
 from layerserve_server.training.request import RunRequest
@@ -123,15 +122,14 @@ def _stop(number: int, frame: FrameType | None) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Holds the lock that marks the run's process as alive."""
-    with open_lock(folder / CHILD_LOCK) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(folder / CHILD_LOCK) as file:
         file.truncate(0)
         file.write(f"{os.getpid()} {socket.gethostname()}")
         file.flush()
         yield
 
 
-def _marked(folder: Path) -> contextlib.AbstractContextManager[None]:
+def _marked(folder: Path) -> contextlib.AbstractContextManager[object]:
     """Marks the time in which a run of a server on this machine computes, for the tuning of engines to wait.
 
     The program of an extension may compute now and then only.

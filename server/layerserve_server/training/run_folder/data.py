@@ -6,10 +6,9 @@ Files of NumPy's arrays are mapped, and Parquet files read by row groups.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.datasets.parquet_data import ParquetData
 from layerserve_server.datasets.reader import Sink
 from layerserve_server.datasets.writer import array_writer, written
-from layerserve_server.disk import open_lock
+from layerserve_server.disk import locked
 from layerserve_server.errors import NotTrainableError
 from layerserve_server.training.request import DataArray
 
@@ -47,7 +46,9 @@ def read_data(
     for too much text, NotTrainableError for a damaged file of the run, and OSError.
     """
     if _packed(folder, arrays):
-        with _alone(folder):
+        # Of several workers of a run one unpacks, and the others wait.
+        (folder / DATA).mkdir(exist_ok=True)
+        with locked(folder / DATA / LOCK):
             for file, packed in _packed(folder, arrays).items():
                 _unpack(folder, file, packed, room)
     grouped = _grouped(arrays)
@@ -73,15 +74,6 @@ def _packed(folder: Path, arrays: Sequence[DataArray]) -> dict[DataFile, dict[in
         if array.file is not None and not array.stays_in_file and not array_file(folder, index).exists():
             found.setdefault(array.file, {})[index] = array
     return found
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds a lock, so that of several workers of a run one unpacks, and the others wait."""
-    (folder / DATA).mkdir(exist_ok=True)
-    with open_lock(folder / DATA / LOCK) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _read(folder: Path, index: int, array: DataArray) -> npt.NDArray[Any] | MappedText:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from io import TextIOWrapper
 from pathlib import Path
 
-from layerserve_server.disk import open_lock
+from layerserve_server.disk import try_lock
 
 OWNER_LOCK = "owner.lock"
 
@@ -22,11 +21,8 @@ class FolderOwner:
 
     def acquire(self) -> bool:
         """Makes this server the owner. Returns False if another server is. Raises OSError."""
-        file = open_lock(self._path)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
+        file = try_lock(self._path)
+        if file is None:
             return False
         file.truncate(0)
         file.write(f"host {socket.gethostname()}, process {os.getpid()}")
