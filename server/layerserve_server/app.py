@@ -130,7 +130,7 @@ class App:
         )
         self._parts = [*inference.parts(), *(one.main(core) for one in ALL)]
         scans = [part.scan for part in self._parts]
-        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.scan, *scans)
+        self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.table.scan, *scans)
         self._pages = metric_pages(settings, registry, self._parts)
         inference.gate.require_rights(self._pages)
         routes = routes_of(self._parts)

@@ -306,7 +306,7 @@ def test_a_session_is_paused_and_ended_by_calls(client: Client, repository: Path
 def test_an_idle_session_is_interrupted_and_goes_on(client: Client, server: Server) -> None:
     with client.online.session("numbers", idle_seconds=0.3, publish=False) as session:
         session.train_on_batch(*batch(1))
-        wait_until(lambda: server.app.runs.get(session.id).log.ended)
+        wait_until(lambda: server.app.runs.table.get(session.id).log.ended)
         run = client.run(session.id).info()
         assert (run.resumable, run.reason) == (True, "the session got no request for 0.3 seconds")
         session.train_on_batch(*batch(2))

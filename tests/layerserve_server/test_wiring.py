@@ -280,10 +280,10 @@ def test_a_server_has_its_settings(make_server, put, tmp_path):
     server = make_server(state=tmp_path / "state", **settings)
     repository = server.repository
     assert (repository._options.max_old_versions, repository.folder._settle_seconds) == (5, 8.0)
-    assert server.runs._table.folder == tmp_path / "state" / "runs"
-    assert server.runs._table._max_kept == 3
+    assert server.runs.table.folder == tmp_path / "state" / "runs"
+    assert server.runs.table._max_kept == 3
     assert server._watcher._poll_seconds == 4.0
-    assert server.runs._table._observer is repository._observer is server.metrics
+    assert server.runs.table._observer is repository._observer is server.metrics
     assert repository.loader._ready == server._inference._ready
     assert server._inference.tuner is not None
 

@@ -99,7 +99,7 @@ class World:
     def scan(self):
         for app, _ in self.servers:
             app.repository.scan()
-            app.runs.scan()
+            app.runs.table.scan()
 
     # What callers make.
 

@@ -84,7 +84,7 @@ class Trainer:
 
     def run_here(self, run_id):
         """The run as the server's own object, also after its stop."""
-        return self.app.runs.get(run_id)
+        return self.app.runs.table.get(run_id)
 
     def go(self, run_id):
         (self.runs_folder / run_id / "go").touch()

@@ -41,13 +41,13 @@ class IdempotencyKeys:
 
         A run that doesn't exist for the caller any more isn't found. One whose data hasn't come completely is given up:
         it is begun anew. Raises NotTrainableError if the earlier call had another spec, UnavailableError while another
-        call with the key begins a run, and as `Runs.find` and `begin` do.
+        call with the key begins a run, and as `RunTable.find` and `begin` do.
         """
         key = spec.idempotency_key
         if not key:
             return begin(), False
         with self._hold(caller.owner, key):
-            found = self._runs.find(caller.owner, key, seen_by(caller))
+            found = self._runs.table.find(caller.owner, key, seen_by(caller))
             if found is not None:
                 _check_same(found, spec)
                 self._runs.abandon(found, "another call with its idempotency key has begun the run anew")

@@ -48,7 +48,7 @@ class OpenWork:
 
     def of_model(self, model: str) -> list[str]:
         """Returns the work on a model, in words: "run 'X'"."""
-        self._runs.scan()
+        self._runs.table.scan()
         others = [f"{kind} '{one.id}'" for kind, one in self._open_others() if one.request.model == model]
         return others + [f"run '{run.id}'" for run in self._all_runs(model) if not _is_part(run) and not run.log.ended]
 
@@ -57,7 +57,7 @@ class OpenWork:
 
         A run needs it until it has ended, and afterwards as long as it can be resumed.
         """
-        self._runs.scan()
+        self._runs.table.scan()
         for kind, one in self._open_others():
             if dataset in datasets_of(one.request):
                 return f"{kind} '{one.id}'"
@@ -85,9 +85,7 @@ class OpenWork:
             yield from ((kind, one) for one in listed() if not one.ended)
 
     def _all_runs(self, model: str = "") -> Iterable[Run]:
-        # In this order: a run that is taken over in between is in both lists, rather than in neither.
-        elsewhere = {run.id: run for run in self._runs.list_elsewhere(model)}
-        return (elsewhere | {run.id: run for run in self._runs.list(model)}).values()
+        return self._runs.table.list_all(model).values()
 
 
 def _is_part(run: Run) -> bool:

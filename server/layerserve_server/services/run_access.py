@@ -14,8 +14,8 @@ from layerserve_server.training.runs.run import Run
 
 
 def find_run(runs: Runs, caller: Caller, needed: Access, run_id: str) -> Run:
-    """Returns a run. Raises as `Runs.get` does, and ForbiddenError if the caller may do less with it than is needed."""
-    run = runs.get(run_id, seen_by(caller))
+    """Returns a run. Raises as `RunTable.get`, and ForbiddenError if the caller may do less with it than is needed."""
+    run = runs.table.get(run_id, seen_by(caller))
     check_access(caller, run.request, needed, f"training run '{run.id}'")
     return run
 

@@ -167,15 +167,14 @@ class TrainingService:
         Runs that don't exist for the caller are left out. Raises InvalidRequestError, as `run_list` does.
         """
         request = parse(pb.ListRunsRequest, call.request)
-        # In this order: a run that is taken over in between is in both lists, rather than in neither.
-        elsewhere = {run.id: run for run in self._runs.list_elsewhere(request.model_name)}
-        here = {run.id: run for run in self._runs.list(request.model_name)}
-        seen = [run for run in (elsewhere | here).values() if access_to(call.caller, run.request) > Access.NONE]
+        table = self._runs.table
+        runs = table.list_all(request.model_name).values()
+        seen = [run for run in runs if access_to(call.caller, run.request) > Access.NONE]
         # What only its owner reads of a run isn't found out by asking for it, either.
         if request.metadata:
             seen = [run for run in seen if access_to(call.caller, run.request) >= Access.READ]
-        runs, token = page(request, selected(request, seen))
-        shown = [self._described(call.caller, run, owner="" if run.id in here else run.owner) for run in runs]
+        found, token = page(request, selected(request, seen))
+        shown = [self._described(call.caller, run, run.owner if table.is_elsewhere(run) else "") for run in found]
         call.answer(pb.ListRunsResponse(runs=shown, next_page_token=token).SerializeToString())
 
     def list_run_files(self, call: Call) -> None:

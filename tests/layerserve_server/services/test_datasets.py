@@ -195,8 +195,8 @@ def test_a_run_reads_a_dataset_and_keeps_it(server, wait_until):
         f"dataset '{id}': run '{run}' uses it; cancel it first, or delete it",
     )
     assert server.app.datasets.get(id).used > time.time() - 30
-    (server.app.runs.get(run).folder / "go").touch()
-    wait_until(lambda: server.app.runs.get(run).log.ended)
+    (server.app.runs.table.get(run).folder / "go").touch()
+    wait_until(lambda: server.app.runs.table.get(run).log.ended)
     with server.app.repository.leases.lease("double") as version:
         assert (version.version, version.model.offset) == (2, X.sum())
     server.delete(id)
@@ -213,15 +213,11 @@ def test_a_run_reads_a_dataset_and_keeps_it(server, wait_until):
         (True, True, True, "run 'r'"),
     ],
 )
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_who_needs_a_dataset(sweep_ended, run_ended, resumable, used, elsewhere):
+def test_who_needs_a_dataset(sweep_ended, run_ended, resumable, used):
     request = SimpleNamespace(data=[SimpleNamespace(file=None), SimpleNamespace(file=DataFile("", "", "d"))])
     run = SimpleNamespace(id="r", request=request, log=SimpleNamespace(ended=run_ended), resumable=resumable)
-    lists = {"list": [], "list_elsewhere": []} | {"list_elsewhere" if elsewhere else "list": [run]}
-    runs = SimpleNamespace(
-        scan=lambda: None, **{name: lambda model="", held=held: held for name, held in lists.items()}
-    )
-    work = OpenWork(runs)
+    table = SimpleNamespace(scan=lambda: None, list_all=lambda model="": {"r": run})
+    work = OpenWork(SimpleNamespace(table=table))
     work.add("sweep", lambda: [SimpleNamespace(id="s", request=request, ended=sweep_ended)])
     assert work.using("d") == used
     assert work.using("other") == ""
@@ -240,7 +236,7 @@ def test_a_run_whose_dataset_is_deleted_while_it_begins_fails(server, monkeypatc
     monkeypatch.setattr(runs, "begin", begin_late)
     code, text = refused(lambda: list(server.train(arrays(id))))
     assert (code, text) == (grpc.StatusCode.NOT_FOUND, f"dataset '{id}' has been deleted")
-    (run,) = runs.list()
+    (run,) = runs.table.list()
     assert run.log.last.reason == text
 
 

@@ -184,7 +184,7 @@ def test_a_parameter_of_a_repository_has_the_type_of_its_value(key, value, field
 
 
 def test_what_takes_memory_is_done_for_a_few_callers_at_once(monkeypatch):
-    series = RunSeries(SimpleNamespace(get=lambda *_: RUN))
+    series = RunSeries(SimpleNamespace(table=SimpleNamespace(get=lambda *_: RUN)))
     for _ in range(2):
         series._readers.acquire()
     with pytest.raises(BusyError, match="other series are being read") as caught:
@@ -198,7 +198,7 @@ def test_a_series_has_1000_points_unless_fewer_or_more_are_asked_for(monkeypatch
     monkeypatch.setattr(run_series, "SeriesReader", lambda names, count, **_: points.append(count) or reader)
     for most in (0, 2, 10_000):
         made = call(training_pb2.GetRunSeriesRequest(run_ids=["r"], max_points=most))
-        RunSeries(SimpleNamespace(get=lambda *_: RUN)).get_run_series(made)
+        RunSeries(SimpleNamespace(table=SimpleNamespace(get=lambda *_: RUN))).get_run_series(made)
     assert points == [1000, 2, 10_000]
 
 

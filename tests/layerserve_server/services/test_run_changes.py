@@ -354,7 +354,7 @@ def test_a_key_does_not_lead_to_a_run_that_its_caller_may_not_see_any_more(put, 
     assert train("double").run_id == first.run_id
     (tmp_path / "models" / "double" / "layerserve.toml").write_text('callers = ["bob"]')
     app.repository.scan()
-    (app.runs.folder / first.run_id / "spec.pb").unlink()
+    (app.runs.table.folder / first.run_id / "spec.pb").unlink()
     again = train("other")
     assert (again.run_id != first.run_id, again.accepted.found, again.accepted.base.name) == (True, False, "other")
 
@@ -372,7 +372,7 @@ def test_a_spec_that_the_disk_has_no_room_for_is_not_kept_by_half(trainer, monke
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         first = trainer.train(keyed)
-    assert not list(trainer.app.runs.folder.glob("*/*spec.pb*"))
+    assert not list(trainer.app.runs.table.folder.glob("*/*spec.pb*"))
     assert trainer.train(keyed)[0].run_id == first[0].run_id
 
 

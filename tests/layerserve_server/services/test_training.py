@@ -562,7 +562,7 @@ def test_a_run_with_damaged_files_hides_no_other(put, start, connect, tmp_path, 
     trainer = Trainer(app, connect(app), tmp_path)
     whole, damaged = (trainer.train(spec())[0].run_id for _ in range(2))
     app.stop()
-    path = app.runs.folder / damaged / file
+    path = app.runs.table.folder / damaged / file
     first, *others = path.read_text().splitlines() if file.endswith("l") else [path.read_text()]
     path.write_text("\n".join([json.dumps({**json.loads(first), **damage}), *others]) + "\n")
     app = start()
@@ -572,7 +572,7 @@ def test_a_run_with_damaged_files_hides_no_other(put, start, connect, tmp_path, 
 
 def test_a_run_that_cannot_go_on_ends_neither_the_start_nor_other_runs(interrupted, start, connect, tmp_path, caplog):
     app, training, waiting = interrupted
-    outcome = app.runs.folder / training / "outcome.json"
+    outcome = app.runs.table.folder / training / "outcome.json"
     outcome.unlink(missing_ok=True)
     outcome.mkdir()
     app = start()
@@ -584,7 +584,7 @@ def test_a_run_that_cannot_go_on_ends_neither_the_start_nor_other_runs(interrupt
 
 def abandon_server(app):
     """What a kill -9 of the server leaves: its locks are free, its training processes live."""
-    for run in app.runs.list():
+    for run in app.runs.table.list():
         run.disown()
         held = run.process
         run.process = SimpleNamespace(wait=held.wait, pid=held.pid, signal=lambda number: None, survives_stop=False)
@@ -656,7 +656,7 @@ def test_a_run_of_another_server_is_listed_with_its_owner_and_is_for_that_one_to
     one, other = two
     _, run_id = one.begin(spec("wait"))
     owner = f"host {socket.gethostname()}, process {os.getpid()}"
-    other.app.runs.scan()
+    other.app.runs.table.scan()
     assert listed(one) == [(run_id, "")]
     assert listed(other) == [(run_id, owner)]
     assert other.stub.ListRuns(pb.ListRunsRequest(model_name="triple"), timeout=30).runs == []
@@ -677,16 +677,16 @@ def test_a_run_is_known_to_another_server_as_soon_as_it_is_asked_for(two):
     assert other.watch(run_id)[-1] == last
     assert listed(other) == listed(one) == [(run_id, "")]
     one.delete(run_id)
-    other.app.runs.scan()
+    other.app.runs.table.scan()
     assert refusal(other.run, run_id)[1] == "run_not_found"
 
 
 def test_the_run_of_a_server_that_is_gone_is_taken_over(two):
     gone, other = two
     _, run_id = gone.begin(spec("wait"))
-    other.app.runs.scan()
+    other.app.runs.table.scan()
     abandon_server(gone.app)
-    other.app.runs.scan()
+    other.app.runs.table.scan()
     assert listed(other) == [(run_id, "")]
     other.go(run_id)
     assert kinds(other.watch(run_id))[-1] == "finished"
@@ -697,12 +697,12 @@ def test_the_run_of_a_server_that_is_gone_is_taken_over(two):
 def test_a_run_that_another_server_has_resumed_is_not_removed(two, wait_until):
     one, other = two
     _, run_id = one.begin(spec("wait"))
-    one.app.runs.get(run_id).process.signal(signal.SIGTERM)
+    one.app.runs.table.get(run_id).process.signal(signal.SIGTERM)
     assert kinds(one.watch(run_id))[-1] == "failed"
     assert other.run(run_id).resumable
     one.resume(run_id)
     assert refusal(other.delete, run_id)[1] == "run_elsewhere"
-    other.app.runs.scan()
+    other.app.runs.table.scan()
     assert refusal(other.run, run_id)[1] == "run_elsewhere"
     one.go(run_id)
     assert kinds(one.watch(run_id))[-1] == "finished"
@@ -711,11 +711,11 @@ def test_a_run_that_another_server_has_resumed_is_not_removed(two, wait_until):
 
 def test_a_deleted_run_whose_folder_is_a_link_stays_deleted(trainer, tmp_path):
     run_id = trainer.train(spec())[0].run_id
-    folder, elsewhere = trainer.app.runs.get(run_id).folder, tmp_path / "elsewhere"
+    folder, elsewhere = trainer.app.runs.table.get(run_id).folder, tmp_path / "elsewhere"
     folder.rename(elsewhere)
     folder.symlink_to(elsewhere)
     trainer.delete(run_id)
-    trainer.app.runs.scan()
+    trainer.app.runs.table.scan()
     assert refusal(trainer.run, run_id)[1] == "run_not_found"
     assert any(elsewhere.iterdir()), "what a link leads to isn't the server's"
 

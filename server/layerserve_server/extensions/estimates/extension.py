@@ -10,7 +10,7 @@ def _main(core: Core) -> Part:
     from layerserve_server.extensions.estimates.measured_run import MeasuredRuns
     from layerserve_server.extensions.estimates.service import RunEstimates
 
-    measured = MeasuredRuns(core.jobs, core.runs.folder, core.settings.check_seconds)
+    measured = MeasuredRuns(core.jobs, core.runs.table.folder, core.settings.check_seconds)
     estimator = Estimator(core.runs, core.repository, measured)
     return Part(services=[RunEstimates(core.repository, estimator, core.defaults, core.datasets)])
 

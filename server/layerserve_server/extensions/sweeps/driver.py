@@ -77,8 +77,8 @@ class Driver:
 
     def _started(self) -> dict[int, str]:
         """Returns the ids of the sweep's runs, by number of the trial."""
-        runs = [run for run in self._runs.list(self._sweep.request.model) if run.request.part_of == self._sweep.id]
-        return {run.request.part: run.id for run in runs}
+        runs = self._runs.table.list(self._sweep.request.model)
+        return {run.request.part: run.id for run in runs if run.request.part_of == self._sweep.id}
 
     def _follow(self, trial: Trial, base: Base, started: dict[int, str]) -> None:
         """Starts a trial's run, or notes what has happened in it."""
@@ -93,7 +93,7 @@ class Driver:
                 self._start(trial, base)
             return
         try:
-            run = self._runs.get(trial.run_id)
+            run = self._runs.table.get(trial.run_id)
         except UnknownRunError:
             self._conclude(trial, TrialState.FAILED, "its run was removed")
             return

@@ -264,7 +264,7 @@ class Sweeps:
 
     def _release_runs(self, sweep: Sweep) -> None:
         """Stops the runs of a sweep that has failed, and removes their results, which nothing reads any more."""
-        for run in self._runs.list(sweep.request.model):
+        for run in self._runs.table.list(sweep.request.model):
             if run.request.part_of == sweep.id:
                 self._runs.steering.cancel(run.id)
                 shutil.rmtree(run.folder / RESULT, ignore_errors=True)

@@ -10,7 +10,7 @@ def _main(core: Core) -> Part:
     from layerserve_server.extensions.trackers.processes import SinkProcesses
 
     settings = TrackerSettings.of(core.settings)
-    processes = SinkProcesses(settings.trackers, core.runs.folder, settings.state_folder / "sinks")
+    processes = SinkProcesses(settings.trackers, core.runs.table.folder, settings.state_folder / "sinks")
     return Part(start=processes.start, close=processes.stop)
 
 

@@ -68,15 +68,17 @@ class Runs:
         self._checks = RunChecks(jobs, repository, limits, folder)
         self._limits = limits
         self._kinds = RunKinds((*core_kinds(limits), *kinds))
-        self._table = RunTable(folder, limits.max_kept, observer, self._kinds, make_process)
-        self._queue = RunQueue(self._table, limits)
+        #: The runs: finds, lists and scans them.
+        self.table = RunTable(folder, limits.max_kept, observer, self._kinds, make_process)
+        self.table.adopt = self._adopt
+        self._queue = RunQueue(self.table, limits)
         self._endings = RunEndings(
-            self._table, self._queue, repository, observer, tracer, auto_resume=limits.auto_resume
+            self.table, self._queue, repository, observer, tracer, auto_resume=limits.auto_resume
         )
         #: Pauses, resumes, stops and changes runs.
-        self.steering = RunSteering(self._table, self._queue, self._endings, self.get)
+        self.steering = RunSteering(self.table, self._queue, self._endings)
         self._execution = RunExecution(
-            self._table, self._endings, limits, observer, command, jobs if command == TRAINER else None
+            self.table, self._endings, limits, observer, command, jobs if command == TRAINER else None
         )
         self._threads: list[threading.Thread] = []
 
@@ -84,7 +86,7 @@ class Runs:
 
     def start(self) -> None:
         """Reads the runs in the folder, resumes interrupted ones, and starts the slots."""
-        self._table.scan_first(self._adopt)
+        self.table.scan_first()
         for kind in self._kinds.values():
             for slot in range(kind.slots):
                 self._spawn(f"{kind.name} {slot}", partial(self._work, kind))
@@ -95,45 +97,31 @@ class Runs:
         With `auto_resume` the next server resumes them; until then their state is still queued or running.
         """
         # Waits until no run is being taken over.
-        with self._table.settled():
-            self._table.stopping = True
-            receiving, waiting = self._table.in_phase(Phase.RECEIVING), self._table.in_phase(Phase.WAITING)
+        with self.table.settled():
+            self.table.stopping = True
+            receiving, waiting = self.table.in_phase(Phase.RECEIVING), self.table.in_phase(Phase.WAITING)
             self._queue.clear()
-            for run in self._table.in_phase(Phase.TRAINING):
+            for run in self.table.in_phase(Phase.TRAINING):
                 if not run.process.survives_stop:
                     run.process.signal(INTERRUPT)
-            self._table.changed.notify_all()
+            self.table.changed.notify_all()
         for run in receiving:
             self._endings.end(run, Failed(SERVER_STOPPED))
         for run in waiting:
             self._endings.interrupt(run)
         for thread in self._threads:
             thread.join()
-        with self._table.changed:
+        with self.table.changed:
             # Paused for the next server, too.
-            for run in self._table.in_phase(Phase.PAUSED):
+            for run in self.table.in_phase(Phase.PAUSED):
                 run.phase = Phase.ENDED
                 run.disown()
 
-    def scan(self) -> None:
-        """Scans the folder for runs of other servers, and takes over those whose server is gone."""
-        self._table.scan(self._adopt)
-
     # Requests.
-
-    @property
-    def folder(self) -> Path:
-        """Folder of all runs; it needn't exist yet."""
-        return self._table.folder
-
-    @property
-    def limits(self) -> RunLimits:
-        """Limits of runs."""
-        return self._limits
 
     def line(self, request: RunRequest) -> tuple[int, float | None]:
         """Returns how many runs a run would wait for, and for how many seconds, as `RunQueue.line` does."""
-        with self._table.changed:
+        with self.table.changed:
             return self._queue.line(self._kinds[request.kind], request.priority)
 
     def begin(
@@ -159,8 +147,8 @@ class Runs:
                 request = self._checked(request, base, gone, start)
             publishes = request.publish and kind.publisher is None and not request.part_of
             kept_back = self._repository.catalogue.kept_back(request.model) if publishes else ""
-            run = self._table.create(request, base.found, start, kept_back)
-        self._table.report()
+            run = self.table.create(request, base.found, start, kept_back)
+        self.table.report()
         return run
 
     def check(self, request: RunRequest, base: BaseVersion, gone: Callable[[], bool] = never) -> RunRequest:
@@ -193,63 +181,38 @@ class Runs:
         kind = self._kinds[name]
         if not kind.slots:
             raise NotTrainableError(kind.off)
-        self._table.check_scanned()
+        self.table.check_scanned()
 
     def enqueue(self, run: Run) -> None:
         """Adds a run to the queue after its upload is complete. Does nothing if it isn't receiving data any more."""
-        with self._table.changed:
+        with self.table.changed:
             if run.phase is not Phase.RECEIVING:
                 return
             if run.control.pause:
                 self._endings.pause(run)
             else:
                 self._queue.add(run)
-        self._table.report()
+        self.table.report()
 
     def abandon(self, run: Run, reason: str) -> None:
         """Fails a run whose upload was aborted. Does nothing if it isn't receiving data any more."""
         self._endings.end(run, Failed(reason), only=Phase.RECEIVING)
 
     def delete(self, run_id: str) -> None:
-        """Removes an ended run and its folder. Raises as `get` does, and NotTrainableError if it hasn't ended."""
-        run = self.get(run_id)
-        with self._table.changed:
+        """Removes an ended run and its folder. Raises as `RunTable.get`, and NotTrainableError if it hasn't ended."""
+        run = self.table.get(run_id)
+        with self.table.changed:
             if run.phase is not Phase.ENDED or not run.log.ended:
                 raise NotTrainableError(f"run '{run.id}' hasn't ended; cancel it first")
             # Another server may have resumed it.
-            self._table.own(run)
-        self._table.remove(run)
+            self.table.own(run)
+        self.table.remove(run)
 
     def publish(self, run_id: str, label: str = "", expected: int = 0, who: str = "") -> Run:
-        """Publishes the kept result of a run and returns the run. Raises as `get` and `RunEndings.publish_kept` do."""
-        run = self.get(run_id)
+        """Publishes the kept result of a run, and returns the run. Raises as `get` and `RunEndings.publish_kept`."""
+        run = self.table.get(run_id)
         self._endings.publish_kept(run, label, expected, who)
         return run
-
-    def get(self, run_id: str, visible: Callable[[RunRequest], bool] = lambda request: True) -> Run:
-        """Returns the run with this id. Raises as `RunTable.get` does."""
-        return self._table.get(run_id, visible, self.scan)
-
-    def find(self, caller: str, key: str, visible: Callable[[RunRequest], bool]) -> Run | None:
-        """Returns the newest run with an idempotency key of a caller; None if there is none.
-
-        Runs that ended before their data had come, and those whose request isn't `visible`, don't count. Raises
-        RunElsewhereError if another server owns it, and UnavailableError until the runs have been read at startup.
-        """
-        found = self._table.find(caller, key, visible)
-        if found is None:
-            # Another server may have begun it, and ended.
-            self.scan()
-            found = self._table.find(caller, key, visible)
-        return found
-
-    def list_elsewhere(self, model: str = "") -> list[Run]:
-        """Returns the runs that other servers own, as `RunTable.list_elsewhere` does."""
-        return self._table.list_elsewhere(model)
-
-    def list(self, model: str = "") -> list[Run]:
-        """Returns the runs as `RunTable.list` does, and raises as it does."""
-        return self._table.list(model)
 
     # Execution.
 
@@ -257,7 +220,7 @@ class Runs:
         """Continues a run of an earlier server, whose process may be alive or have ended."""
         result = RunResult.read(run.folder)
         if run.request.kind not in self._kinds:
-            self._table.set_aside(run, Failed(run.kind.off, *run.position, resumable=True))
+            self.table.set_aside(run, Failed(run.kind.off, *run.position, resumable=True))
         elif run.state is RunState.PAUSED:
             run.phase = Phase.PAUSED
         elif run.process.lives or (result is not None and not result.stopped):
@@ -275,7 +238,7 @@ class Runs:
             self._endings.end(run, Failed(reason, *run.position, resumable=True))
         else:
             logger.info("resuming a run", extra={"run": run.id})
-            with self._table.changed:
+            with self.table.changed:
                 self._queue.add_again(run)
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
@@ -286,5 +249,5 @@ class Runs:
     def _work(self, kind: RunKind) -> None:
         """Executes runs of a kind, one after another, until the server stops."""
         while (run := self._queue.take(kind)) is not None:
-            self._table.report()
+            self.table.report()
             self._execution.execute(run, launch=True)

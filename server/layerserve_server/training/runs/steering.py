@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerserve_server.errors import STOPPING, NotTrainableError, UnavailableError
@@ -20,21 +20,20 @@ logger = logging.getLogger(__name__)
 
 
 class RunSteering:
-    """Changes the course of runs. All methods take the id of a run and return the run; they raise as `get` does.
+    """Changes the course of runs. All methods take the id of a run and return the run; they raise as `RunTable.get`.
 
     `pause` and `stop` are written to the run's folder first, where the run's process reads them: so they hold even if
     the server or the process is killed meanwhile.
     """
 
-    def __init__(self, table: RunTable, queue: RunQueue, endings: RunEndings, get: Callable[[str], Run]) -> None:
+    def __init__(self, table: RunTable, queue: RunQueue, endings: RunEndings) -> None:
         self._table = table
         self._queue = queue
         self._endings = endings
-        self._get = get
 
     def cancel(self, run_id: str) -> Run:
         """Cancels a run. Does nothing if it has ended."""
-        run = self._get(run_id)
+        run = self._table.get(run_id)
         with self._table.changed:
             if run.phase is Phase.TRAINING and run.cancelled_at is None:
                 run.cancelled_at = time.monotonic()
@@ -51,7 +50,7 @@ class RunSteering:
         Does nothing if it is paused. Raises NotTrainableError for a kind that doesn't pause, a run that has ended, and
         one whose folder can't be written, and BusyError if too many runs are paused.
         """
-        run = self._get(run_id)
+        run = self._table.get(run_id)
         if not run.kind.pauses:
             raise NotTrainableError(f"run '{run.id}' is of kind {run.kind.name}, which can't be paused")
         with self._table.changed:
@@ -71,7 +70,7 @@ class RunSteering:
 
         Raises NotTrainableError if the run can't be resumed, BusyError if the queue is full.
         """
-        run = self._get(run_id)
+        run = self._table.get(run_id)
         with self._table.changed:
             if run.phase is Phase.PAUSED:
                 self._queue.check_room(run.kind)
@@ -104,7 +103,7 @@ class RunSteering:
         Does nothing if the run has ended. Raises NotTrainableError for a kind that doesn't end early, and a run whose
         folder can't be written, and BusyError for a paused run if the queue is full.
         """
-        run = self._get(run_id)
+        run = self._table.get(run_id)
         if not run.kind.ends_early:
             raise NotTrainableError(
                 f"run '{run.id}' is of kind {run.kind.name}, which can't be stopped early; cancel it instead"
@@ -141,7 +140,7 @@ class RunSteering:
         Raises InvalidRequestError if a value exceeds its limits, NotTrainableError for the priority of a run that has
         ended, and for a run whose folder can't be written.
         """
-        run = self._get(run_id)
+        run = self._table.get(run_id)
         values: dict[str, Any] = {}
         with self._table.changed:
             if priority is not None:

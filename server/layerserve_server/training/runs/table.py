@@ -58,6 +58,8 @@ class RunTable:
         self.folder = folder
         self._kinds = kinds
         self._make_process = make_process
+        #: Goes on with a run of a server that is gone.
+        self.adopt: Callable[[Run], None] = lambda run: None
         #: Held while the phase of a run, the queue or `stopping` change; notified after changes.
         self.changed = threading.Condition()
         #: Whether the server is stopping: no run is taken over or begun any more.
@@ -77,8 +79,8 @@ class RunTable:
 
     # Runs in memory.
 
-    def get(self, run_id: str, visible: Callable[[RunRequest], bool], scan: Callable[[], None]) -> Run:
-        """Returns the run with this id, which is looked for by `scan` if it isn't known yet.
+    def get(self, run_id: str, visible: Callable[[RunRequest], bool] = lambda request: True) -> Run:
+        """Returns the run with this id, which is looked for in the folder if it isn't known yet.
 
         Runs whose request isn't `visible` don't exist. Raises UnknownRunError if there is none, RunElsewhereError if
         another server owns it, and UnavailableError until the runs have been read at startup.
@@ -90,7 +92,7 @@ class RunTable:
             return run
         # Another server may own it, or may have created it.
         if RUN_ID.fullmatch(run_id) and os.path.isdir(self.folder / run_id):
-            scan()
+            self.scan()
         with self.changed:
             run = self._runs.get(run_id)
             elsewhere = self._elsewhere.get(run_id)
@@ -100,13 +102,21 @@ class RunTable:
             raise _owned_elsewhere(elsewhere)
         raise UnknownRunError(f"no training run '{safe_text(run_id, 80)}'")
 
-    def list_elsewhere(self, model: str = "") -> list[Run]:
-        """Returns the runs, or those of one model, that other servers owned at the last scan, newest first."""
-        runs = list(self._elsewhere.values())
-        for run in runs:
+    def list_all(self, model: str = "") -> dict[str, Run]:
+        """Returns the runs, or those of one model, by id, also those that other servers owned at the last scan.
+
+        Raises UnavailableError until the runs have been read at startup.
+        """
+        # In this order: a run that is taken over in between is in both, rather than in neither.
+        elsewhere = {run.id: run for run in self._elsewhere.values() if model in ("", run.request.model)}
+        for run in elsewhere.values():
             with contextlib.suppress(*DAMAGED):
                 run.log.refresh()
-        return _newest_first(runs, model)
+        return elsewhere | {run.id: run for run in self.list(model)}
+
+    def is_elsewhere(self, run: Run) -> bool:
+        """Whether another server owns a run."""
+        return run.id not in self._runs
 
     def find(self, caller: str, key: str, visible: Callable[[RunRequest], bool]) -> Run | None:
         """Returns the newest run with an idempotency key of a caller that has its data, or still may get it.
@@ -114,6 +124,14 @@ class RunTable:
         Runs whose request isn't `visible` don't exist. Raises RunElsewhereError if another server owns it, and
         UnavailableError until the runs have been read.
         """
+        found = self._find(caller, key, visible)
+        if found is None:
+            # Another server may have begun it, and ended.
+            self.scan()
+            found = self._find(caller, key, visible)
+        return found
+
+    def _find(self, caller: str, key: str, visible: Callable[[RunRequest], bool]) -> Run | None:
 
         def fits(run: Run) -> bool:
             request = run.request
@@ -246,20 +264,20 @@ class RunTable:
 
     # Runs of other servers.
 
-    def scan_first(self, adopt: Callable[[Run], None]) -> None:
+    def scan_first(self) -> None:
         """Reads the runs in the folder at startup. Those that go on are passed to `adopt`."""
-        self._scan(adopt)
+        self._scan()
         self._scanned = True
         self.prune()
         self.report()
 
-    def scan(self, adopt: Callable[[Run], None]) -> None:
+    def scan(self) -> None:
         """Scans the folder for runs of other servers. Takes over those whose server is gone: passes them to `adopt`."""
-        if self._scanned and self._scan(adopt):
+        if self._scanned and self._scan():
             self.prune()
             self.report()
 
-    def _scan(self, adopt: Callable[[Run], None]) -> bool:
+    def _scan(self) -> bool:
         """Scans the folder. Returns whether new runs were added."""
         with self._scanning:
             with self.changed:
@@ -282,11 +300,11 @@ class RunTable:
                     if run.phase is Phase.ENDED:
                         self._runs.pop(run.id, None)
                 known = {*self._runs, *self._creating}
-            taken = [self._take(name, self._elsewhere.get(name), adopt) for name in sorted(names - known)]
+            taken = [self._take(name, self._elsewhere.get(name)) for name in sorted(names - known)]
             self._elsewhere = {run.id: run for run in taken if run is not None}
             return not known.issuperset(self._runs)
 
-    def _take(self, name: str, known: Run | None, adopt: Callable[[Run], None]) -> Run | None:
+    def _take(self, name: str, known: Run | None) -> Run | None:
         """Takes over the run in a folder and returns None; returns the run if another server owns it.
 
         `known` is the run if another server owned it at the last scan.
@@ -312,7 +330,7 @@ class RunTable:
             run.disown()
             return None
         try:
-            adopt(run)
+            self.adopt(run)
         except DAMAGED as error:
             # Others must not be lost with it.
             self.set_aside(run, Failed(f"the files of the run are damaged: {safe_text(str(error))}"))

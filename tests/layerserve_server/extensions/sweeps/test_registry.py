@@ -29,7 +29,7 @@ class Case:
         self.runs: list[Any] = []
         runs = SimpleNamespace(
             check=lambda request, base, gone: request,
-            list=lambda model: self.runs,
+            table=SimpleNamespace(list=lambda model: self.runs),
             steering=SimpleNamespace(cancel=self.cancelled.append),
         )
         self.sweeps = Sweeps(folder, runs, None, lambda *_: False, slots=1, max_kept=10)  # type: ignore[arg-type]

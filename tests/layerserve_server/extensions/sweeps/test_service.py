@@ -108,7 +108,7 @@ def test_the_best_trial_of_a_grid_is_published_though_one_was_killed(sweeper, mo
         assert (trial.value, list(trial.history), list(trial.epochs)) == (seed + 0.5, [seed + 1.0, seed + 0.5], [1, 2])
         run = sweeper.runs.GetRun(training_pb2.GetRunRequest(run_id=trial.run_id)).run
         assert (run.sweep_id, run.trial, run.seed, run.resumed) == (sweep.id, trial.number, seed, int(seed == 13))
-        assert trial.seconds == sweeper.app.runs.get(trial.run_id).seconds > 0
+        assert trial.seconds == sweeper.app.runs.table.get(trial.run_id).seconds > 0
         assert not run.HasField("published")
     assert seeds_of(sweep)[sweep.best] == 3
     assert (sweep.published.version, sweeper.offset()) == (2, (2, 3.0))
@@ -220,7 +220,7 @@ def test_what_begins_as_its_dataset_is_deleted_ends(sweeper, monkeypatch, wait_u
         list(sweeper.runs.Train(iter([training_pb2.TrainRequest(spec=spec([5]).train)]), timeout=30))
     sweeper.release()
     assert sweeper.ended(left.id).state == pb.SWEEP_STATE_CANCELLED
-    (run,) = [run for run in sweeper.app.runs.list() if not run.request.part_of]
+    (run,) = [run for run in sweeper.app.runs.table.list() if not run.request.part_of]
     assert run.log.last.reason == "dataset '0' has been deleted"
 
 
@@ -261,7 +261,7 @@ def test_a_state_folder_that_can_not_be_written_is_left_as_it_was(sweeper, monke
     monkeypatch.undo()
     assert {name: sorted((sweeper.state / name).iterdir()) for name in ("sweeps", "runs")} == before
     assert sweeps_of(sweeper.app)._creating == set()
-    assert sweeper.app.runs._table._creating == set()
+    assert sweeper.app.runs.table._creating == set()
     sweeper.release()
 
 

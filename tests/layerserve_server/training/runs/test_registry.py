@@ -43,21 +43,21 @@ def test_a_run_of_a_kind_that_is_gone_is_listed_and_left_as_it_is(tmp_path: Path
     before = files(folder)
     runs = runs_in(tmp_path)
     runs.start()
-    (run,) = runs.list()
+    (run,) = runs.table.list()
     assert (run.state, run.request, run.owned) == (RunState.FAILED, request, False)
     assert isinstance(run.log.last, events.Failed)
     assert (run.log.last.reason, run.resumable) == (TEXT, True)
     for refused in (lambda: runs.steering.resume(ID), lambda: runs.check_ready("gone")):
         with pytest.raises(NotTrainableError, match=TEXT):
             refused()
-    runs.scan()
+    runs.table.scan()
     runs.stop()
     assert files(folder) == before
     # A server that has the extension goes on with it.
     kind = RunKind(name="gone", slots=1, off="")
     other = runs_in(tmp_path, [kind])
-    other._table.scan_first(lambda run: None)
-    (found,) = other.list()
+    other.table.scan_first()
+    (found,) = other.table.list()
     assert (found.kind, found.log.ended) == (kind, False)
     found.disown()
 

@@ -13,33 +13,29 @@ OBSERVER = SimpleNamespace(runs_changed=lambda queued, running, paused: None)
 ID = "20260101-0000-0123abcd"
 
 
-def get(table):
-    return table.get(ID, lambda model: True, lambda: table.scan(None))
-
-
 def test_runs_of_a_folder_that_can_not_be_read_are_not_denied(tmp_path, caplog):
     (tmp_path / "runs").write_text("no folder")
     table = RunTable(tmp_path / "runs", 10, OBSERVER, RunKinds(()))
-    table.scan_first(None)
+    table.scan_first()
     for _ in range(2):
-        for ask in (table.list, lambda: get(table), lambda: table.find("", "key", lambda request: True)):
+        for ask in (table.list, lambda: table.get(ID), lambda: table.find("", "key", lambda request: True)):
             with pytest.raises(UnavailableError, match="the folder of runs can't be read; see the server's log"):
                 ask()
-        table.scan(None)
+        table.scan()
     assert [record.args[0] for record in caplog.records] == [tmp_path / "runs"], "named once"
     (tmp_path / "runs").unlink()
     (tmp_path / "runs").mkdir()
-    table.scan(None)
+    table.scan()
     assert table.list() == []
     with pytest.raises(UnknownRunError):
-        get(table)
+        table.get(ID)
 
 
 def test_a_folder_that_is_not_there_has_no_runs_which_metrics_say(tmp_path):
     seen = []
     observer = SimpleNamespace(runs_changed=lambda queued, running, paused: seen.append((queued, running, paused)))
     table = RunTable(tmp_path / "runs", 10, observer, RunKinds(()))
-    table.scan_first(None)
+    table.scan_first()
     assert table.list() == []
     assert seen == [(0, 0, 0)]
 
