@@ -9,6 +9,9 @@ from layerserve_server.extensions.page.settings import PageSettings
 
 logger = logging.getLogger(__name__)
 
+#: Services of other extensions, which the server may be without.
+OPTIONAL = ("SweepService", "CheckpointService")
+
 
 def _main(core: Core) -> Part:
     if not PageSettings.of(core.settings).ui:
@@ -19,8 +22,8 @@ def _main(core: Core) -> Part:
         from layerserve_server.extensions.page.served import Served
         from layerserve_server.extensions.page.serving import Page
 
-        sweeps = "layerserve.v1.SweepService" in web.services
-        page = Page(Served(core, web.grpc_port), web.hosts, web.reader, sweeps=sweeps)
+        without = [name for name in OPTIONAL if f"layerserve.v1.{name}" not in web.services]
+        page = Page(Served(core, web.grpc_port), web.hosts, web.reader, without)
         return Paths(routes=page.routes(), plain=page.plain())
 
     return Part(http=http, start=lambda: logger.info("the page for browsers is at /ui on the port for HTTP"))

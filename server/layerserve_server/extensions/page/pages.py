@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 class Pages:
     """The templates."""
 
-    def __init__(self, *, sweeps: bool = True) -> None:
-        """`sweeps` is whether there are links to sweeps."""
+    def __init__(self, without: Container[str] = ()) -> None:
+        """There are no links to services `without` which the server is."""
         loader = FileSystemLoader(FOLDER / "templates")
         self._environment = Environment(
             loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -66,7 +67,7 @@ class Pages:
             "percent": percent_text,
         }
         self._environment.filters.update(filters)
-        self._environment.globals |= {"link": link, "has_sweeps": sweeps}
+        self._environment.globals |= {"link": link, "has": lambda service: service not in without}
 
     def html(self, template: str, **values: Any) -> HttpReply:
         """Returns a reply with a template's HTML."""

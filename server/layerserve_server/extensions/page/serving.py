@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from layerserve_server.extensions.page.change_parts import ChangeParts
@@ -33,12 +33,12 @@ FILES = {
 class Page:
     """The page of a server."""
 
-    def __init__(self, served: Served, hosts: Hosts, reader: BodyReader, *, sweeps: bool = True) -> None:
+    def __init__(self, served: Served, hosts: Hosts, reader: BodyReader, without: Container[str] = ()) -> None:
         """`hosts` has the names under which browsers reach the server; `reader` reads long bodies.
 
-        `sweeps` is whether the server has sweeps.
+        The page has no links to services `without` which the server is.
         """
-        self._pages = Pages(sweeps=sweeps)
+        self._pages = Pages(without)
         self._guard = Guard(hosts)
         self._reader = reader
         self._served = served

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from layerserve.v1 import checkpoints_pb2, management_pb2, sweeps_pb2, training_pb2
 from layerserve_server.access.caller import ANYONE
 from layerserve_server.extensions.page import model_parts
+from layerserve_server.extensions.page.extension import OPTIONAL
 from layerserve_server.extensions.page.part import PARTS
 from layerserve_server.extensions.page.rates import History
 from layerserve_server.extensions.page.run_parts import MAX_CHARTS, curves
@@ -171,15 +172,15 @@ def test_curves_of_runs_of_an_extension_are_by_step() -> None:
     assert ("by=step" in text, "By epoch" in text) == (True, False)
 
 
-@pytest.mark.parametrize("sweeps", [True, False])
-def test_sweeps_are_linked_where_there_are_any(sweeps: bool) -> None:
-    page = Page(Stub(), Hosts(), SimpleNamespace(), sweeps=sweeps)
+@pytest.mark.parametrize("there", [True, False])
+def test_what_other_extensions_have_is_linked_where_they_are(there: bool) -> None:
+    page = Page(Stub(), Hosts(), SimpleNamespace(), () if there else OPTIONAL)
     routes = {route.path: route for route in page.routes()}
-    assert ('href="#sweeps"' in page.plain()["/ui"]("").body.decode()) == sweeps
+    assert ('href="#sweeps"' in page.plain()["/ui"]("").body.decode()) == there
     _, text = call("runs", training_pb2.ListRunsResponse(), routes, name="m")
-    assert ("#sweeps?name=m" in text, "#graph?name=m" in text) == (sweeps, True)
+    assert ("#sweeps?name=m" in text, "#graph?name=m" in text) == (there, True)
     _, text = call("run", training_pb2.GetRunResponse(run={"id": "o", "sweep_id": "s"}), routes, id="o")
-    assert ("#sweep?id=s" in text) == sweeps
+    assert ("#sweep?id=s" in text, "Checkpoints" in text) == (there, there)
 
 
 FIELDS = {"name": "m", "version": 7, "label": "best", "id": "r", "checkpoint": "c"}
