@@ -21,7 +21,6 @@ from layerserve_server.importing import sandbox
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.observability.aliases import Extended, triton
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
 from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
 from layerserve_server.repository.audit import AuditLog
@@ -131,7 +130,7 @@ class App:
         self._parts = [*inference.parts(), *(one.main(core) for one in ALL)]
         scans = [part.scan for part in self._parts]
         self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.table.scan, *scans)
-        self._pages = metric_pages(settings, registry, self._parts)
+        self._pages = metric_pages(registry, self._parts)
         inference.gate.require_rights(self._pages)
         routes = routes_of(self._parts)
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
@@ -293,9 +292,9 @@ class App:
         self.stop()
 
 
-def metric_pages(settings: Settings, registry: CollectorRegistry, parts: Iterable[Part]) -> dict[str, MetricPage]:
+def metric_pages(registry: CollectorRegistry, parts: Iterable[Part]) -> dict[str, MetricPage]:
     """Returns the pages of metrics by path: the server's own, and those of the parts."""
-    pages = {"/metrics": MetricPage(Extended(registry, triton) if settings.triton_metrics else registry)}
+    pages = {"/metrics": MetricPage(registry)}
     for part in parts:
         pages |= part.metric_pages
     return pages

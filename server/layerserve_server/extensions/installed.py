@@ -36,6 +36,7 @@ OWN = {
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
     "tokens_oidc": "layerserve_server.extensions.tokens_oidc.extension:TOKENS_OIDC",
     "trackers": "layerserve_server.extensions.trackers.extension:TRACKERS",
+    "triton_metrics": "layerserve_server.extensions.triton_metrics.extension:TRITON_METRICS",
 }
 
 

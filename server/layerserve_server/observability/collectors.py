@@ -1,8 +1,8 @@
-"""Collectors of a registry: callbacks before metrics are read, and gauges that are counted then."""
+"""What is done when metrics are read: callbacks, gauges that are counted then, and metrics computed from others."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -49,3 +49,21 @@ class CountsCollector(Collector):
         for labels, count in self._counts().items():
             family.add_metric(labels, count)
         yield family
+
+
+class Extended(CollectorRegistry):
+    """The metrics of a registry, and others that are computed from them."""
+
+    def __init__(
+        self, own: CollectorRegistry, more: Callable[[Sequence[Metric]], Iterable[Metric]], *, alone: bool = False
+    ) -> None:
+        """With `alone`, only the computed ones."""
+        super().__init__()
+        self._own, self._more, self._alone = own, more, alone
+
+    def collect(self) -> Iterator[Metric]:
+        """Yields the metrics. Called when a page is read."""
+        own = list(self._own.collect())
+        if not self._alone:
+            yield from own
+        yield from self._more(own)

@@ -127,10 +127,6 @@ class SettingFields(BaseSettings):
             "Name in the server's metadata of the Open Inference Protocol. Programs for Triton may expect 'triton'."
         ),
     )
-    triton_metrics: bool = Field(
-        default=False,
-        description="Also give metrics under the names that Triton has for them (nv_inference_*), at /metrics.",
-    )
     transport: Literal["grpcio", "native"] = Field(
         default="grpcio",
         description=(

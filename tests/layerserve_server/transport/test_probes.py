@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from layerserve_server.access.caller import ANYONE, Caller
-from layerserve_server.observability.aliases import Extended, triton
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.transport import probes
 from layerserve_server.transport.call import Ended
@@ -58,9 +57,7 @@ def test_metrics_of_models_are_shown_to_those_who_may_read_them():
         metrics.calls_ended([Ended("/layerserve.v1.PredictionService/Predict", model, "1", "OK", 0.1)])
         metrics.batches(model, 1).batch_ran(1, 1, 0.1)
         metrics.version_loaded(model, 1, 0.1)
-    pages = {
-        "/metrics": MetricPage(Extended(metrics.registry, triton)),
-    }
+    pages = {"/metrics": MetricPage(metrics.registry)}
     readers = {None: ANYONE, "own": Caller("a", ("read",), ("own",)), "no": Caller("b", ("read",), ())}
     probed = Probes("127.0.0.1", 0, pages, lambda: True, lambda _, token: readers[token])
     try:

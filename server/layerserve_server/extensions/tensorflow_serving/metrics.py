@@ -1,4 +1,4 @@
-"""The server's metrics under the names that TensorFlow Serving gives to its own (see `observability.aliases`)."""
+"""The server's metrics under the names that TensorFlow Serving gives to its own, computed when a page is read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from layerserve_server.observability.aliases import MICROSECONDS, Extended
+from layerserve_server.observability.collectors import Extended
 from layerserve_server.observability.totals import Totals, counted
 from layerserve_server.transport.probes import MetricPage
 
+MICROSECONDS = 1e6
 #: Prefix of TensorFlow Serving's names.
 SERVING = ":tensorflow:serving:"
 #: Own histogram -> name, text, labels (`{model}` is replaced), and the factor of its values. The bounds of the buckets

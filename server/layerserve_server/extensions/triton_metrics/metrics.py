@@ -1,15 +1,14 @@
-"""The server's metrics under the names that Triton gives to its own, for existing dashboards.
+"""Triton's metrics, computed from the server's own.
 
-They are computed from the server's own metrics whenever a page is read. Their type is "unknown": the text formats of
-Prometheus only allow counters whose names end in `_total`, and these don't.
+Their type is "unknown": the text formats of Prometheus only allow counters whose names end in `_total`, and these
+don't.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
 from layerserve_server.observability.totals import Totals
@@ -22,24 +21,6 @@ REASONS: Final = {
     "INTERNAL": "BACKEND",
 }
 MICROSECONDS = 1e6
-
-
-class Extended(CollectorRegistry):
-    """The metrics of a registry, and others that are computed from them."""
-
-    def __init__(
-        self, own: CollectorRegistry, more: Callable[[Sequence[Metric]], Iterable[Metric]], *, alone: bool = False
-    ) -> None:
-        """With `alone`, only the computed ones."""
-        super().__init__()
-        self._own, self._more, self._alone = own, more, alone
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields the metrics. Called when a page is read."""
-        own = list(self._own.collect())
-        if not self._alone:
-            yield from own
-        yield from self._more(own)
 
 
 def triton(families: Sequence[Metric]) -> list[Metric]:

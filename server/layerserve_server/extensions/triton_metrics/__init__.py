@@ -1,0 +1,1 @@
+"""The server's metrics under the names that Triton gives to its own, for existing dashboards."""
