@@ -18,7 +18,7 @@ from layerserve_server.observability.families import (
     VersionFamilies,
 )
 from layerserve_server.observability.histograms import Histogram
-from layerserve_server.transport.call import Ended
+from layerserve_server.transport.call import FORWARDED, Ended
 
 #: Names of the methods that run a model once, as in the label `method`. Requests of streams are counted by themselves.
 PREDICTING = frozenset({"Predict", "ModelInfer", "http:Predict", "http:ModelInfer"})
@@ -83,6 +83,8 @@ class Metrics:
         for key, seconds in _seconds_by_key(calls).items():
             method, model, version, status = key
             self._calls_open(method).dec(len(seconds))
+            if status == FORWARDED:
+                continue
             metrics = self._answered.get(key)
             if metrics is None:
                 name = _short(method)

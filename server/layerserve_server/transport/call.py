@@ -53,6 +53,9 @@ class Call(Protocol):
     def certificate_names(self) -> Sequence[str]:
         """Returns the names in the client's verified certificate; empty without one."""
 
+    #: Whether another process of this server answers it, which counts it.
+    forwarded: bool
+
     @property
     def stream(self) -> OpenStream | None:
         """The stream that it is a request of; None for other calls."""
@@ -274,6 +277,10 @@ class Telemetry(Protocol):
 
     def ended(self, call: Finished, status: str, seconds: float) -> None:
         """Called when a call has ended, `seconds` after its arrival."""
+
+
+#: In place of the status of a call that another process has answered, which counts it.
+FORWARDED = "FORWARDED"
 
 
 class Ended(NamedTuple):

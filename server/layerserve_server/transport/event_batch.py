@@ -24,7 +24,7 @@ from layerserve_server.errors import (
     DeadlinePassedError,
     UnavailableError,
 )
-from layerserve_server.transport.call import Ended, Handler, Observer, OpenStream, Telemetry, Trace
+from layerserve_server.transport.call import FORWARDED, Ended, Handler, Observer, OpenStream, Telemetry, Trace
 from layerserve_server.transport.list_call_queue import ListCallQueue
 from layerserve_server.transport.perimeter.compression import COMPRESSED, decompressed, decompressed_if_short
 from layerserve_server.transport.perimeter.limits import BLOCKING_THREADS, COUNTED_BYTES, DECOMPRESSING_THREADS, Limits
@@ -202,12 +202,14 @@ class EventBatches:
         """Records a call that ended, for the observer and telemetry."""
         seconds = time.monotonic() - call.arrived
         trace = call.trace
+        if call.forwarded:
+            status, trace = FORWARDED, None
         ended = Ended(call.method, call.model, call.version, status, seconds, "" if trace is None else trace.trace_id)
         if threading.get_ident() == self._thread:
             self._ended.append(ended)
         else:
             self._observer.calls_ended((ended,))
-        if self._telemetry is not None:
+        if self._telemetry is not None and not call.forwarded:
             self._telemetry.ended(call, status, seconds)
 
     def close(self) -> None:
@@ -238,6 +240,7 @@ class BatchedCall:
         "arrived",
         "caller",
         "deadline",
+        "forwarded",
         "has_tail",
         "method",
         "model",
@@ -264,6 +267,8 @@ class BatchedCall:
         self.version = ""
         self.trace: Trace | None = None
         self.request_id = ""
+        #: See transport.call.Call.
+        self.forwarded = False
         #: Whether its metadata asks for trailing metadata.
         self.has_tail = False
         self._gone: Callable[[], None] | None = None

@@ -132,7 +132,8 @@ class CallForwarder:
         self._channel = grpc.insecure_channel(f"unix:{socket}", options=options)
 
     def forward(self, call: Call) -> None:
-        """Has the other server answer a call. Never blocks."""
+        """Has the other server answer a call, which counts it. Never blocks."""
+        call.forwarded = True
         pairs = [pair for pair in call.metadata if pair[0] not in OWN_KEYS and _may_be_sent(*pair)]
         method: Any = self._channel.unary_unary(call.method)
         made: Any = method.future(

@@ -17,7 +17,7 @@ from layerserve_server.observability.families import LOAD_SECONDS, ROWS, SECONDS
 from layerserve_server.observability.histograms import Histogram
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.repository.version import GRAPH_BYTES
-from layerserve_server.transport.call import Ended
+from layerserve_server.transport.call import FORWARDED, Ended
 from prometheus_client import CollectorRegistry
 
 #: As the other clients of Prometheus name them.
@@ -112,6 +112,17 @@ def test_calls_are_counted_by_method_model_version_and_status():
         "layerserve_request_seconds_sum method=ListModels model=": 2.0,
         "layerserve_calls_in_flight method=Predict": 1,
         "layerserve_calls_in_flight method=ListModels": 1,
+    }
+
+
+def test_a_call_that_another_process_answers_is_only_open_here():
+    metrics = Metrics()
+    before = samples(metrics.registry)
+    metrics.calls_began(PREDICT, 1)
+    assert samples(metrics.registry)["layerserve_calls_in_flight method=Predict"] == 1
+    metrics.calls_ended([Ended(PREDICT, "", "", FORWARDED, 0.5)])
+    assert {name: value for name, value in counts(samples(metrics.registry)).items() if value} == {
+        name: value for name, value in counts(before).items() if value
     }
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from fake_calls import CallObserver, FakeCall, event_batches_here
 from layerserve_server.errors import BusyError, UnknownModelError
+from layerserve_server.transport.call import FORWARDED
 from layerserve_server.transport.native import NativeServer
 from layerserve_server.transport.perimeter.limits import BATCH_CALLS
 
@@ -224,6 +225,15 @@ def test_ended_calls_are_reported_before_metrics_are_collected(make):
     (ended,) = observer.ended
     assert ended[:4] == ("/a/B", "m", "3", "OK")
     assert 0 <= ended.seconds < 60
+
+
+def test_a_call_that_another_process_answers_is_reported_as_such(make):
+    batches, observer = make()
+    call = taken(batches, FakeCall(batches))
+    call.forwarded = True
+    call.answer(b"y")
+    batches.report()
+    assert [ended.status for ended in observer.ended] == [FORWARDED]
 
 
 def test_what_may_block_runs_in_another_thread_and_its_error_is_the_calls(make, wait_until):

@@ -251,6 +251,9 @@ class PredictionStream:
 class StreamedCall:
     """A request of a stream (see transport.call.Call)."""
 
+    #: A worker forwards whole streams.
+    forwarded = False
+
     def __init__(self, answers: PredictionStream, stream: Stream, size: int) -> None:
         """`size` is the size of its message, in bytes."""
         self._answers = answers

@@ -52,6 +52,7 @@ def pass_on(put_sum, start_sum, wait_until, tmp_path: Path):
     def step(message: pb.PredictRequest) -> Any:
         call: Any = ClientCall(message)
         steps.take(call, None, here=True)  # type: ignore[arg-type]
+        assert call.forwarded  # so that it is counted once
         wait_until(lambda: call.outcome is not None)
         return call.outcome
 
