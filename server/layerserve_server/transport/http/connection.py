@@ -63,6 +63,11 @@ class Received:
         self.begun = False
         self.call: HttpCall | None = None
 
+    def add(self, part: bytes) -> None:
+        """Adds a part of the body."""
+        self.parts.append(part)
+        self.size += len(part)
+
     def take(self) -> bytes:
         """Returns the body, once."""
         parts, self.parts = self.parts, []
@@ -217,7 +222,9 @@ class HttpConnection(asyncio.Protocol):
         #: Requests that aren't answered: the first is being answered. And the one whose body is being parsed.
         self._received: deque[Received] = deque()
         self._parsed: Received | None = None
-        #: Parts of its body in what came last. Many small chunks are joined.
+        #: The one with a known head whose body is being received.
+        self._known: Received | None = None
+        #: Parts of the body that is being parsed in what came last. Many small chunks are joined.
         self._pieces: list[bytes] = []
         self._requests = 0
         self._opened = self._answered = loop.time()
@@ -278,7 +285,7 @@ class HttpConnection(asyncio.Protocol):
             self._idle_timer.cancel()
         call, self.call = self.call, None
         self._received.clear()
-        self._parsed = None
+        self._parsed = self._known = None
         self.resume_writing()
         if call is not None:
             call.gone()
@@ -299,21 +306,28 @@ class HttpConnection(asyncio.Protocol):
         if self._refused:
             return
         self.pool.used(self)
-        if not self._begun and not self._received:
-            # Most reads are one request with a known head.
+        if self._known is not None:
+            data = self._take_known(self._known, data)
+        elif not self._begun and not self._received:
+            # Most reads begin with a known head.
             end = data.find(b"\r\n\r\n") + 4
             head = self.pool.heads.find(data[:end])
-            if head is not None and len(data) == end + head.length:
-                self._take_known(head, data[end:])
-                return
-            self._parse(data)
-            if len(self._received) == 1 and not self._begun and not self._refused:
-                (one,) = self._received
-                if one.complete and len(data) == end + one.head.length:
-                    self.pool.heads.learn(data[:end], one.head)
-        else:
+            if head is not None:
+                data = self._take_known(self._begin_known(head), data[end:])
+            else:
+                self._parse(data)
+                self._learn(data, end)
+                data = b""
+        if data:
             self._parse(data)
         self._advance()
+
+    def _learn(self, data: bytes, end: int) -> None:
+        """Keeps the head of what was parsed, if nothing but a body, or a part of it, follows these bytes."""
+        if len(self._received) == 1 and not self._refused:
+            (one,) = self._received
+            if one.size == len(data) - end <= one.head.length and one.complete != self._begun:
+                self.pool.heads.learn(data[:end], one.head)
 
     # The parser.
 
@@ -391,23 +405,32 @@ class HttpConnection(asyncio.Protocol):
     def _pass_pieces(self) -> None:
         pieces, self._pieces = self._pieces, []
         if pieces and self._parsed is not None and not self._refused:
-            part = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._parsed.parts.append(part)
-            self._parsed.size += len(part)
+            self._parsed.add(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     # Requests, one after the other.
 
-    def _take_known(self, head: HttpHead, body: bytes) -> None:
-        """Begins a complete request."""
+    def _begin_known(self, head: HttpHead) -> Received:
+        """Registers a request whose head was parsed earlier."""
         if self._timer is not None:
             self._stop_timer()
         self._requests += 1
         self._framing_bytes = 0
-        request = Received(head)
-        request.parts.append(body)
-        request.complete = True
+        self._begun = True
+        self._known = request = Received(head)
         self._received.append(request)
-        self._advance()
+        return request
+
+    def _take_known(self, request: Received, data: bytes) -> bytes:
+        """Takes further bytes of the body of such a request. Returns those that follow it and may be answered."""
+        missing = request.head.length - request.size
+        if missing > len(data):
+            request.add(data)
+            return b""
+        request.add(data[:missing])
+        request.complete = True
+        self._begun = False
+        self._known = None
+        return data[missing:] if request.head.keeps_alive else b""
 
     def _advance(self) -> None:
         """Begins and continues the requests whose turn it is."""
