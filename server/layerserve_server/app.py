@@ -136,7 +136,7 @@ class App:
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
         self._transport = inference.listen(routes, shared, reflect=settings.reflection)
         memory, port = self._transport.memory, self._transport.port
-        self._http = inference.listen_http(routes, self._parts, memory, lambda: self.ready, port)
+        self._http = inference.listen_http(routes, self._parts, memory, port, shared, lambda: self.ready)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.
         ProcessMetrics(self.metrics.registry, self._workers.pids if self._workers else list)
         self.metrics.watch_versions(self.repository.catalogue.states)
@@ -207,7 +207,7 @@ class App:
         self._sweep_datasets()
         self._dataset_watcher.start()
         if self._workers is not None:
-            self._workers.start(self.grpc_port)
+            self._workers.start(self.grpc_port, self.http_port)
         self._set_ready(True)
         if self._inference.tuner is not None:
             # Not earlier: loading would distort the timings of engines, and be delayed by them.
@@ -225,6 +225,8 @@ class App:
         """Sets health to NOT_SERVING, so that clients use another server. Calls are still answered."""
         self._draining = True
         self._set_ready(False)
+        if self._workers is not None:
+            self._workers.drain()
         if self._http is not None:
             self._http.drain()
         logger.info("draining: health is NOT_SERVING, calls are still accepted")

@@ -40,7 +40,10 @@ def _own(core: Core) -> Part:
 
 
 def _infer(process: Process) -> Part:
-    return Part(services=[InferService(process.predictor)])
+    return Part(
+        services=[InferService(process.predictor)],
+        http=lambda web: Paths(routes=open_inference.infer_routes(process.predictor, web.reader)),
+    )
 
 
 def _open_inference(core: Core) -> Part:
@@ -55,7 +58,7 @@ def _open_inference(core: Core) -> Part:
     )
     return Part(
         services=[service],
-        http=lambda web: Paths(routes=open_inference.routes(core.predictor, web.reader, service.check_known)),
+        http=lambda _: Paths(routes=open_inference.routes(service.check_known)),
         openapi=infer_schemas.describe,
     )
 

@@ -47,6 +47,7 @@ from layerserve_server.transport.perimeter.memory import MemoryBudget, default_l
 from layerserve_server.transport.status import WORDS
 
 if TYPE_CHECKING:
+    from layerserve_server.transport.http.exchange import Plain
     from layerserve_server.transport.http.server import HttpServer
     from layerserve_server.tuning.chosen_engines import ChosenEngines
     from layerserve_server.tuning.tuner import Tuner
@@ -254,11 +255,18 @@ class Inference:
         return transport
 
     def listen_http(
-        self, handlers: Routes, parts: Sequence[Part], memory: MemoryBudget, ready: Callable[[], bool], grpc_port: int
+        self,
+        handlers: Routes,
+        parts: Sequence[Part],
+        memory: MemoryBudget,
+        grpc_port: int,
+        shared: SharedPort | None,
+        ready: Callable[[], bool] | None = None,
     ) -> HttpServer | None:
         """Makes the server for HTTP, of the same handlers and memory; None if the settings turn it off.
 
-        `parts` are those of this process, and `grpc_port` is the actual port. Raises OSError if the port is taken.
+        `parts` are those of this process, and `grpc_port` is the actual port. A worker has no `ready`: the main process
+        answers its paths without rights. Raises OSError if the port is taken.
         """
         settings = self._settings
         if settings.http_port < 0:
@@ -273,14 +281,16 @@ class Inference:
         reader = BodyReader(self._jobs, limits(settings), memory)
         web = Web(reader=reader, services=handlers.services(), hosts=Hosts(settings.host_names), grpc_port=grpc_port)
         paths = [part.http(web) for part in parts]
-        described = openapi.routes(self.repository, [part.openapi for part in parts if part.openapi is not None])
         # An extension may have paths of methods of another one, which may have been taken away.
         routes = [route for one in paths for route in one.routes if route.method in handlers.unary]
-        plain = dict(probe_paths(ready))
+        plain: dict[str, Plain] = {}
+        if ready is not None:
+            routes += openapi.routes(self.repository, [part.openapi for part in parts if part.openapi is not None])
+            plain |= probe_paths(ready)
         for one in paths:
             plain |= one.plain
         return HttpServer(
-            [*routes, *described],
+            routes,
             plain,
             handlers,
             self.metrics,
@@ -292,6 +302,7 @@ class Inference:
             certificates=self.certificates,
             telemetry=self.telemetry,
             hosts=web.hosts,
+            shared=shared,
         )
 
     def serving(self, model: str) -> bool | None:

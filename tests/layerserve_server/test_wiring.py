@@ -391,9 +391,10 @@ def test_the_configuration_of_a_worker_is_the_settings_of_its_server(tmp_path):
         max_batch_rows=7,
     )
     processes = Supervisor(settings)
-    configuration = json.loads(json.dumps(processes._configuration(4321)))
+    processes._ports = {"grpc_port": 4321, "http_port": 4322}
+    configuration = json.loads(json.dumps(processes._configuration()))
     there = Settings.model_construct(**worker._settings(configuration["settings"]))
-    assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321}
+    assert there.model_dump() == {**settings.model_dump(), "grpc_port": 4321, "http_port": 4322}
     assert configuration["socket"] == str(processes.socket)
     assert bytes.fromhex(configuration["secret"]) == processes.group.secret
     assert processes.group.balances.stat().st_size

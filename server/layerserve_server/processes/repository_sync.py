@@ -1,7 +1,8 @@
 """How workers follow changes of the repository: the supervisor sends orders, and workers answer when they are done.
 
 Orders are JSON lines on a worker's standard input, {"order": 1, "scan": "mnist", "versions": null}; answers are lines
-on its standard output, {"order": 1, "serving": {...}}. A number instead of an order ends the worker.
+on its standard output, {"order": 1, "serving": {...}}. A number instead of an order ends the worker, and null has it
+close connections of HTTP.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 #: Time for workers to carry out an order, in seconds.
 FOLLOW_SECONDS: Final = 30.0
+
+#: The line that has a worker close each connection of HTTP after its next reply.
+DRAIN: Final = "null\n"
 
 #: What must be equal in all processes (see `Catalogue.serving`).
 _SHARED: Final = ("loaded", "default", "labels", "canary")
@@ -116,15 +120,22 @@ class Orders:
         self,
         scan: Callable[[str, Mapping[str, Collection[int]] | None], None],
         serving: Callable[[str], Mapping[str, Any]],
+        drain: Callable[[], None],
     ) -> None:
-        """`scan` scans a model (see `Repository.scan`), `serving` returns what is then served of it."""
-        self._scan, self._serving = scan, serving
+        """`scan` scans a model (see `Repository.scan`), `serving` returns what is then served of it.
+
+        `drain` has connections of HTTP closed.
+        """
+        self._scan, self._serving, self._drain = scan, serving, drain
         self._pool = ThreadPoolExecutor(1, "orders")
 
     def take(self, lines: Iterable[str]) -> float:
         """Takes orders until the line that ends the worker, or the end. Returns the grace period in that line."""
         for line in lines:
             order = json.loads(line)
+            if order is None:
+                self._drain()
+                continue
             if not isinstance(order, dict):
                 return float(order)
             self._pool.submit(self._follow, order["order"], order["scan"], order["versions"])

@@ -23,7 +23,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
-from layerserve_server.processes.repository_sync import RepositorySync, lagging
+from layerserve_server.processes.repository_sync import DRAIN, RepositorySync, lagging
 from layerserve_server.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -61,20 +61,31 @@ class Supervisor:
         self.catalogue: Callable[[], Mapping[str, Sequence[int]] | None] = lambda: None
         #: Returns what is in force of models whose files are wrong.
         self.in_force: Callable[[], Mapping[str, Any]] = dict
+        self._ports: dict[str, int] = {}
+        self._draining = False
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
-    def start(self, grpc_port: int) -> None:
-        """Starts the workers. Returns when each is serving or has ended."""
+    def start(self, grpc_port: int, http_port: int) -> None:
+        """Starts the workers on these ports. Returns when each is serving or has ended."""
+        self._ports = {"grpc_port": grpc_port, "http_port": http_port}
         ready = [threading.Event() for _ in range(self._settings.workers - 1)]
         for number, event in enumerate(ready):
-            thread = threading.Thread(target=self._keep, args=(number, grpc_port, event), name=f"worker {number}")
+            thread = threading.Thread(target=self._keep, args=(number, event), name=f"worker {number}")
             thread.daemon = True
             self._threads.append(thread)
             thread.start()
         for event in ready:
             event.wait()
+
+    def drain(self) -> None:
+        """Has the workers close each connection of HTTP after its next reply."""
+        with self._lock:
+            self._draining = True
+            processes = list(self._processes.values())
+        for process in processes:
+            _send(process, DRAIN, close=False)
 
     def refuse(self, grace: float) -> None:
         """Has the workers refuse further calls; open calls have `grace` seconds to finish, and may get less later."""
@@ -132,7 +143,7 @@ class Supervisor:
                 continue  # the worker has just ended
             yield from text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
 
-    def _keep(self, number: int, grpc_port: int, ready: threading.Event) -> None:
+    def _keep(self, number: int, ready: threading.Event) -> None:
         """Starts a worker, and restarts it whenever it ends. Sets `ready` when it is first serving, or has ended."""
         while True:
             with self._lock:
@@ -142,7 +153,9 @@ class Supervisor:
                     return
                 process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
                 self._processes[number] = process
-            _send(process, json.dumps(self._configuration(grpc_port)) + "\n", close=False)
+                # With the order that it has missed if it was started again. `drain` sends it to those in the table.
+                begin = json.dumps(self._configuration()) + "\n" + (DRAIN if self._draining else "")
+                _send(process, begin, close=False)
             assert process.stdin is not None
             assert process.stdout is not None
             reply = process.stdout.readline()
@@ -161,11 +174,11 @@ class Supervisor:
                 logger.error("a worker process ended with status %d; restarting it", code)
                 self._stopping.wait(RESTART_SECONDS)
 
-    def _configuration(self, grpc_port: int) -> dict[str, object]:
+    def _configuration(self) -> dict[str, object]:
         settings = self._settings
         # Settings made with model_construct may have strings as paths.
         values = {name: getattr(settings, name) for name in type(settings).model_fields}
-        values |= {"grpc_port": grpc_port, "compute_threads": threads(settings)}
+        values |= {**self._ports, "compute_threads": threads(settings)}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         return {
             "settings": plain,

@@ -3,7 +3,8 @@
 The supervisor starts it by `python -m layerserve_server.processes.worker`. It reads its configuration as JSON from
 standard input, writes a line when it is serving, and carries out orders (`repository_sync`). It ends with its input, so
 that it never outlives the main process: after the order to end, the input ends when the main process has ended its
-calls. It loads its own models, with weights in shared memory, and forwards all calls but Predict to the port's owner.
+calls. It loads its own models, with weights in shared memory, and forwards all calls but predictions, by gRPC and HTTP,
+to the owner of the ports.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -66,21 +67,26 @@ def main() -> None:
     predict = routes_of(parts)
     shared = SharedPort(socket, owner=False)
     transport = inference.listen(Routes(unary=predict.unary, prompt=predict.prompt), shared)
+    http = inference.listen_http(predict, parts, transport.memory, settings.grpc_port, shared)
     transport.start()
+    if http is not None:
+        http.start()
     if tuner is not None:
         tuner.start()
     inference.fill()
     pages = {"/metrics": MetricPage(inference.metrics.registry)}
     probes = Probes("127.0.0.1", 0, pages, lambda: True, inference.gate.admit_own)
     print(json.dumps({"metrics_port": probes.port}), flush=True)
-    orders = Orders(repository.scan, repository.catalogue.serving)
+    orders = Orders(repository.scan, repository.catalogue.serving, (lambda: None) if http is None else http.drain)
     grace = orders.take(sys.stdin)
     orders.close()
     watcher.stop()
     access_watcher.stop()
     inference.gate.stop()
-    threading.Thread(target=_hasten, args=(sys.stdin, transport.stop, shared.ended), daemon=True).start()
-    transport.stop(grace)
+    stops = [transport.stop] if http is None else [transport.stop, http.stop]
+    threading.Thread(target=_hasten, args=(sys.stdin, stops, shared.ended), daemon=True).start()
+    for thread in _started(stops, grace):
+        thread.join()
     if tuner is not None:
         tuner.close()
     for part in parts:
@@ -96,11 +102,19 @@ def main() -> None:
         inference.telemetry.close()
 
 
-def _hasten(lines: Iterable[str], stop: Callable[[float], None], owner_ended: threading.Event) -> None:
+def _hasten(lines: Iterable[str], stops: Sequence[Callable[[float], None]], owner_ended: threading.Event) -> None:
     """Ends earlier with each further line, a shorter grace period. Sets the event when there are no more."""
     for line in lines:
-        threading.Thread(target=stop, args=(float(line),), daemon=True).start()
+        _started(stops, float(line))
     owner_ended.set()
+
+
+def _started(stops: Sequence[Callable[[float], None]], grace: float) -> Sequence[threading.Thread]:
+    """Returns threads that stop transports."""
+    threads = [threading.Thread(target=stop, args=(grace,), daemon=True) for stop in stops]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:

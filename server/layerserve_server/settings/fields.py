@@ -140,7 +140,7 @@ class SettingFields(BaseSettings):
         ge=1,
         le=256,
         description=(
-            "Number of processes that answer Predict on the same port. They share the memory of the models' "
+            "Number of processes that answer predictions on the same ports. They share the memory of the models' "
             "weights. A connection stays with the process that accepted it; streams, training and all other "
             "calls are handled by the first process."
         ),

@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from layerserve_server.processes.repository_sync import Orders, RepositorySync, lagging
+from layerserve_server.processes.repository_sync import DRAIN, Orders, RepositorySync, lagging
 
 STATE = {"default": 2, "labels": {"stable": 1}, "loaded": True, "reasons": {}}
 
@@ -63,16 +63,18 @@ def test_a_worker_carries_out_its_orders_in_turn_until_the_end(monkeypatch):
         if model == "bad":
             raise OSError("gone")
 
-    orders = Orders(scan, lambda model: {"model": model})
+    drained = []
+    orders = Orders(scan, lambda model: {"model": model}, lambda: drained.append(True))
     lines = [
         json.dumps({"order": number, "scan": model, "versions": versions})
         for number, (model, versions) in enumerate((("a", None), ("bad", [1]), ("b", [])))
     ]
     # The line that ends it isn't held up by a scan.
-    assert orders.take([*lines, "2.5\n"]) == 2.5
+    assert orders.take([*lines, DRAIN, "2.5\n"]) == 2.5
+    assert drained == [True]
     gate.set()
     orders._pool.shutdown(wait=True)
     assert scanned == [("a", None), ("bad", {"bad": [1]}), ("b", {"b": []})]
     answers = [json.loads(line) for line in out.getvalue().splitlines()]
     assert answers == [{"order": n, "serving": {"model": model}} for n, model in enumerate(("a", "bad", "b"))]
-    assert Orders(scan, dict).take([]) == 0.0
+    assert Orders(scan, dict, list).take([]) == 0.0

@@ -1,9 +1,12 @@
 """Several processes on one port: all answer Predict, one answers the rest; weights are shared, counts added up."""
 
+import http.client
+import json
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -20,6 +23,7 @@ import pytest
 from attacks.frames import Wire, message
 from authorities import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from http_calls import Http
 from layergraph import Input, Model, load_model
 from layergraph.layers import Conv2D, Dense, Flatten
 from layerserve.v1 import (
@@ -71,8 +75,9 @@ def serve(file):
         )
         processes.append(process)
         for line in process.stderr:
-            if found := re.search(r"gRPC on \S+:(\d+), metrics on (\S+);", line):
-                return process, int(found[1]), found[2]
+            if found := re.search(r"gRPC on \S+:(\d+)(?:, HTTP on \S+:(\d+))?, metrics on (\S+);", line):
+                process.http_port = found[2] and int(found[2])
+                return process, int(found[1]), found[3]
         raise AssertionError
 
     yield start
@@ -100,12 +105,12 @@ def request():
     return prediction_pb2.PredictRequest(model=tensor_pb2.ModelSpec(name="m"), inputs=[tensors.encode(X, "x")])
 
 
-def counted(url):
-    """Predicts answered by all processes together."""
+def counted(url, method="Predict"):
+    """Calls of a method answered by all processes together."""
     with urllib.request.urlopen(url, timeout=30) as reply:
         text = reply.read().decode()
     (line,) = [
-        line for line in text.splitlines() if re.match(r'layerserve_requests_total{method="Predict",.*"OK"', line)
+        line for line in text.splitlines() if re.match(rf'layerserve_requests_total{{method="{method}",.*"OK"', line)
     ]
     return float(line.split()[-1])
 
@@ -188,6 +193,117 @@ def test_metadata_that_no_client_of_grpc_may_send_is_not_forwarded(server, value
     assert statuses == {"0"}
 
 
+INFER = {"inputs": [{"name": "x", "shape": [2, 4, 4, 1], "datatype": "FP32", "data": X.ravel().tolist()}]}
+
+
+def in_process(port, pid):
+    """A connection of HTTP that this process has."""
+    for _ in range(60):
+        call = Http(port)
+        assert call("GET", "/healthz").status == 200
+        if str(call._connection.sock.getsockname()[1]) in connected_ports(pid):
+            return call
+        call.close()
+    raise AssertionError("the kernel gives it no connections")
+
+
+def connected_ports(pid):
+    """The ports of the clients of a process."""
+    inodes = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # it has just been closed
+            inodes.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {str(int(row[2].rpartition(":")[2], 16)) for row in rows if row[9] in inodes}
+
+
+@pytest.fixture(scope="module")
+def web(serve, tmp_path_factory):
+    """A server with HTTP, its worker, and the URL of its metrics."""
+    process, _, metrics = serve(tmp_path_factory.mktemp("web"), "--http-port", 0)
+    (worker,) = children(process)
+    return process, worker, metrics
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
+def test_every_process_answers_http_and_all_other_paths_are_the_owners(web, file):
+    process, worker, metrics = web
+    expected = load_model(file).predict(X).ravel()
+    before = counted(metrics, "http:ModelInfer") if "http:ModelInfer" in page_of(metrics) else 0
+    replies = []
+    for pid in (process.pid, worker):
+        call = in_process(process.http_port, pid)
+        found = []
+        for _ in range(3):
+            reply = call("POST", "/v2/models/m/infer", INFER)
+            np.testing.assert_allclose(reply.json["outputs"][0]["data"], expected, atol=1e-5)
+            tensorflow = call("POST", "/v1/models/m:predict", {"instances": X.tolist()})
+            np.testing.assert_allclose(np.ravel(tensorflow.json["predictions"]), expected, atol=1e-5)
+            found.append((reply.status, reply.headers["layerserve-version"]))
+            for verb, path, body in (
+                ("GET", "/readyz", None),
+                ("HEAD", "/readyz", None),
+                ("GET", "/v2/models/m", None),
+                ("GET", "/v2/models/nothing", None),
+                ("GET", "/v2/models/m/infer", None),
+                ("GET", "/nothing", None),
+                ("GET", "/metrics", None),
+                ("GET", "/openapi.json", None),
+                ("GET", "/", None),
+                ("POST", "/v2/repository/index", {"ready": True}),
+                ("POST", "/v2/repository/index", {"ready": 1}),
+                ("PUT", "/v2/repository/index", b"x" * 1_000_000),
+            ):
+                reply = call(verb, path, body)
+                kept = {name: text for name, text in reply.headers.items() if name not in ("date", "x-request-id")}
+                found.append((verb, path, reply.status, kept, re.sub(rb"page-secret[^>]*", b"", reply.body)))
+        call.close()
+        replies.append(found)
+    assert replies[0] == replies[1]
+    assert counted(metrics, "http:ModelInfer") == before + 6
+    assert counted(metrics, "http:RepositoryIndex") >= 6
+
+
+def page_of(url):
+    with urllib.request.urlopen(url, timeout=30) as reply:
+        return reply.read().decode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
+def test_a_request_that_is_passed_on_is_read_and_answered_as_it_comes(web):
+    """Bodies in chunks or that wait for a word, requests sent ahead, the last of a connection, and no HTTP at all."""
+    process, worker, _ = web
+    index, body = b"POST /v2/repository/index HTTP/1.1\r\nhost: a\r\n", b'{"ready": true}'
+    whole = index + b"content-length: %d\r\n\r\n" % len(body)
+    chunked = index + b"transfer-encoding: chunked\r\n\r\n"
+    infer = json.dumps(INFER).encode()
+    predict = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s" % (len(infer), infer)
+    last = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+    for sent, statuses in (
+        ([whole + body + predict + whole + body + last], [200] * 4),
+        ([chunked + b"5\r\n" + body[:5] + b"\r\n", b"a\r\n" + body[5:] + b"\r\n0\r\n\r\n" + last], [200] * 2),
+        ([whole[:-2] + b"expect: 100-continue\r\n\r\n", body + last], [100, 200, 200]),
+        ([b"GET /readyz HTTP/1.0\r\n\r\n" + last], [200]),
+        ([b"GET /readyz HTTP/1.1\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n" + last], [200, 200]),
+        ([whole + b"{" * len(body) + last], [400, 200]),
+        ([index + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n"], [400]),
+        ([whole + body + b"no http\r\n\r\n"], [200, 400]),
+    ):
+        for pid in (process.pid, worker):
+            call = in_process(process.http_port, pid)
+            connection = call._connection.sock
+            received = b""
+            for part in sent:
+                connection.sendall(part)
+                if b"expect" in part:
+                    received += connection.recv(65536)
+            while piece := connection.recv(65536):
+                received += piece
+            # The reply to what is no HTTP may overtake that to the request before it.
+            assert [int(one) for one in re.findall(rb"HTTP/1.1 (\d+)", received)] in (statuses, statuses[-1:])
+            call.close()
+
+
 CERTIFICATES = """
 [[certificates]]
 name = "shop"
@@ -250,6 +366,49 @@ def test_every_process_admits_the_same_callers_and_none_can_be_deceived(serve, t
     assert float(answered[1]) == 10
     with pytest.raises(urllib.error.HTTPError, match="403"):
         page("predict")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
+def test_callers_over_http_have_the_same_rights_in_every_process(serve, tmp_path):
+    authority = Authority(tmp_path)
+    tokens = write_tokens(tmp_path / "tokens.toml", more=CERTIFICATES)
+    tls = [("--" + name.replace("_", "-"), path) for name, path in authority.settings.items()]
+    process, _, _ = serve(tmp_path, "--tokens", tokens, "--http-port", 0, *chain.from_iterable(tls))
+    (worker,) = children(process)
+
+    def statuses(name, **headers):
+        """Of a prediction and two requests that the owner answers; and whether the worker has the connection."""
+        call = http.client.HTTPSConnection("localhost", process.http_port, timeout=30, context=contexts[name])
+        found = []
+        for verb, path in (("POST", "/v2/models/m/infer"), ("GET", "/v2/models/m"), ("GET", "/v2/logging")):
+            call.request(verb, path, json.dumps(INFER) if verb == "POST" else None, headers)
+            reply = call.getresponse()
+            reply.read()
+            found.append(reply.status)
+            if reply.getheader("connection") == "close":
+                call.close()
+        own = call.sock is not None and str(call.sock.getsockname()[1]) in connected_ports(worker)
+        call.close()
+        return found, own
+
+    contexts = {name: ssl.create_default_context() for name in ("shop", "stranger")}
+    for name, context in contexts.items():
+        authority.ca.configure_trust(context)
+        authority.ca.issue_cert(common_name=name).configure_cert(context)
+    forged = {"layerserve-peer": "ipv4:1.2.3.4", "layerserve-certificate-bin": '["shop"]'}
+    taken = set()
+    for _ in range(8):
+        for sender, headers, expected in (
+            ("shop", {}, [200, 200, 403]),
+            ("stranger", {}, [401, 401, 401]),
+            ("stranger", forged, [401, 401, 401]),
+            ("shop", {"authorization": "Bearer manage"}, [403, 200, 200]),
+            ("shop", {"authorization": "Bearer wrong"}, [401, 401, 401]),
+        ):
+            found, own = statuses(sender, **headers)
+            assert found == expected
+            taken.add(own)
+    assert taken == {True, False}
 
 
 def test_all_processes_map_the_same_weights_and_none_has_hdf5(server, state, wait_until):
@@ -335,7 +494,7 @@ sys.stdin.readline()
 
 def test_workers_get_their_orders_and_those_that_end_are_replaced(processes, wait_until, caplog):
     both = processes(OBEDIENT, count=3)
-    both.start(4321)
+    both.start(4321, -1)
     assert both._metrics_ports == {0: 4321, 1: 4321}
     first = both._processes[0]
     first.kill()
@@ -349,7 +508,7 @@ def test_workers_get_their_orders_and_those_that_end_are_replaced(processes, wai
 
 def test_workers_that_refuse_calls_pass_on_replies_until_the_first_process_has_ended(processes):
     both = processes(OBEDIENT + "raise SystemExit(len(sys.stdin.readlines()))")
-    both.start(1)
+    both.start(1, -1)
     (process,) = both._processes.values()
     both.refuse(5.0)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -362,7 +521,7 @@ def test_workers_that_refuse_calls_pass_on_replies_until_the_first_process_has_e
 def test_a_worker_that_does_not_end_is_killed(processes, monkeypatch):
     monkeypatch.setattr(supervisor, "END_SECONDS", 0.1)
     both = processes(OBEDIENT + "import time; time.sleep(60)")
-    both.start(1)
+    both.start(1, -1)
     (process,) = both._processes.values()
     both.stop(0.0)
     assert process.returncode == -signal.SIGKILL

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from layerserve_server.errors import InvalidRequestError, safe_text
 from layerserve_server.extensions.cloud_paths.settings import CloudPathSettings
-from layerserve_server.extensions.extension import Core, Paths, Web
+from layerserve_server.extensions.extension import Core, Paths, Process, Web
 from layerserve_server.services.open_inference.inference import SERVICE
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.infer import translate
@@ -22,16 +22,19 @@ REDIRECT = "x-vertex-ai-triton-redirect"
 _MODEL = re.compile(r"/?v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
 
-def paths(core: Core, web: Web) -> Paths:
-    """Returns the paths that the settings name."""
-    settings = CloudPathSettings.of(core.settings)
-    routes, plain = [], {}
-    if settings.predict_path:
-        infer = CloudInfer(web.reader, lambda: settings.predict_model or _only_model(core))
-        routes.append(HttpRoute("POST", settings.predict_path, SERVICE + "ModelInfer", infer.translate))
-    if settings.health_path:
-        plain[settings.health_path] = lambda _: HttpReply(b"{}", status=200 if core.ready() else 503)
-    return Paths(routes=routes, plain=plain)
+def predict_paths(process: Process, web: Web) -> Paths:
+    """Returns the path of predictions, if the settings name one."""
+    settings = CloudPathSettings.of(process.settings)
+    if not settings.predict_path:
+        return Paths()
+    infer = CloudInfer(web.reader, lambda: settings.predict_model or _only_model(process))
+    return Paths(routes=[HttpRoute("POST", settings.predict_path, SERVICE + "ModelInfer", infer.translate)])
+
+
+def health_paths(core: Core) -> Paths:
+    """Returns the path of health, if the settings name one."""
+    path = CloudPathSettings.of(core.settings).health_path
+    return Paths(plain={path: lambda _: HttpReply(b"{}", status=200 if core.ready() else 503)} if path else {})
 
 
 class CloudInfer:
@@ -73,8 +76,8 @@ def _typed(reply: HttpReply, cloud: str) -> HttpReply:
     return replace(reply, headers=tuple(headers.items()))
 
 
-def _only_model(core: Core) -> str:
-    names = {one.name for one in core.repository.catalogue.describe()}
+def _only_model(process: Process) -> str:
+    names = {one.name for one in process.repository.catalogue.describe()}
     if len(names) != 1:
         raise InvalidRequestError(
             "the server doesn't have exactly one model, and none is chosen for this path: start it with --predict-model"

@@ -23,7 +23,13 @@ RIGHTS = of_services(
 def _serving(process: Process) -> Part:
     from layerserve_server.extensions.tensorflow_serving.predict import PredictService
 
-    return Part(services=[PredictService(process.predictor)])
+    def http(web: Web) -> Paths:
+        # Imported here, since packages of HTTP may be missing.
+        from layerserve_server.extensions.tensorflow_serving import rest
+
+        return Paths(routes=rest.predict_routes(process.repository, web.reader))
+
+    return Part(services=[PredictService(process.predictor)], http=http)
 
 
 def _main(core: Core) -> Part:
@@ -37,9 +43,9 @@ def _main(core: Core) -> Part:
     configuration = Configuration(core.repository, core.manager, str(settings.path))
     metrics = page(core.registry) if settings.tensorflow_serving_metrics else None
 
-    def http(web: Web) -> Paths:
+    def http(_: Web) -> Paths:
         more = metrics_page.paths(METRICS_PATH, metrics)
-        return Paths(routes=[*rest.routes(core.repository, web.reader), *more.routes], plain=more.plain)
+        return Paths(routes=[*rest.routes(), *more.routes], plain=more.plain)
 
     return Part(
         services=[MetadataService(core.repository), TensorFlowModelService(core.repository, configuration)],

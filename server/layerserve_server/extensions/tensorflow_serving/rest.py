@@ -32,15 +32,20 @@ MODEL = "/v1/models/{model}"
 FORMS = (MODEL, MODEL + "/versions/{version}", MODEL + "/labels/{label}")
 
 
-def routes(repository: Repository, reader: BodyReader) -> list[HttpRoute]:
-    """Returns the routes. `reader` reads long bodies."""
+def predict_routes(repository: Repository, reader: BodyReader) -> list[HttpRoute]:
+    """Returns the routes of predictions. `reader` reads long bodies."""
     predict = Predict(repository, reader)
     found = [HttpRoute("POST", path + ":predict", SERVICE + "Predict", predict.translate) for path in FORMS]
     for verb in ("classify", "regress"):
         method = SERVICE + verb.capitalize()
         # The handler explains that it needs other messages than models here have.
         found += [HttpRoute("POST", f"{path}:{verb}", method, lambda _: Translated(b"", HttpReply)) for path in FORMS]
-    found += [HttpRoute("GET", path + "/metadata", SERVICE + "GetModelMetadata", _metadata) for path in FORMS]
+    return found
+
+
+def routes() -> list[HttpRoute]:
+    """Returns the other routes."""
+    found = [HttpRoute("GET", path + "/metadata", SERVICE + "GetModelMetadata", _metadata) for path in FORMS]
     found += [HttpRoute("GET", path, MODELS + "GetModelStatus", _status) for path in FORMS]
     found.append(HttpRoute("GET", "/v1/models", OPEN_INFERENCE + "RepositoryIndex", _models))
     return found

@@ -29,16 +29,22 @@ VERSION = MODEL + "/versions/{version}"
 RESET = None
 
 
-def routes(predictor: Predictor, reader: BodyReader, check_known: Callable[[Any, Caller], None]) -> list[HttpRoute]:
-    """Returns the routes. `reader` reads long bodies.
+def infer_routes(predictor: Predictor, reader: BodyReader) -> list[HttpRoute]:
+    """Returns the routes of predictions. `reader` reads long bodies."""
+    infer = Infer(predictor, reader)
+    return [
+        HttpRoute("POST", path + "/infer", SERVICE + "ModelInfer", handler=infer.handler) for path in (VERSION, MODEL)
+    ]
+
+
+def routes(check_known: Callable[[Any, Caller], None]) -> list[HttpRoute]:
+    """Returns the other routes.
 
     `check_known` raises an error if there is no such model or version as a message names, or its caller has no right.
     """
-    both, infer = (VERSION, MODEL), Infer(predictor, reader)
-    found = [HttpRoute("POST", path + "/infer", SERVICE + "ModelInfer", handler=infer.handler) for path in both]
     # Before the paths with a version: "stats" is no model's name there.
-    found.append(_route("GET", "/v2/models/stats", "ModelStatistics", _of_model(pb.ModelStatisticsRequest)))
-    for path in both:
+    found = [_route("GET", "/v2/models/stats", "ModelStatistics", _of_model(pb.ModelStatisticsRequest))]
+    for path in (VERSION, MODEL):
         found += [
             _route("GET", path, "ModelMetadata", _of_model(pb.ModelMetadataRequest)),
             HttpRoute("GET", path + "/ready", SERVICE + "ModelReady", partial(_model_ready, check_known)),

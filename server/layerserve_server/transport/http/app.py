@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from layerserve_server.access.caller import Caller
@@ -32,6 +33,7 @@ from layerserve_server.transport.http.exchange import (
     WouldBlockError,
 )
 from layerserve_server.transport.http.hosts import Hosts
+from layerserve_server.transport.http.relay import RelayedRequest
 from layerserve_server.transport.http.routes import Found, HttpRoutes
 from layerserve_server.transport.http.statuses import error_reply, failure_reply
 from layerserve_server.transport.perimeter.compression import is_compressed
@@ -69,10 +71,12 @@ class HttpApp:
         limits: Limits,
         hosts: Hosts,
         loop: asyncio.AbstractEventLoop,
+        main: Path | None = None,
     ) -> None:
         """`plain` are the replies of paths that every caller may read, and `handlers` those of the routes' methods.
 
-        `hosts` has the names under which browsers reach the server.
+        `hosts` has the names under which browsers reach the server. A worker passes on what it has no route for to the
+        socket of the `main` process.
         """
         self.loop = loop
         self._handlers = handlers
@@ -85,8 +89,14 @@ class HttpApp:
         self._replying = ThreadPoolExecutor(REPLYING_THREADS, "reply")
         self._finishing = False
         self._routes = HttpRoutes(routes, plain)
-        #: Replies that take several steps.
+        self._main = main
+        #: Replies that take several steps, and requests that are passed on.
         self._sending: set[asyncio.Task[None]] = set()
+
+    @property
+    def sending(self) -> bool:
+        """Whether replies are being sent in several steps, or requests passed on."""
+        return bool(self._sending)
 
     def close(self) -> None:
         """Ends the threads."""
@@ -100,10 +110,18 @@ class HttpApp:
         if found is None:
             found = head.found = self._routes.find(head.path)
         route = found.verbs.get(head.verb if head.verb != "HEAD" else "GET")
-        if route is None:
+        if route is None and self._main is not None:
+            relayed = request.call = connection.call = RelayedRequest(connection, request, self._main)
+            request.relayed = True
+            self._keep(relayed.start())
+        elif route is None:
             self._reply_without_call(connection, request, found)
-            return
-        call = request.call = connection.call = HttpCall(self, self._batches, route, head, connection, time.monotonic())
+        else:
+            self._begin_call(connection, request, route)
+
+    def _begin_call(self, connection: HttpConnection, request: Received, route: HttpRoute) -> None:
+        head, now = request.head, time.monotonic()
+        call = request.call = connection.call = HttpCall(self, self._batches, route, head, connection, now)
         self._batches.begin(call)
         if request.complete and head.plain:
             call.request = request.take()
@@ -115,9 +133,11 @@ class HttpApp:
     def proceed(self, request: Received) -> None:
         """Takes what has come of the body of a request that was begun."""
         call = request.call
-        if call not in self._receiving:
+        if isinstance(call, RelayedRequest):
+            call.proceed()
             return
-        assert call is not None
+        if not isinstance(call, HttpCall) or call not in self._receiving:
+            return
         try:
             if request.size - call.held >= COUNTED_BYTES:
                 self._limits.check_size(request.size)
@@ -287,7 +307,9 @@ class HttpApp:
     # Replies that are long, or for clients that haven't read those before.
 
     def _begin_sending(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self.loop.create_task(work)
+        self._keep(self.loop.create_task(work))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import ssl
 from collections import Counter, deque
@@ -14,8 +15,7 @@ from typing import Any, Protocol
 import httptools
 
 from layerserve_server.transport.chunking import CHUNK_BYTES
-from layerserve_server.transport.client_address import counted_by
-from layerserve_server.transport.http.call import HttpCall
+from layerserve_server.transport.client_address import counted_by, host_of
 from layerserve_server.transport.http.exchange import Headers, HttpReply, head_of
 from layerserve_server.transport.http.head import HttpHead, HttpHeads
 from layerserve_server.transport.http.statuses import error_reply
@@ -48,10 +48,17 @@ def lines_of(headers: Headers) -> bytes:
     return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode("latin-1")
 
 
+class OpenRequest(Protocol):
+    """A request that was begun and isn't answered."""
+
+    def gone(self) -> None:
+        """Called when the client has left."""
+
+
 class Received:
     """A request, as far as it has come."""
 
-    __slots__ = ("begun", "call", "complete", "head", "parts", "size")
+    __slots__ = ("begun", "call", "complete", "head", "parts", "relayed", "size")
 
     def __init__(self, head: HttpHead) -> None:
         self.head = head
@@ -61,10 +68,22 @@ class Received:
         self.complete = False
         #: Whether its turn has come.
         self.begun = False
-        self.call: HttpCall | None = None
+        #: Whether another process answers it.
+        self.relayed = False
+        self.call: OpenRequest | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of the body that came and weren't taken."""
+        return sum(map(len, self.parts))
+
+    def add(self, part: bytes) -> None:
+        """Adds a part of the body."""
+        self.parts.append(part)
+        self.size += len(part)
 
     def take(self) -> bytes:
-        """Returns the body, once."""
+        """Returns what came of the body, once."""
         parts, self.parts = self.parts, []
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -96,7 +115,9 @@ class HttpConnections:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        #: Oldest use first.
+        #: Those by which workers pass on requests, each counted there.
+        self.relayed: set[HttpConnection] = set()
+        #: The others. Oldest use first.
         self._open: dict[Counted, None] = {}
         self._peers: Counter[str] = Counter()
         #: Whether connections close after their next reply.
@@ -107,7 +128,7 @@ class HttpConnections:
 
     def all_idle(self) -> bool:
         """Whether all replies have been sent."""
-        open_now = list(self._open)
+        open_now = [*self._open, *self.relayed]
         return all(one.idle and not one.transport.get_write_buffer_size() for one in open_now)
 
     def opened(self, connection: Counted) -> bool:
@@ -137,7 +158,7 @@ class HttpConnections:
 
     def abort(self) -> None:
         """Ends all connections."""
-        for connection in list(self._open):
+        for connection in (*self._open, *self.relayed):
             connection.transport.abort()
 
     def _close_idle(self, peer: str | None) -> bool:
@@ -199,8 +220,8 @@ class HttpConnection(asyncio.Protocol):
         self.peer = ""
         self._address = ""
         self.certificate_names: Sequence[str] = ()
-        #: The call of the request that is being answered.
-        self.call: HttpCall | None = None
+        #: The request that is being answered.
+        self.call: OpenRequest | None = None
         self._parser: Any = WithoutUpgrades(self, self._head_without_upgrade)
         #: Of the request that is being parsed.
         self._url = b""
@@ -217,7 +238,9 @@ class HttpConnection(asyncio.Protocol):
         #: Requests that aren't answered: the first is being answered. And the one whose body is being parsed.
         self._received: deque[Received] = deque()
         self._parsed: Received | None = None
-        #: Parts of its body in what came last. Many small chunks are joined.
+        #: The one with a known head whose body is being received.
+        self._known: Received | None = None
+        #: Parts of the body that is being parsed in what came last. Many small chunks are joined.
         self._pieces: list[bytes] = []
         self._requests = 0
         self._opened = self._answered = loop.time()
@@ -246,6 +269,34 @@ class HttpConnection(asyncio.Protocol):
         """Whether nothing is answered any more."""
         return self._refused
 
+    # Between the processes of a server (see `relay`).
+
+    def introduction(self) -> bytes:
+        """Returns whose connection it is, for `introduce` in another process."""
+        names = list(self.certificate_names)
+        return json.dumps({"address": self._address, "certificate_names": names, "closes": self._last()}).encode()
+
+    def introduce(self, address: str, certificate_names: Sequence[str], *, closes: bool) -> None:
+        """Makes it the connection of a worker's client. If it `closes`, it does after the first reply."""
+        self.peer, self._address, self.certificate_names = host_of(address), address, certificate_names
+        self._closes = closes
+        self.pool.relayed.add(self)
+
+    async def pass_on(self, part: bytes) -> None:
+        """Sends a part of a reply, and waits until the client has read most of it."""
+        if not self._refused:
+            self._replying = True
+            self.transport.write(part)
+            await self.writable(len(part))
+
+    def end_passed_on(self, *, closes: bool) -> None:
+        """Ends a reply that was passed on. It says whether the connection closes."""
+        self._replying = False
+        self._closes = closes
+        if not self._refused:
+            self.call = None
+            self._end_reply()
+
     # The transport.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -263,7 +314,7 @@ class HttpConnection(asyncio.Protocol):
         certificate = transport.get_extra_info("ssl_object")
         if isinstance(certificate, ssl.SSLObject):
             self.certificate_names = names_in(certificate.getpeercert() or {})
-        if not self.pool.opened(self):
+        if self not in self.pool.relayed and not self.pool.opened(self):
             self._refused = True
             self.transport.abort()
             return
@@ -272,13 +323,14 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called when the connection has ended, by whichever side."""
         self.pool.closed(self)
+        self.pool.relayed.discard(self)
         self._refused = True
         self._stop_timer()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         call, self.call = self.call, None
         self._received.clear()
-        self._parsed = None
+        self._parsed = self._known = None
         self.resume_writing()
         if call is not None:
             call.gone()
@@ -299,21 +351,28 @@ class HttpConnection(asyncio.Protocol):
         if self._refused:
             return
         self.pool.used(self)
-        if not self._begun and not self._received:
-            # Most reads are one request with a known head.
+        if self._known is not None:
+            data = self._take_known(self._known, data)
+        elif not self._begun and not self._received:
+            # Most reads begin with a known head.
             end = data.find(b"\r\n\r\n") + 4
             head = self.pool.heads.find(data[:end])
-            if head is not None and len(data) == end + head.length:
-                self._take_known(head, data[end:])
-                return
-            self._parse(data)
-            if len(self._received) == 1 and not self._begun and not self._refused:
-                (one,) = self._received
-                if one.complete and len(data) == end + one.head.length:
-                    self.pool.heads.learn(data[:end], one.head)
-        else:
+            if head is not None:
+                data = self._take_known(self._begin_known(head), data[end:])
+            else:
+                self._parse(data)
+                self._learn(data, end)
+                data = b""
+        if data:
             self._parse(data)
         self._advance()
+
+    def _learn(self, data: bytes, end: int) -> None:
+        """Keeps the head of what was parsed, if nothing but a body, or a part of it, follows these bytes."""
+        if len(self._received) == 1 and not self._refused:
+            (one,) = self._received
+            if one.size == len(data) - end <= one.head.length and one.complete != self._begun:
+                self.pool.heads.learn(data[:end], one.head)
 
     # The parser.
 
@@ -391,23 +450,32 @@ class HttpConnection(asyncio.Protocol):
     def _pass_pieces(self) -> None:
         pieces, self._pieces = self._pieces, []
         if pieces and self._parsed is not None and not self._refused:
-            part = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            self._parsed.parts.append(part)
-            self._parsed.size += len(part)
+            self._parsed.add(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     # Requests, one after the other.
 
-    def _take_known(self, head: HttpHead, body: bytes) -> None:
-        """Begins a complete request."""
+    def _begin_known(self, head: HttpHead) -> Received:
+        """Registers a request whose head was parsed earlier."""
         if self._timer is not None:
             self._stop_timer()
         self._requests += 1
         self._framing_bytes = 0
-        request = Received(head)
-        request.parts.append(body)
-        request.complete = True
+        self._begun = True
+        self._known = request = Received(head)
         self._received.append(request)
-        self._advance()
+        return request
+
+    def _take_known(self, request: Received, data: bytes) -> bytes:
+        """Takes further bytes of the body of such a request. Returns those that follow it and may be answered."""
+        missing = request.head.length - request.size
+        if missing > len(data):
+            request.add(data)
+            return b""
+        request.add(data[:missing])
+        request.complete = True
+        self._begun = False
+        self._known = None
+        return data[missing:] if request.head.keeps_alive else b""
 
     def _advance(self) -> None:
         """Begins and continues the requests whose turn it is."""
@@ -420,9 +488,12 @@ class HttpConnection(asyncio.Protocol):
                 self._app.proceed(request)
             if self._received and self._received[0] is request:
                 break
-        if len(self._received) < 2 and not self._read_paused:
-            return
-        ahead = sum(one.size for one in self._received if not one.begun)
+        if len(self._received) > 1 or self._read_paused or (self._received and self._received[0].relayed):
+            self.read_on()
+
+    def read_on(self) -> None:
+        """Stops reading while much of what came waits for its turn, or to be passed on."""
+        ahead = sum(one.waiting for one in self._received if one.relayed or not one.begun)
         if (ahead > PROMPT_BYTES) != self._read_paused and not self.transport.is_closing():
             self._read_paused = not self._read_paused
             (self.transport.pause_reading if self._read_paused else self.transport.resume_reading)()
@@ -503,14 +574,22 @@ class HttpConnection(asyncio.Protocol):
     def _end_reply(self) -> None:
         self._received.popleft()
         if self._closes:
-            self._refused = True
-            self.transport.close()
+            self._close()
             return
         self._answered = self.loop.time()
         if self._idle_timer is None:
             self._await_use(self.pool.limits.connection_idle_seconds)
         if self._received:
             self.loop.call_soon(self._advance)
+
+    def _close(self) -> None:
+        """Takes nothing more, and closes the connection.
+
+        Not one of a worker, which does it after the reply: it would lose that if it still sends the request.
+        """
+        self._refused = True
+        if self not in self.pool.relayed:
+            self.transport.close()
 
     def _last(self) -> bool:
         """Whether the connection closes after the reply to its current request."""
@@ -589,7 +668,7 @@ class HttpConnection(asyncio.Protocol):
             self.transport.abort()
             return
         self.transport.write(b"".join((first_line(reply.status), CLOSE, head_of(reply), reply.body)))
-        self.transport.close()
+        self._close()
         # What a client that reads nothing leaves in the buffer would keep the connection.
         self.loop.call_later(self.pool.limits.stalled_seconds, self.transport.abort)
 

@@ -35,6 +35,7 @@ class HttpHead:
         "ids",
         "keeps_alive",
         "length",
+        "line",
         "pairs",
         "path",
         "plain",
@@ -48,6 +49,7 @@ class HttpHead:
         """Names of headers are in lower case. Raises HttpParserError, and UnicodeDecodeError if a path isn't ASCII."""
         parsed = httptools.parse_url(url)
         path: str = parsed.path.decode("ascii")
+        self.line = b"%s %s HTTP/%s" % (verb.encode(), url, version.encode())
         self.verb = verb
         self.path = urllib.parse.unquote(path) if "%" in path else path
         self.query: str = (parsed.query or b"").decode("latin-1")

@@ -13,15 +13,17 @@ from layerserve_server.access.gate import Gate
 from layerserve_server.transport.call import Observer, Routes, Telemetry
 from layerserve_server.transport.certificates import Certificates, RenewedContext
 from layerserve_server.transport.event_batch import EventBatches
+from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.http.app import HttpApp
 from layerserve_server.transport.http.call import HttpObserver
 from layerserve_server.transport.http.connection import HttpConnection, HttpConnections
 from layerserve_server.transport.http.exchange import HttpRoute, Plain
 from layerserve_server.transport.http.handshake import Handshake, limit_buffers
 from layerserve_server.transport.http.hosts import Hosts
+from layerserve_server.transport.http.relay import Introduction, socket_of
 from layerserve_server.transport.perimeter.limits import Limits
 from layerserve_server.transport.perimeter.memory import MemoryBudget
-from layerserve_server.transport.ports import address
+from layerserve_server.transport.ports import address, claim
 from layerserve_server.transport.shutdown import Shutdown, wait_for
 
 #: Listen backlog.
@@ -30,12 +32,17 @@ BACKLOG = 1024
 LEAVE_SECONDS = 1.0
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """Returns a listening socket; "::" is all addresses, also those of IPv4. Raises OSError if the port is taken."""
+def listening(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """Returns a listening socket; "::" is all addresses, also those of IPv4. Raises OSError if the port is taken.
+
+    A `shared` port may have further sockets, also in other processes.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        return socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both, reuse_port=shared
+        )
     except OSError as error:
         raise OSError(f"can't listen on {address(host, port)}: is the port taken?") from error
 
@@ -58,24 +65,41 @@ class HttpServer:
         certificates: Certificates | None = None,
         telemetry: Telemetry | None = None,
         hosts: Hosts | None = None,
+        shared: SharedPort | None = None,
     ) -> None:
         """`plain` are the replies of paths without rights; `handlers` has the methods of the routes.
 
         `hosts` has the names under which browsers reach the server, by default none but addresses and "localhost".
+        Processes that share the port pass on to its owner what they have no route for.
 
         Raises OSError if the port is taken.
         """
-        self._socket = listening(host, port)
+        main = None if shared is None else socket_of(shared.socket.parent)
+        owns = shared is not None and shared.owner
+        if owns:
+            claim(host, port)
+        self._socket = listening(host, port, shared=shared is not None)
+        #: The Unix socket on which other processes pass on requests.
+        self._relays = main if owns else None
         self.port = int(self._socket.getsockname()[1])
         self._shutdown = Shutdown()
         self._limits = limits
         self._tls = None if certificates is None else RenewedContext.of(certificates)
         self._batches = EventBatches(HttpObserver(observer), limits, memory, gate, telemetry)
         self._loop = asyncio.new_event_loop()
-        self._app = HttpApp(routes, plain, handlers, self._batches, limits, hosts or Hosts(), self._loop)
+        self._app = HttpApp(
+            routes,
+            plain,
+            handlers,
+            self._batches,
+            limits,
+            hosts or Hosts(),
+            self._loop,
+            None if owns else main,
+        )
         self._connections = HttpConnections(limits)
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     def start(self) -> None:
         """Starts to receive requests."""
@@ -96,7 +120,7 @@ class HttpServer:
     def _end(self) -> None:
         self._batches.stopping = True
         self.drain()
-        self._shutdown.wait(lambda: not self._batches.open)
+        self._shutdown.wait(lambda: not self._batches.open and not self._app.sending)
         self._batches.close()
         self._app.close()
         if self._thread.is_alive():
@@ -133,11 +157,16 @@ class HttpServer:
 
         if self._tls is not None:
             limit_buffers()
-        self._server = await self._loop.create_server(arriving, sock=self._socket, backlog=BACKLOG)
+        self._servers.append(await self._loop.create_server(arriving, sock=self._socket, backlog=BACKLOG))
+        if self._relays is not None:
+            path = str(self._relays)
+            self._servers.append(
+                await self._loop.create_unix_server(lambda: Introduction(connection), path, backlog=BACKLOG)
+            )
 
     async def _leave(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         self._connections.abort()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:

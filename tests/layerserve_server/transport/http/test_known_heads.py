@@ -44,8 +44,12 @@ class Sender:
 
     def __call__(self, sent: bytes) -> tuple[bytes, bytes]:
         """The head and the body of the reply."""
-        self._socket.sendall(sent)
+        self.send(sent)
         return self.reply()
+
+    def send(self, sent: bytes) -> None:
+        """Sends without waiting for a reply."""
+        self._socket.sendall(sent)
 
     def reply(self) -> tuple[bytes, bytes]:
         head = b""
@@ -97,6 +101,60 @@ def test_a_head_is_parsed_once(serve, parsed, wait_until):
     assert len(parsed) == len(replies) == 1
     labels = {"method": "http:ModelInfer", "model": "double", "version": "1", "status": "OK"}
     wait_until(lambda: app.metrics.registry.get_sample_value("layerserve_requests_total", labels) == 6)
+
+
+@pytest.mark.parametrize("sizes", [(0,), (0, 3), (5,), (5, 9)])
+def test_a_head_is_known_wherever_its_body_is_cut(serve, parsed, sizes, wait_until):
+    """Python's clients send the body in a packet of its own."""
+    app, call = serve()
+    start = len(post()) - len(BODY)
+    open_now = app._http._connections._open
+    replies = set()
+    for _ in range(3):
+        for begin, end in pairwise((-start, *sizes)):
+            call.send(post()[start + begin : start + end])
+            wait_until(lambda end=end: [one.size for each in list(open_now) for one in each._received] == [end])
+        replies.add(call(post()[start + sizes[-1] :]))
+    assert len(replies) == len(parsed) == 1
+
+
+def test_what_follows_a_known_request_is_another_one(serve, parsed):
+    app, call = serve()
+    assert call(post())[0].startswith(b"HTTP/1.1 200")
+    last = b"GET /nothing HTTP/1.1\r\nconnection: close\r\n\r\n"
+    for parts in ((post() + post() + last,), (post()[:-3], post()[-3:] + post() + last)):
+        got = exchange(app.http_port, *parts)
+        assert re.findall(rb"HTTP/1.1 (\d+)", got) == [b"200", b"200", b"404"]
+
+
+@pytest.mark.parametrize("cut", [None, -5])
+@pytest.mark.parametrize("ahead", [b"", b"\r\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("change", [(b"\r\n", b"\n"), (b"host: a\r\n", b"host: a\n"), (b"", b"")])
+def test_only_bytes_that_are_a_head_become_one(serve, ahead, change, cut):
+    """Lines that end otherwise, and empty ones before a request: whatever the parser makes of them, it does again."""
+    app, _ = serve()
+    sent = ahead + post().replace(*change, -1 if change[0] else 0)
+    got = []
+    for _ in range(3):
+        parts = [part for part in (sent[:cut], sent[cut:] if cut else b"") if part]
+        got.append(DATE.sub(b"", exchange(app.http_port, *parts, b"GET /v2 HTTP/1.1\r\nconnection: close\r\n\r\n")))
+    assert got[0] == got[1] == got[2]
+    for content, head in app._http._connections.heads._known.items():
+        assert content.strip(b"\r\n").startswith((b"POST ", b"GET "))
+        assert content.endswith(b"\r\n\r\n")
+        assert content.count(b"\r\n\r\n") == 1
+        assert head.length >= 0
+
+
+def test_heads_that_are_kept_have_a_limit(serve, monkeypatch):
+    monkeypatch.setattr("layerserve_server.transport.http.head.MAX_HEADS", 8)
+    app, call = serve()
+    known = app._http._connections.heads._known
+    for number in range(30):
+        call(post(b"x-number: %d" % number))
+        assert len(known) <= 8
+    call(post(b"x-long: " + b"a" * 2048))
+    assert max(map(len, known)) <= 2048
 
 
 def test_a_head_of_another_byte_is_another_head(serve, parsed):
