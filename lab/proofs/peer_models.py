@@ -76,6 +76,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "identity_bytes": lambda: identity("string", (None, None)),
     "string_identity": lambda: identity("string", (None,)),
     "sm_model": add_sub,
+    "onnx_int32_int32_int32": add_sub,
     "addsub": add_sub,
     "subadd": sub_add,
     "input_all_required": lambda: identity("float32", (None,), 3),

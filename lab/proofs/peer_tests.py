@@ -1,14 +1,17 @@
 """Runs a peer's file of unittest, for a Python with its packages: peer_tests.py FILE RESULTS [LEFT_OUT ...].
 
-Writes a JSON object to RESULTS: by the name of each test "ok", or its error. Tests named LEFT_OUT don't run.
+Writes a JSON object to RESULTS: by the name of each test "ok", or its error. Tests named LEFT_OUT don't run. If the
+variable PEER_BEFORE_EACH has an address, it is posted to before each test.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import unittest
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +28,11 @@ class Results(unittest.TextTestResult):
         text = f"{error[0].__name__}: {' '.join(lines)}"[:400] if error else "ok"
         if found.get(name, "ok") == "ok":
             found[name] = text
+
+    def startTest(self, test: Any) -> None:  # noqa: N802
+        if address := os.environ.get("PEER_BEFORE_EACH"):
+            urllib.request.urlopen(urllib.request.Request(address, method="POST")).close()
+        super().startTest(test)
 
     def addSuccess(self, test: Any) -> None:  # noqa: N802
         super().addSuccess(test)

@@ -56,11 +56,17 @@ class Suite:
     environment: Mapping[str, str] = field(default_factory=dict)
     #: Tests that don't run.
     left_out: Sequence[str] = ()
+    #: What differs where a file runs several times. Failures are expected of the file with this in brackets.
+    variant: str = ""
+    #: Path that is posted to before each test, where Triton's have a new server for each.
+    before_each: str = ""
     #: Free memory that it needs, in bytes; it is left out where there is less.
     memory: int = 0
 
 
 EXPLICIT = {"model_control": "explicit", "load": "*"}
+UNREGISTERED = ("after_inference", "during_inference_single_req", "during_inference_multiple_req")
+SHARED_MEMORY = {"system_shared_memory": "write"}
 #: The index of these tests has eight models.
 EIGHT = (*SIMPLE, "simple_identity_int64", "identity_fp32", "addsub", "subadd")
 ZEROS = [name for name in peer_models.MODELS if "_zero_" in name and "element" not in name and "queue" not in name]
@@ -69,9 +75,9 @@ SUITES = (
         "client",
         [CLIENT + name for name in ("simple_grpc_*.py", "simple_http_*.py", "grpc_explicit_*.py", "reuse_infer_*.py")],
         EIGHT,
-        EXPLICIT,
+        {**EXPLICIT, **SHARED_MEMORY},
     ),
-    Suite("server", [SERVER + "L0_grpc/python_grpc_aio_test.py"], EIGHT),
+    Suite("server", [SERVER + "L0_grpc/python_grpc_aio_test.py"], EIGHT, SHARED_MEMORY),
     # That of these seven.
     Suite("server", [SERVER + "L0_http/python_http_aio_test.py"], EIGHT[:7]),
     Suite(
@@ -91,9 +97,26 @@ SUITES = (
         "server",
         [SERVER + "L0_input_validation/input_validation_test.py"],
         ["input_all_required", "pt_identity", "onnx_object_int32_int32"],
-        EXPLICIT,
+        {**EXPLICIT, **SHARED_MEMORY},
     ),
     Suite("server", [SERVER + "L0_string_io/string_client_test.py"], ["string_identity"]),
+    *(
+        Suite(
+            "server",
+            [SERVER + "L0_shared_memory/shared_memory_test.py"],
+            ["simple", "onnx_int32_int32_int32"],
+            SHARED_MEMORY,
+            environment={"CLIENT_TYPE": protocol, "BACKENDS": "onnx"},
+            variant=protocol,
+            # Of the first two, one wants a server without shared memory, and the other asks none.
+            left_out=[
+                *("test_client_shm_disabled_by_default", "test_python_client_leak"),
+                *(f"test_unregister_shm_{when}_{other}" for when in UNREGISTERED),
+            ],
+            before_each="/v2/systemsharedmemory/unregister",
+        )
+        for protocol, other in (("http", "grpc"), ("grpc", "http"))
+    ),
     Suite("server", [SERVER + "L0_infer_zero/infer_zero_test.py"], ZEROS, environment={"BACKENDS": "onnx"}),
     Suite(
         "server",
@@ -159,8 +182,10 @@ def run(
         copy(folder, suite, build / "sources", ports)
         for file in files:
             name = str(file.relative_to(folder))
-            outcomes = outcomes_of(build / "sources" / name, suite, options.python, ports)
-            differ += report(name, outcomes, expected.get(name, {}))
+            before = f"http://127.0.0.1:{app.http_port}{suite.before_each}" if suite.before_each else ""
+            outcomes = outcomes_of(build / "sources" / name, suite, options.python, ports, before)
+            title = f"{name} ({suite.variant})" if suite.variant else name
+            differ += report(title, outcomes, expected.get(title, {}))
     return differ
 
 
@@ -221,9 +246,13 @@ def copy(folder: Path, suite: Suite, target: Path, ports: Mapping[str, str]) -> 
             copied.write_text(text)
 
 
-def outcomes_of(file: Path, suite: Suite, python: str, ports: Mapping[str, str]) -> dict[str, str]:
-    """Runs a file. Returns "ok" or an error by name of its tests; an example is one test."""
+def outcomes_of(file: Path, suite: Suite, python: str, ports: Mapping[str, str], before: str) -> dict[str, str]:
+    """Runs a file. Returns "ok" or an error by name of its tests; an example is one test.
+
+    `before` is an address that is posted to before each test, or empty.
+    """
     environment = {**os.environ, **{name: ports.get(value, value) for name, value in suite.environment.items()}}
+    environment["PEER_BEFORE_EACH"] = before
     results, log = file.with_suffix(".json"), file.with_suffix(".log")
     is_test = "unittest" in file.read_text()
     command = (

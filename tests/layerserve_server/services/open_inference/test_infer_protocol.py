@@ -125,7 +125,7 @@ UNREADABLE = {
                 )
             ],
         ),
-        "input 'x': parameter 'shared_memory_region': shared memory isn't supported",
+        "input 'x': parameter 'shared_memory_byte_size': got none",
     ),
     "a priority below 0": (raw(parameters={"priority": parameter(int64_param=-1)}), "parameter 'priority': got -1"),
     "a timeout that is true": (raw(parameters={"timeout": parameter(bool_param=True)}), "'timeout': got True"),
