@@ -65,6 +65,9 @@ assert spec.loader is not None
 module = importlib.util.module_from_spec(spec)
 sys.modules[path.stem] = module
 spec.loader.exec_module(module)
+if "absl.flags" in sys.modules:
+    # As TensorFlow's main function does.
+    sys.modules["absl.flags"].FLAGS(sys.argv)
 suite = unittest.defaultTestLoader.loadTestsFromModule(module)
 for cases in suite:
     cases._tests = [test for test in cases if test.id().rpartition(".")[2] not in left_out]  # type: ignore[attr-defined]

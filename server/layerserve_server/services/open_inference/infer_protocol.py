@@ -101,7 +101,8 @@ class InferProtocol(PredictProtocol):
         contents = iter(raw)
         for index, tensor in enumerate(message.inputs):
             placed = index in places.inputs
-            if (raw or placed) and tensor.HasField("contents"):
+            # MLServer's clients send empty contents beside raw ones.
+            if (raw or placed) and tensor.contents.ListFields():
                 where = "a shared_memory_region" if placed else "raw_input_contents"
                 raise InvalidTensorError(
                     f"input '{safe_text(tensor.name, 80)}': got contents beside {where}, expected one of them"
