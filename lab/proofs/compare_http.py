@@ -1,8 +1,9 @@
 """Clients of three makers over HTTP, one of them also over gRPC, against one server; the answers must be the SDK's.
 
-compare_http.py MODELS --triton PYTHON --kserve PYTHON [--transport native]
+compare_http.py MODELS --triton PYTHON --kserve PYTHON --mlserver PYTHON [--transport native]
 
-MODELS is a repository; the two are Pythons with tritonclient[http], and with kserve and requests.
+MODELS is a repository; the three are Pythons with tritonclient[http], with kserve and requests, and with
+mlserver and requests.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("models", type=Path)
     parser.add_argument("--triton", required=True)
     parser.add_argument("--kserve", required=True)
+    parser.add_argument("--mlserver", required=True)
     parser.add_argument("--transport", default="grpcio")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -49,6 +51,8 @@ def main() -> int:
                 ("triton", arguments.triton, app.http_port),
                 ("kserve", arguments.kserve, app.http_port),
                 ("kserve_grpc", arguments.kserve, app.grpc_port),
+                ("mlserver", arguments.mlserver, app.http_port),
+                ("mlserver_grpc", arguments.mlserver, app.grpc_port),
                 ("requests", arguments.kserve, app.http_port),
             ):
                 subprocess.run([python, str(CLIENT), which, str(port), folder], check=True)

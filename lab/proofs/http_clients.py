@@ -1,14 +1,15 @@
-"""The client half of compare_http.py: asks with tritonclient, with KServe's two InferenceClients, or with requests.
+"""The client half of compare_http.py: asks with tritonclient, KServe's two InferenceClients, MLServer's, or requests.
 
-http_clients.py triton|kserve|kserve_grpc|requests PORT FOLDER  asks with the arrays of FOLDER/inputs.npz
-                                                                ("model/input"), and writes FOLDER/NAME.npz
-                                                                ("model/way/output")
+http_clients.py triton|kserve|kserve_grpc|mlserver|mlserver_grpc|requests PORT FOLDER
+    asks with the arrays of FOLDER/inputs.npz ("model/input"), and writes FOLDER/NAME.npz ("model/way/output")
 """
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,76 @@ def kserve_grpc(port: int, models: dict[str, dict[str, np.ndarray]]) -> Answers:
     return answers
 
 
+def mlserver(port: int, models: dict[str, dict[str, np.ndarray]]) -> Answers:
+    """MLServer's types and codecs over HTTP, and its command `infer`, whose requests are rows."""
+    import requests as http
+    from mlserver.codecs import NumpyCodec
+    from mlserver.types import InferenceRequest, InferenceResponse, MetadataModelResponse
+
+    answers: Answers = {}
+    with http.Session() as session, tempfile.TemporaryDirectory() as folder:
+        for model, arrays in models.items():
+            address = f"http://127.0.0.1:{port}/v2/models/{model}"
+            described = MetadataModelResponse.model_validate_json(session.get(address).content)
+            assert {one.name for one in described.inputs or ()} == arrays.keys()
+            inputs = [NumpyCodec.encode_input(name, array) for name, array in arrays.items()]
+            body = InferenceRequest(id="7", inputs=inputs).model_dump_json(exclude_none=True)
+            reply = session.post(f"{address}/infer", body, timeout=60)
+            reply.raise_for_status()
+            parsed = InferenceResponse.model_validate_json(reply.content)
+            assert parsed.id == "7"
+            for output in parsed.outputs:
+                answers[f"{model}/codec/{output.name}"] = NumpyCodec.decode_output(output)
+            for binary in ([], ["--binary-data"]):
+                rows = command(model, arrays, port, Path(folder), binary)
+                for name in [output.name for output in parsed.outputs]:
+                    decoded = [NumpyCodec.decode_output(one) for row in rows for one in row.outputs if one.name == name]
+                    answers[f"{model}/infer {binary}/{name}"] = np.concatenate(decoded)
+    return answers
+
+
+def command(model: str, arrays: dict[str, np.ndarray], port: int, folder: Path, more: list[str]) -> list:
+    """The replies of MLServer's command for each row, in their order."""
+    from mlserver.codecs import NumpyCodec
+    from mlserver.types import InferenceRequest, InferenceResponse
+
+    given, got = folder / "given.jsonl", folder / "got.jsonl"
+    with given.open("w") as file:
+        for row in range(len(next(iter(arrays.values())))):
+            inputs = [NumpyCodec.encode_input(name, array[row : row + 1]) for name, array in arrays.items()]
+            file.write(InferenceRequest(inputs=inputs).model_dump_json(exclude_none=True) + "\n")
+    program = [str(Path(sys.executable).with_name("mlserver")), "infer", "--url", f"127.0.0.1:{port}"]
+    subprocess.run([*program, "-m", model, "-i", str(given), "-o", str(got), "-s", "2", *more], check=True)
+    rows = [InferenceResponse.model_validate_json(line) for line in got.read_text().splitlines()]
+    return sorted(rows, key=lambda row: row.parameters.model_extra["batch_index"])
+
+
+def mlserver_grpc(port: int, models: dict[str, dict[str, np.ndarray]]) -> Answers:
+    """MLServer's stubs and converters of the Open Inference Protocol, with typed and with raw elements."""
+    import grpc
+    from mlserver.codecs import NumpyCodec
+    from mlserver.grpc import dataplane_pb2 as pb
+    from mlserver.grpc.converters import ModelInferRequestConverter, ModelInferResponseConverter
+    from mlserver.grpc.dataplane_pb2_grpc import GRPCInferenceServiceStub
+    from mlserver.types import InferenceRequest
+
+    answers: Answers = {}
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        assert stub.ServerReady(pb.ServerReadyRequest()).ready
+        for model, arrays in models.items():
+            assert stub.ModelReady(pb.ModelReadyRequest(name=model)).ready
+            assert stub.ModelMetadata(pb.ModelMetadataRequest(name=model)).name == model
+            for raw in (True, False):
+                inputs = [NumpyCodec.encode_input(name, array) for name, array in arrays.items()]
+                request = ModelInferRequestConverter.from_types(
+                    InferenceRequest(inputs=inputs), model_name=model, model_version=None, use_raw=raw
+                )
+                for output in ModelInferResponseConverter.to_types(stub.ModelInfer(request)).outputs:
+                    answers[f"{model}/{raw}/{output.name}"] = NumpyCodec.decode_output(output)
+    return answers
+
+
 def requests(port: int, models: dict[str, dict[str, np.ndarray]]) -> Answers:
     """TensorFlow Serving's form in rows and columns, by a client that knows HTTP only."""
     import requests as http
@@ -184,6 +255,9 @@ def collect(answers: Answers, model: str, way: str, rows: list) -> None:
 
 if __name__ == "__main__":
     which, port, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-    clients = {"triton": triton, "kserve": kserve, "kserve_grpc": kserve_grpc, "requests": requests}
+    clients = {
+        **{"triton": triton, "kserve": kserve, "kserve_grpc": kserve_grpc, "requests": requests},
+        **{"mlserver": mlserver, "mlserver_grpc": mlserver_grpc},
+    }
     found = clients[which](port, grouped(folder))
     np.savez(folder / f"{which}.npz", **found)

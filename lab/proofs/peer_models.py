@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layergraph import Input, Model, ops
-from layergraph.layers import Add, Identity, StringLookup, Subtract
+from layergraph.layers import Add, Identity, Rescaling, StringLookup, Subtract
 
 Shape = Sequence[int | None]
 
@@ -48,6 +48,12 @@ def identity(dtype: str, shape: Shape, count: int = 1) -> Model:
     return Model(inputs, [Identity(name=f"OUTPUT{index}")(one) for index, one in enumerate(inputs)])
 
 
+def affine(factor: float, offset: float) -> Model:
+    """TensorFlow Serving's half_plus_two and its like."""
+    x = Input(batch_shape=(None,), name="x")
+    return Model(x, Rescaling(factor, offset, name="y")(x))
+
+
 def slow_identity(seconds: float) -> Model:
     """An identity that takes its time, by a layer of the plugin `peer_plugin`."""
     from peer_plugin import Delay
@@ -75,7 +81,10 @@ MODELS: dict[str, Callable[[], Model]] = {
     "identity_fp32": lambda: identity("float32", (None, None)),
     "identity_bytes": lambda: identity("string", (None, None)),
     "string_identity": lambda: identity("string", (None,)),
+    "half_plus_two": lambda: affine(0.5, 2.0),
+    "half_plus_three": lambda: affine(0.5, 3.0),
     "sm_model": add_sub,
+    "onnx_int32_int32_int32": add_sub,
     "addsub": add_sub,
     "subadd": sub_add,
     "input_all_required": lambda: identity("float32", (None,), 3),
@@ -109,6 +118,10 @@ def _as_numbers(inputs: Sequence[Any]) -> list[Any]:
 def put(names: Sequence[str], folder: Path) -> None:
     """Writes version 1 of models into a repository."""
     for name in names:
-        path = folder / name / "1" / "model.keras"
-        path.parent.mkdir(parents=True)
-        MODELS[name]().save(path)
+        save(name, folder / name / "1" / "model.keras")
+
+
+def save(name: str, path: Path) -> None:
+    """Writes a model as a file, in a folder of its own."""
+    path.parent.mkdir(parents=True)
+    MODELS[name]().save(path)

@@ -1,14 +1,17 @@
 """Runs a peer's file of unittest, for a Python with its packages: peer_tests.py FILE RESULTS [LEFT_OUT ...].
 
-Writes a JSON object to RESULTS: by the name of each test "ok", or its error. Tests named LEFT_OUT don't run.
+Writes a JSON object to RESULTS: by the name of each test "ok", or its error. Tests named LEFT_OUT don't run. If the
+variable PEER_BEFORE_EACH has an address, it is posted to before each test.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import unittest
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +28,11 @@ class Results(unittest.TextTestResult):
         text = f"{error[0].__name__}: {' '.join(lines)}"[:400] if error else "ok"
         if found.get(name, "ok") == "ok":
             found[name] = text
+
+    def startTest(self, test: Any) -> None:  # noqa: N802
+        if address := os.environ.get("PEER_BEFORE_EACH"):
+            urllib.request.urlopen(urllib.request.Request(address, method="POST")).close()
+        super().startTest(test)
 
     def addSuccess(self, test: Any) -> None:  # noqa: N802
         super().addSuccess(test)
@@ -57,6 +65,9 @@ assert spec.loader is not None
 module = importlib.util.module_from_spec(spec)
 sys.modules[path.stem] = module
 spec.loader.exec_module(module)
+if "absl.flags" in sys.modules:
+    # As TensorFlow's main function does.
+    sys.modules["absl.flags"].FLAGS(sys.argv)
 suite = unittest.defaultTestLoader.loadTestsFromModule(module)
 for cases in suite:
     cases._tests = [test for test in cases if test.id().rpartition(".")[2] not in left_out]  # type: ignore[attr-defined]

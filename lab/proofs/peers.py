@@ -1,12 +1,13 @@
 """Runs peers' examples and tests against our server, and compares what passes with `peers_expected.toml`.
 
 peers.py --python PYTHON [--triton-client FOLDER] [--triton-server FOLDER] [--open-inference FOLDER]
-         [--schemathesis COMMAND] [--only TEXT] [--transport native]
+         [--schemathesis COMMAND] [--tensorflow-serving FOLDER --tensorflow PYTHON] [--only TEXT] [--transport native]
 
-The folders are the sources of github.com/triton-inference-server/client and /server, and of
-github.com/kserve/open-inference-protocol. PYTHON has tritonclient[all], ml_dtypes, requests, psutil and boofuzz. Files
-run as they are, but for ports and for the names of models in paths. Models are those of `peer_models`. COMMAND asks the
-server by its own /openapi.json as well. Fails if a test passes or fails that isn't expected to. Logs: build/peers.
+The folders are the sources of github.com/triton-inference-server/client and /server, of
+github.com/kserve/open-inference-protocol, and of github.com/tensorflow/serving. The first PYTHON has tritonclient[all],
+ml_dtypes, requests, psutil and boofuzz, the other tensorflow, tensorflow-serving-api and portpicker. Files run as they
+are, but for ports and for the names of models in paths. Models are those of `peer_models`. COMMAND asks the server by
+its own /openapi.json as well. Fails if a test passes or fails that isn't expected to. Logs: build/peers.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ HERE = Path(__file__).parent
 BUILD = Path("build/peers")
 EXPECTED = HERE / "peers_expected.toml"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-#: Maximum duration of a file.
+#: Maximum duration of a file, in seconds.
 SECONDS = 900
 #: A port of Triton, behind how files name the host.
 PORT = re.compile(r"(localhost:|_ipaddr\}:|127\.0\.0\.1\", )(8000|8001)")
@@ -56,11 +57,26 @@ class Suite:
     environment: Mapping[str, str] = field(default_factory=dict)
     #: Tests that don't run.
     left_out: Sequence[str] = ()
+    #: What differs where a file runs several times. Failures are expected of the file with this in brackets.
+    variant: str = ""
+    #: Path that is posted to before each test, where Triton's have a new server for each.
+    before_each: str = ""
+    #: Maximum duration of a file, in seconds.
+    seconds: float = SECONDS
     #: Free memory that it needs, in bytes; it is left out where there is less.
     memory: int = 0
 
 
+TENSORFLOW_SERVING = "tensorflow_serving/model_servers/tensorflow_model_server_test.py"
+#: Its models are graphs of TensorFlow, which aren't served: these stand for them.
+TWINS = {
+    "saved_model_half_plus_two_cpu": "half_plus_two",
+    "saved_model_half_plus_two_tf2_cpu": "half_plus_two",
+    "saved_model_half_plus_three": "half_plus_three",
+}
 EXPLICIT = {"model_control": "explicit", "load": "*"}
+UNREGISTERED = ("after_inference", "during_inference_single_req", "during_inference_multiple_req")
+SHARED_MEMORY = {"system_shared_memory": "write"}
 #: The index of these tests has eight models.
 EIGHT = (*SIMPLE, "simple_identity_int64", "identity_fp32", "addsub", "subadd")
 ZEROS = [name for name in peer_models.MODELS if "_zero_" in name and "element" not in name and "queue" not in name]
@@ -69,11 +85,11 @@ SUITES = (
         "client",
         [CLIENT + name for name in ("simple_grpc_*.py", "simple_http_*.py", "grpc_explicit_*.py", "reuse_infer_*.py")],
         EIGHT,
-        EXPLICIT,
+        {**EXPLICIT, **SHARED_MEMORY},
     ),
-    Suite("server", [SERVER + "L0_grpc/python_grpc_aio_test.py"], EIGHT),
+    Suite("server", [SERVER + "L0_grpc/python_grpc_aio_test.py"], EIGHT, SHARED_MEMORY),
     # That of these seven.
-    Suite("server", [SERVER + "L0_http/python_http_aio_test.py"], EIGHT[:7]),
+    Suite("server", [SERVER + "L0_http/python_http_aio_test.py"], EIGHT[:7], SHARED_MEMORY),
     Suite(
         "server",
         [SERVER + "L0_http/http_test.py"],
@@ -91,9 +107,26 @@ SUITES = (
         "server",
         [SERVER + "L0_input_validation/input_validation_test.py"],
         ["input_all_required", "pt_identity", "onnx_object_int32_int32"],
-        EXPLICIT,
+        {**EXPLICIT, **SHARED_MEMORY},
     ),
     Suite("server", [SERVER + "L0_string_io/string_client_test.py"], ["string_identity"]),
+    *(
+        Suite(
+            "server",
+            [SERVER + "L0_shared_memory/shared_memory_test.py"],
+            ["simple", "onnx_int32_int32_int32"],
+            SHARED_MEMORY,
+            environment={"CLIENT_TYPE": protocol, "BACKENDS": "onnx"},
+            variant=protocol,
+            # Of the first two, one wants a server without shared memory, and the other asks none.
+            left_out=[
+                *("test_client_shm_disabled_by_default", "test_python_client_leak"),
+                *(f"test_unregister_shm_{when}_{other}" for when in UNREGISTERED),
+            ],
+            before_each="/v2/systemsharedmemory/unregister",
+        )
+        for protocol, other in (("http", "grpc"), ("grpc", "http"))
+    ),
     Suite("server", [SERVER + "L0_infer_zero/infer_zero_test.py"], ZEROS, environment={"BACKENDS": "onnx"}),
     Suite(
         "server",
@@ -128,6 +161,8 @@ def main() -> int:
     parser.add_argument("--triton-server", type=Path)
     parser.add_argument("--open-inference", type=Path)
     parser.add_argument("--schemathesis", help="its command, for the descriptions of HTTP")
+    parser.add_argument("--tensorflow-serving", type=Path)
+    parser.add_argument("--tensorflow", help="the Python for its tests")
     parser.add_argument("--only", default="", help="a part of the names of the files to be run")
     parser.add_argument("--transport", default="grpcio")
     arguments = parser.parse_args()
@@ -145,6 +180,8 @@ def main() -> int:
             differ += run(suite, BUILD / str(number), folder, files, expected, arguments)
     if arguments.schemathesis and arguments.only in "schemathesis":
         differ += generated(arguments, expected)
+    if arguments.tensorflow_serving and arguments.only in TENSORFLOW_SERVING:
+        differ += tensorflow_serving(arguments, expected)
     print(f"{differ} differ from what is expected")
     return bool(differ)
 
@@ -159,8 +196,10 @@ def run(
         copy(folder, suite, build / "sources", ports)
         for file in files:
             name = str(file.relative_to(folder))
-            outcomes = outcomes_of(build / "sources" / name, suite, options.python, ports)
-            differ += report(name, outcomes, expected.get(name, {}))
+            before = f"http://127.0.0.1:{app.http_port}{suite.before_each}" if suite.before_each else ""
+            outcomes = outcomes_of(build / "sources" / name, suite, options.python, ports, before)
+            title = f"{name} ({suite.variant})" if suite.variant else name
+            differ += report(title, outcomes, expected.get(title, {}))
     return differ
 
 
@@ -184,6 +223,42 @@ def generated(options: Any, expected: Mapping[str, Any]) -> int:
             print(f"schemathesis, {name}: {', '.join(counts)}")
             outcomes[name] = "ok" if done.returncode == 0 else f"status {done.returncode}"
     return report("schemathesis", outcomes, expected.get("schemathesis", {}))
+
+
+def tensorflow_serving(options: Any, expected: Mapping[str, Any]) -> int:
+    """Runs TensorFlow Serving's test, which starts servers. Returns the number of unexpected outcomes."""
+    source = options.tensorflow_serving / "tensorflow_serving"
+    package = BUILD.absolute() / "tensorflow_serving" / "tf_serving" / "tensorflow_serving"
+    for path in (*source.glob("model_servers/**/*.py"), *source.glob("servables/tensorflow/testdata/*.[tj]*")):
+        copied = package / path.relative_to(source)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copied)
+    # The rest of the package is installed.
+    (package / "__init__.py").write_text("__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n")
+    testdata = package / "servables/tensorflow/testdata"
+    for folder, model in TWINS.items():
+        peer_models.save(model, testdata / folder / "00000123" / "model.keras")
+    starter = package / "model_servers" / "tensorflow_model_server"
+    path = os.pathsep.join(sys.path)
+    program = HERE.absolute() / "peer_model_server.py"
+    starter.write_text(f"#!/bin/sh\nPYTHONPATH='{path}' exec {sys.executable} {program} \"$@\"\n")
+    starter.chmod(0o755)
+    (package / "temporary").mkdir()
+    suite = Suite(
+        "tensorflow",
+        [TENSORFLOW_SERVING],
+        [],
+        environment={
+            "TEST_SRCDIR": str(package.parents[1]),
+            "TEST_TMPDIR": str(package / "temporary"),
+            "PYTHONPATH": str(package.parent),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        },
+        # It waits for a dozen servers, and repeats for a minute what fails.
+        seconds=2 * SECONDS,
+    )
+    outcomes = outcomes_of(package.parent / TENSORFLOW_SERVING, suite, options.tensorflow, {}, "")
+    return report(TENSORFLOW_SERVING, outcomes, expected.get(TENSORFLOW_SERVING, {}))
 
 
 @contextmanager
@@ -221,9 +296,13 @@ def copy(folder: Path, suite: Suite, target: Path, ports: Mapping[str, str]) -> 
             copied.write_text(text)
 
 
-def outcomes_of(file: Path, suite: Suite, python: str, ports: Mapping[str, str]) -> dict[str, str]:
-    """Runs a file. Returns "ok" or an error by name of its tests; an example is one test."""
+def outcomes_of(file: Path, suite: Suite, python: str, ports: Mapping[str, str], before: str) -> dict[str, str]:
+    """Runs a file. Returns "ok" or an error by name of its tests; an example is one test.
+
+    `before` is an address that is posted to before each test, or empty.
+    """
     environment = {**os.environ, **{name: ports.get(value, value) for name, value in suite.environment.items()}}
+    environment["PEER_BEFORE_EACH"] = before
     results, log = file.with_suffix(".json"), file.with_suffix(".log")
     is_test = "unittest" in file.read_text()
     command = (
@@ -234,10 +313,10 @@ def outcomes_of(file: Path, suite: Suite, python: str, ports: Mapping[str, str])
     with log.open("w") as output:
         try:
             status = subprocess.run(
-                command, cwd=file.parent, env=environment, stdout=output, stderr=output, timeout=SECONDS
+                command, cwd=file.parent, env=environment, stdout=output, stderr=output, timeout=suite.seconds
             ).returncode
         except subprocess.TimeoutExpired:
-            status = f"more than {SECONDS} seconds"
+            status = f"more than {suite.seconds} seconds"
     if is_test and results.exists():
         found: dict[str, str] = json.loads(results.read_text())
         return found

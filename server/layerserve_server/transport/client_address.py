@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from layerserve_server.access.gate import Pairs
 
-#: Metadata key for the client's address in a forwarded call. Trusted only on a Unix socket.
+#: Metadata key for the client's address and port in a forwarded call. Trusted only on a Unix socket.
 PEER_KEY = "layerserve-peer"
 
 
@@ -33,9 +33,14 @@ def endpoint(peer: str) -> tuple[str, int] | None:
 
 def host_of(peer: str, metadata: Pairs = ()) -> str:
     """Returns what the client's streams and connections are counted by, see `counted_by`; empty if unknown."""
-    found = endpoint(peer)
-    if found is not None:
-        return counted_by(found[0])
+    found = endpoint(peer_of(peer, metadata))
+    return "" if found is None else counted_by(found[0])
+
+
+def peer_of(peer: str, metadata: Pairs) -> str:
+    """Returns the client's peer: that of the connection, or the one that a forwarded call tells; empty if unknown."""
+    if endpoint(peer) is not None:
+        return peer
     return next((value for key, value in metadata if key == PEER_KEY and isinstance(value, str)), "")
 
 
@@ -54,11 +59,6 @@ def counted_by(host: str) -> str:
     if not address.is_global:
         return host
     return f"{IPv6Address(int(address) >> 64 << 64)}/64"
-
-
-def connection_of(peer: str, metadata: Pairs) -> str:
-    """Returns what identifies the client's connection: its peer, or its address if the call was forwarded."""
-    return peer if endpoint(peer) is not None else host_of(peer, metadata)
 
 
 def endpoint_of(connection: socket.socket) -> tuple[str, int] | None:

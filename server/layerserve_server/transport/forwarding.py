@@ -16,7 +16,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.errors import STOPPING, UnavailableError
 from layerserve_server.transport.call import Call, Stream
-from layerserve_server.transport.client_address import PEER_KEY, host_of
+from layerserve_server.transport.client_address import PEER_KEY, peer_of
 from layerserve_server.transport.status import Failure, StatusError
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[bytes, bytes]"
@@ -70,7 +70,7 @@ class Forwarder:
             timeout=None if stream.deadline is None else max(0.0, stream.deadline - time.monotonic()),
             metadata=(
                 *pairs,
-                (PEER_KEY, host_of(str(stream.client()))),
+                (PEER_KEY, peer_of(str(stream.client()), ())),
                 *self._gate.stamped(stream.certificate_names()),
             ),
         )
@@ -141,7 +141,7 @@ class CallForwarder:
             timeout=None if call.deadline is None else max(0.0, call.deadline - time.monotonic()),
             metadata=(
                 *pairs,
-                (PEER_KEY, host_of(str(call.client()), call.metadata)),
+                (PEER_KEY, peer_of(str(call.client()), ())),
                 *self._gate.stamped(call.certificate_names()),
             ),
         )

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from layerserve_server.transport.call import Call, Handler
-from layerserve_server.transport.client_address import connection_of
+from layerserve_server.transport.client_address import peer_of
 from layerserve_server.transport.perimeter.limits import LIST_THREADS
 
 
@@ -38,7 +38,7 @@ class ListCallQueue:
     def submit(self, call: ListCall, handler: Handler) -> None:
         """Runs the handler of a call in its turn."""
         key = (call.method, call.caller, call.request)
-        connection = connection_of(str(call.client()), call.metadata)
+        connection = peer_of(str(call.client()), call.metadata)
         with self._lock:
             self._calls.setdefault(key, []).append(call)
             turns = self._turns.setdefault(connection, OrderedDict())

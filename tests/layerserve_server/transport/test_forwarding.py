@@ -56,6 +56,9 @@ class Forwarded:
         self.cancelled = True
 
 
+PEER = "ipv4:192.0.2.7:4000"
+
+
 def forwarded(gate: Gate, metadata: list[tuple[str, str | bytes]], names: list[str]) -> tuple[Any, Any]:
     """The metadata with which a client's call is forwarded, and the channel on which it was."""
     made: list[Forwarded] = []
@@ -72,7 +75,7 @@ def forwarded(gate: Gate, metadata: list[tuple[str, str | bytes]], names: list[s
         method="/a/B",
         metadata=metadata,
         deadline=None,
-        client=lambda: "ipv4:192.0.2.7:4000",
+        client=lambda: PEER,
         certificate_names=lambda: names,
         on_closed=lambda callback: None,
         requests=no_requests,
@@ -101,7 +104,7 @@ def test_what_a_client_says_of_its_address_and_certificate_is_left_out() -> None
     kept: list[tuple[str, str | bytes]] = [("authorization", "Bearer some"), ("x-request-id", "7")]
     for names in ([], ["shop"]):
         sent, channel = forwarded(worker, [*claims, *kept, *claims], names)
-        assert list(sent) == [*kept, (PEER_KEY, "192.0.2.7"), *worker.stamped(names)]
+        assert list(sent) == [*kept, (PEER_KEY, PEER), *worker.stamped(names)]
         assert host_of("unix:", sent) == "192.0.2.7"
         arrival: Any = SimpleNamespace(method="/a/B", metadata=sent, certificate_names=tuple)
         assert owner._forwarded(dict(arrival.metadata).get(CERTIFICATE_KEY)) == (names or ())

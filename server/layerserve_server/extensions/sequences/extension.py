@@ -29,12 +29,12 @@ def _metrics(families: Families) -> None:
 
 
 def _serving(process: Process) -> Part:
-    from layerserve_server.extensions.sequences.forwarding import ForwardedSteps
     from layerserve_server.extensions.sequences.make_steps import make_steps
+    from layerserve_server.services.prediction.request_taker import ForwardedRequests
 
     process.make_parts.append(partial(make_steps, process))
     if process.forward is not None:
-        process.predictor.steps = ForwardedSteps(process.forward)
+        process.predictor.steps = ForwardedRequests(process.forward)
     return Part()
 
 

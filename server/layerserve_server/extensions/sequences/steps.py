@@ -30,7 +30,7 @@ THREADS: Final = 2
 
 
 class Steps:
-    """The steps of all sequences (see `StepTaker`). Thread-safe."""
+    """The steps of all sequences (see `RequestTaker`). Thread-safe."""
 
     def __init__(
         self, predictor: Predictor, repository: Repository, table: SequenceTable, draining: Callable[[], bool]
@@ -46,7 +46,7 @@ class Steps:
         self._pool = ThreadPoolExecutor(THREADS, NAME)
 
     def take(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
-        """See `StepTaker`."""
+        """See `RequestTaker`."""
         admit(call, request)
         of, model = request.sequence, request.choice[0]
         assert of is not None
@@ -288,7 +288,7 @@ class Steps:
             return None
         try:
             after = model.next_states(queued.results)
-            reply = endpoint.encoder.fill(queued.results, step.request.id)
+            reply = step.request.fill(endpoint.encoder, queued.results)
             return after if not call.answered and call.answer(reply) else None
         except Exception as error:
             call.fail(unchanged(error))

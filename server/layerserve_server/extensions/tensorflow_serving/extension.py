@@ -5,6 +5,7 @@ from __future__ import annotations
 from layerserve_server.access.rights import of_services
 from layerserve_server.extensions.extension import Core, Extension, Part, Paths, Process, Web
 from layerserve_server.extensions.tensorflow_serving.settings import TensorFlowServingSettings
+from layerserve_server.extensions.tensorflow_serving.words import in_tensorflow_servings_words
 
 #: TensorFlow Serving's path of metrics.
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -59,6 +60,7 @@ TENSORFLOW_SERVING = Extension(
     name="tensorflow_serving",
     settings=TensorFlowServingSettings,
     rights={**RIGHTS, METRICS_PATH: "read"},
+    words={"tensorflow.serving.PredictionService": in_tensorflow_servings_words},
     job_modules=["layerserve_server.extensions.tensorflow_serving.rest_body"],
     serving=_serving,
     main=_main,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -13,10 +14,11 @@ from layerserve.values.wire import WIRE_TYPES, tag, varint
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
-from layerserve_server.protocols.inference.inference_pb2 import ModelInferResponse
+from layerserve_server.protocols.inference.inference_pb2 import InferParameter, ModelInferResponse
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.datatypes import datatype
 from layerserve_server.services.prediction.encoder import cut, fill_each, joined
+from layerserve_server.services.prediction.places import NO_SINKS, Place, Sink
 
 RAW_TAG = tag(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)
 #: Dtypes whose elements are sent in another form than arrays have them.
@@ -53,23 +55,30 @@ class InferEncoder:
         #: Everything but elements and id, by dtype and shape of each output.
         self._heads: dict[tuple[tuple[str, tuple[int, ...]], ...], bytes] = {}
 
-    def fill(self, results: Arrays, id: str) -> bytes:
-        """Returns the serialized reply with these arrays."""
+    def fill(self, results: Arrays, id: str, sinks: Mapping[str, Sink] = NO_SINKS) -> bytes:
+        """Returns the serialized reply with these arrays, but for those that `sinks` take. Raises as they do."""
         arrays = [
             classes(results[name], name, count, self._ends.get(name, ())) if count else results[name]
             for name, _, count in self.outputs
         ]
         kinds = [self.kind(array, dtype) for array, (_, dtype, _) in zip(arrays, self.outputs, strict=True)]
-        parts: list[Any] = [
-            self._describe(tuple((kind, array.shape) for kind, array in zip(kinds, arrays, strict=True)))
-        ]
+        forms = tuple((kind, array.shape) for kind, array in zip(kinds, arrays, strict=True))
+        parts: list[Any] = []
+        places: dict[str, Place] = {}
         for kind, array, (name, *_) in zip(kinds, arrays, self.outputs, strict=True):
             content: Any
             if kind in CONVERTED:
                 content = tensors.encode_data(array, kind, name)
-                parts += (RAW_TAG, varint(len(content)), content)
+                size = len(content)
             else:
-                parts += (RAW_TAG, varint(array.nbytes), np.ascontiguousarray(array))
+                content, size = np.ascontiguousarray(array), array.nbytes
+            if name in sinks:
+                sinks[name].write(content)
+                places[name] = replace(sinks[name].place, size=size)
+                # Clients take the contents by the index of the output.
+                content, size = b"", 0
+            parts += (RAW_TAG, varint(size), content)
+        parts.insert(0, self._placed(forms, places) if places else self._describe(forms))
         if id:
             parts.append(ModelInferResponse(id=id).SerializeToString())
         return joined(parts)
@@ -95,18 +104,36 @@ class InferEncoder:
         if head is None:
             if len(self._heads) >= MAX_HEADS:
                 self._heads = {}
-            outputs = [
-                ModelInferResponse.InferOutputTensor(name=name, datatype=datatype(kind, name), shape=shape)
-                for (name, *_), (kind, shape) in zip(self.outputs, forms, strict=True)
-            ]
-            head = self._heads[forms] = self._head + ModelInferResponse(outputs=outputs).SerializeToString()
+            head = self._heads[forms] = self._placed(forms, {})
         return head
+
+    def _placed(self, forms: tuple[tuple[str, tuple[int, ...]], ...], places: Mapping[str, Place]) -> bytes:
+        """Returns the same for a reply without the elements that are in these places."""
+        outputs = [
+            ModelInferResponse.InferOutputTensor(
+                name=name,
+                datatype=datatype(kind, name),
+                shape=shape,
+                parameters=_parameters(places[name]) if name in places else {},
+            )
+            for (name, *_), (kind, shape) in zip(self.outputs, forms, strict=True)
+        ]
+        return self._head + ModelInferResponse(outputs=outputs).SerializeToString()
 
     @staticmethod
     def kind(array: Array, dtype: str) -> str:
         """Returns the dtype as which an output is sent: arrays have bfloat16 as float32, which NumPy lacks."""
         held = WIRE_TYPES.get(array.dtype) or tensors.array_dtype(array)
         return "bfloat16" if (held, dtype) == ("float32", "bfloat16") else held
+
+
+def _parameters(place: Place) -> dict[str, InferParameter]:
+    """Returns the parameters of an output that is in shared memory."""
+    return {
+        "shared_memory_region": InferParameter(string_param=place.region),
+        "shared_memory_offset": InferParameter(int64_param=place.offset),
+        "shared_memory_byte_size": InferParameter(int64_param=place.size),
+    }
 
 
 def classes(array: Array, name: str, count: int, ends: Sequence[bytes] = ()) -> Array:

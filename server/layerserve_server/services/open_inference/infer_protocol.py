@@ -24,6 +24,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
 from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
 from layerserve_server.services.open_inference.encoder import InferEncoder
+from layerserve_server.services.prediction.places import Place, Places
 from layerserve_server.services.prediction.predict_protocol import (
     BytesRequest,
     Encoder,
@@ -44,6 +45,8 @@ FINAL_RESPONSE = ModelInferResponse(
     parameters={"triton_final_response": InferParameter(bool_param=True)}
 ).SerializeToString()
 RESPONSE_TAG = tag(ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER)
+#: Parameters of a tensor in shared memory.
+REGION, REGION_OFFSET, REGION_SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
 #: Field of InferTensorContents by dtype.
 CONTENTS = {
     "bool": "bool_contents",
@@ -84,19 +87,27 @@ class InferProtocol(PredictProtocol):
                 priority(message.parameters),
                 max_wait(message.parameters),
                 sequence(message.model_name, message.parameters) if message.parameters else None,
+                _places(message) or None,
                 data=raw[0],
             )
-        if raw and len(raw) != len(message.inputs):
+        places = _places(message)
+        count = len(message.inputs) - len(places.inputs)
+        if raw and len(raw) != count:
+            besides = " that isn't in shared memory" if places.inputs else ""
             raise InvalidRequestError(
-                f"raw_input_contents: got {len(raw)} elements, expected {len(message.inputs)}, one for each input"
+                f"raw_input_contents: got {len(raw)} elements, expected {count}, one for each input{besides}"
             )
         given = []
+        contents = iter(raw)
         for index, tensor in enumerate(message.inputs):
-            label = f"input '{safe_text(tensor.name, 80)}'"
-            refuse_shared_memory(label, tensor.parameters)
-            if raw and tensor.HasField("contents"):
-                raise InvalidTensorError(f"{label}: got contents beside raw_input_contents, expected one of them")
-            given.append(InferTensor(tensor, raw[index] if raw else None))
+            placed = index in places.inputs
+            # MLServer's clients send empty contents beside raw ones.
+            if (raw or placed) and tensor.contents.ListFields():
+                where = "a shared_memory_region" if placed else "raw_input_contents"
+                raise InvalidTensorError(
+                    f"input '{safe_text(tensor.name, 80)}': got contents beside {where}, expected one of them"
+                )
+            given.append(InferTensor(tensor, next(contents) if raw and not placed else None))
         return PredictionRequest(
             choice,
             self._requested(message),
@@ -105,13 +116,13 @@ class InferProtocol(PredictProtocol):
             priority(message.parameters),
             max_wait(message.parameters),
             sequence(message.model_name, message.parameters) if message.parameters else None,
+            places or None,
         )
 
     def _requested(self, message: ModelInferRequest) -> RequestedOutputs:
         classes: list[int] = []
         for output in message.outputs:
             label = f"output '{safe_text(output.name, 80)}'"
-            refuse_shared_memory(label, output.parameters)
             classes.append(class_count(label, output.parameters))
         names = tuple(output.name for output in message.outputs)
         return RequestedOutputs(self, names, tuple(classes) if any(classes) else None)
@@ -192,6 +203,10 @@ class InferTensor:
     @property
     def data(self) -> bytes:
         return self._raw or b""
+
+    def with_data(self, data: bytes) -> InferTensor:
+        """Returns the tensor with these elements, as `raw_input_contents` would have them."""
+        return InferTensor(self._message, data)
 
     def array(self) -> Array:
         kind = dtype(self._message.datatype, self.name)
@@ -289,12 +304,30 @@ def class_count(label: str, parameters: Mapping[str, InferParameter]) -> int:
     return count
 
 
-def refuse_shared_memory(label: str, parameters: Mapping[str, InferParameter]) -> None:
-    """Raises InvalidRequestError if a tensor is in shared memory."""
-    if "shared_memory_region" in parameters:
-        raise InvalidRequestError(
-            f"{label}: parameter 'shared_memory_region': shared memory isn't supported; send the data in the message"
-        )
+def _places(message: ModelInferRequest) -> Places:
+    """Returns the tensors that are in shared memory. Raises InvalidRequestError."""
+    inputs = ((index, place("input", tensor)) for index, tensor in enumerate(message.inputs))
+    outputs = ((output.name, place("output", output)) for output in message.outputs)
+    return Places(
+        {index: found for index, found in inputs if found is not None},
+        {name: found for name, found in outputs if found is not None},
+    )
+
+
+def place(
+    kind: str, tensor: ModelInferRequest.InferInputTensor | ModelInferRequest.InferRequestedOutputTensor
+) -> Place | None:
+    """Returns where a tensor is in shared memory; None if it is in the message. Raises InvalidRequestError."""
+    parameters = tensor.parameters
+    if REGION not in parameters:
+        return None
+    label = f"{kind} '{safe_text(tensor.name, 80)}'"
+    region = parameters[REGION].string_param
+    if not region:
+        raise InvalidRequestError(f"{label}: parameter '{REGION}': got none, expected the name of a region")
+    if REGION_SIZE not in parameters:
+        raise InvalidRequestError(f"{label}: parameter '{REGION_SIZE}': got none, expected a number of bytes")
+    return Place(region, _integer(REGION_OFFSET, parameters, label), _integer(REGION_SIZE, parameters, label))
 
 
 def _integer(name: str, parameters: Mapping[str, InferParameter], label: str = "") -> int:

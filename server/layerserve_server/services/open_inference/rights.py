@@ -14,7 +14,6 @@ RIGHTS = of_services(
             "read": "ModelStatistics RepositoryIndex",
             "manage": (
                 "RepositoryModelLoad RepositoryModelUnload TraceSetting LogSettings "
-                "SystemSharedMemoryStatus SystemSharedMemoryRegister SystemSharedMemoryUnregister "
                 "CudaSharedMemoryStatus CudaSharedMemoryRegister CudaSharedMemoryUnregister"
             ),
         }

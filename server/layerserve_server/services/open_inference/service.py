@@ -86,20 +86,11 @@ class OpenInferenceService:
             "RepositoryIndex": (pb.RepositoryIndexRequest, self.repository_index),
             "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self.load),
             "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self.unload),
-            "SystemSharedMemoryStatus": (
-                pb.SystemSharedMemoryStatusRequest,
-                lambda *_: pb.SystemSharedMemoryStatusResponse(),
-            ),
             "CudaSharedMemoryStatus": (
                 pb.CudaSharedMemoryStatusRequest,
                 lambda *_: pb.CudaSharedMemoryStatusResponse(),
             ),
-            "SystemSharedMemoryRegister": (pb.SystemSharedMemoryRegisterRequest, _no_shared_memory),
-            "CudaSharedMemoryRegister": (pb.CudaSharedMemoryRegisterRequest, _no_shared_memory),
-            "SystemSharedMemoryUnregister": (
-                pb.SystemSharedMemoryUnregisterRequest,
-                lambda *_: pb.SystemSharedMemoryUnregisterResponse(),
-            ),
+            "CudaSharedMemoryRegister": (pb.CudaSharedMemoryRegisterRequest, _no_cuda),
             "CudaSharedMemoryUnregister": (
                 pb.CudaSharedMemoryUnregisterRequest,
                 lambda *_: pb.CudaSharedMemoryUnregisterResponse(),
@@ -263,8 +254,8 @@ def _state(one: Description) -> str:
     return "READY" if one.answers else STATES[one.state]
 
 
-def _no_shared_memory(*_: object) -> Message:
-    raise UnknownMethodError("shared memory isn't supported; send the elements in the message")
+def _no_cuda(*_: object) -> Message:
+    raise UnknownMethodError("shared memory of CUDA isn't supported; send the elements in the message")
 
 
 def _check_managed(request: Any, caller: Caller) -> None:

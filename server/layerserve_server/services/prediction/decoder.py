@@ -11,9 +11,10 @@ from layerserve.values import tensors
 from layerserve_server.errors import InvalidTensorError
 from layerserve_server.inference.admission import Admission, Admitted, by_name, names
 from layerserve_server.inference.input_decoder import InputDecoder
+from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
 from layerserve_server.services.prediction.encoded_rows import EncodedRows
-from layerserve_server.services.prediction.predict_protocol import NO_NAMES, GivenTensor
+from layerserve_server.services.prediction.predict_protocol import NO_NAMES, Encoder, GivenTensor
 from layerserve_server.services.prediction.request_template import Layout, RequestTemplate
 from layerserve_server.services.prediction.row_bytes import row_of
 
@@ -43,6 +44,10 @@ class TemplatedRequest:
         if layouts is None:
             return None
         return Admitted({layout.name: layout.read(self.message) for layout in layouts}, layouts[0].shape[0])
+
+    def fill(self, encoder: Encoder, results: Arrays) -> bytes:
+        """Returns the reply. Raises as the encoder does."""
+        return encoder.fill(results, self.id)
 
 
 class Decoder:

@@ -15,6 +15,7 @@ from layerserve_server.inference.runner import Array
 from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.prediction.encoded_rows import EncodedRows
+from layerserve_server.services.prediction.places import Places, Sink
 from layerserve_server.services.prediction.sequence_step import SequenceStep
 from layerserve_server.transport.perimeter.message_size import is_long
 
@@ -82,10 +83,21 @@ class PredictionRequest:
     max_wait: float | None = None
     #: The sequence that it is a step of; None if it stands alone.
     sequence: SequenceStep | None = None
+    #: The tensors that are in shared memory; None if it has none, or they were read.
+    places: Places | None = None
+    #: Outputs that are written elsewhere than into the reply, by name. Only the encoders of a protocol with `places`
+    #: know these.
+    sinks: Mapping[str, Sink] | None = None
 
     def admit(self, decoder: TensorDecoder) -> Admitted | EncodedRows:
         """Returns the model's input arrays, or what decodes them. Raises as `TensorDecoder.read` does."""
         return decoder.read(self.tensors)
+
+    def fill(self, encoder: Any, results: Arrays) -> bytes:
+        """Returns the reply by an `Encoder`. Raises as it does, and as `Sink.write`."""
+        message: bytes
+        message = encoder.fill(results, self.id, self.sinks) if self.sinks else encoder.fill(results, self.id)
+        return message
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from layerserve_server.services.prediction.encoded_rows import EncodedRows
 from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
 from layerserve_server.services.prediction.observer import Answered, RequestObserver, Watch
 from layerserve_server.services.prediction.predict_protocol import PredictionRequest, PredictProtocol
+from layerserve_server.services.prediction.request_taker import RequestTaker
 from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
-from layerserve_server.services.prediction.sequence_step import StepTaker
 from layerserve_server.services.waiting import proceed, unloaded
 from layerserve_server.transport.call import Call, Handler
 
@@ -39,7 +39,9 @@ class Predictor:
         #: See the arrays and results of some requests.
         self.observers: list[RequestObserver] = []
         #: Takes the requests that are steps of sequences; None if this server has no sequences.
-        self.steps: StepTaker | None = None
+        self.steps: RequestTaker | None = None
+        #: Takes the requests with tensors in shared memory; None if this server reads none.
+        self.placed: RequestTaker | None = None
         #: A single bound method object: `Call.coalesce` groups calls by it.
         self._answer = self._answer_templates
 
@@ -67,17 +69,29 @@ class Predictor:
 
         With `here`, a quick model runs in this thread, after all calls of the event batch were queued.
         """
-        if request.sequence is not None:
-            self._step(call, request, here=here)
+        if self._taken(call, request, here=here):
             return
         admit(call, request)
         chosen = self.chosen(call, request.choice)
         self._begin(call, request, chosen, self._watches(request.choice), here=here)
 
-    def _step(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
-        if self.steps is None:
-            raise InvalidRequestError("sequence: got one, expected none: this server keeps no states between requests")
-        self.steps.take(call, request, here=here)
+    def _taken(self, call: Call, request: PredictionRequest, *, here: bool) -> bool:
+        """Whether an extension answers a request, which it has begun to do. Raises as `RequestTaker.take` does."""
+        if request.places is not None:
+            if self.placed is None:
+                raise InvalidRequestError(
+                    "parameter 'shared_memory_region': shared memory is disabled; send the data in the message"
+                )
+            self.placed.take(call, request, here=here)
+        elif request.sequence is not None:
+            if self.steps is None:
+                raise InvalidRequestError(
+                    "sequence: got one, expected none: this server keeps no states between requests"
+                )
+            self.steps.take(call, request, here=here)
+        else:
+            return False
+        return True
 
     def chosen(self, call: Call, named: Choice) -> Choice:
         """Returns the version for a call: the one that it names, or the model's canary."""
@@ -134,8 +148,7 @@ class Predictor:
 
         def read() -> None:
             request = protocol.request(protocol.read(call.request))
-            if request.sequence is not None:
-                self._step(call, request, here=True)
+            if self._taken(call, request, here=True):
                 return
             # One that has a template was admitted before.
             if templates is not None:
@@ -242,7 +255,6 @@ def _queued(
     observers: Sequence[Answered],
 ) -> QueuedRequest:
     """Makes the queued request of a call. The lease ends when it is answered."""
-    id = request.id
 
     def answer(queued: QueuedRequest) -> None:
         held.end()
@@ -251,7 +263,7 @@ def _queued(
             call.fail(queued.error or RuntimeError("a request ended without results or error"))
         elif not call.answered:
             try:
-                call.answer(endpoint.encoder.fill(results, id))
+                call.answer(request.fill(endpoint.encoder, results))
             except Exception as error:
                 call.fail(error)
         for answered in observers:

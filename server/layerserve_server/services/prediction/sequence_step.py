@@ -1,14 +1,8 @@
-"""A request that is a step of a sequence, and what computes it: an extension, if it is there."""
+"""A request that is a step of a sequence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-from layerserve_server.transport.call import Call
-
-if TYPE_CHECKING:
-    from layerserve_server.services.prediction.predict_protocol import PredictionRequest
 
 #: Maximum length of the id of a sequence that is a text, in characters.
 MAX_ID = 256
@@ -22,13 +16,3 @@ class SequenceStep:
     id: int | str
     start: bool = False
     end: bool = False
-
-
-class StepTaker(Protocol):
-    """Computes requests that are steps of sequences."""
-
-    def take(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
-        """Answers a call whose caller wasn't asked for rights yet; never blocks. Raises an error if it is invalid.
-
-        With `here`, a quick model runs in this thread, after all calls of the event batch were queued.
-        """

@@ -23,6 +23,8 @@ JSON_LENGTH = "inference-header-content-length"
 MAX_DIGITS = 18
 #: A body, for errors.
 EXAMPLE = '{"inputs": [{"name": ..., "datatype": ..., "shape": [...], "data": [...]}]}'
+#: Parameters of inputs whose elements aren't in the JSON.
+_ELSEWHERE = frozenset({"binary_data_size", "shared_memory_region"})
 #: Datatypes that JSON has no elements for.
 BINARY_ONLY = ("FP16", "BF16")
 
@@ -91,7 +93,8 @@ def read(body: bytes, size: int) -> tuple[ModelInferRequest, Wanted]:
         label = f"inputs[{index}]"
         tensor, data = _input(_object(one, label), label, binary)
         message.inputs.append(tensor)
-        message.raw_input_contents.append(data)
+        if data is not None:
+            message.raw_input_contents.append(data)
     binary.end()
     wanted: dict[str, bool] = {}
     for index, one in enumerate(field(value, "outputs", list, default=[])):
@@ -134,7 +137,7 @@ def _has_numbers(given: Any) -> bool:
         and isinstance(given.get("name"), str)
         and isinstance(given.get("data"), list)
         and isinstance(given.get("parameters", {}), dict)
-        and "binary_data_size" not in given.get("parameters", {})
+        and _ELSEWHERE.isdisjoint(given.get("parameters", {}))
         and isinstance(given.get("datatype"), str)
         and DTYPES.get(given["datatype"], "string") != "string"
     )
@@ -147,8 +150,10 @@ def read_long(body: bytes, channel: Channel, size: int) -> bytes:
     return message.SerializeToString()
 
 
-def _input(given: Mapping[str, Any], label: str, binary: Binary) -> tuple[ModelInferRequest.InferInputTensor, bytes]:
-    """Returns an input without its elements, and those."""
+def _input(
+    given: Mapping[str, Any], label: str, binary: Binary
+) -> tuple[ModelInferRequest.InferInputTensor, bytes | None]:
+    """Returns an input without its elements, and those; None if they are in shared memory."""
     name, datatype = _text(given, "name", label), _text(given, "datatype", label)
     shape = _shape(given, label)
     parameters = field(given, "parameters", dict, label, default={})
@@ -159,12 +164,14 @@ def _input(given: Mapping[str, Any], label: str, binary: Binary) -> tuple[ModelI
         shape=shape,
         parameters=_parameters(parameters, f"{label}.parameters", ("binary_data_size",)),
     )
+    wheres = sorted(_ELSEWHERE.intersection(parameters))
+    if len(wheres) > 1 or (wheres and "data" in given):
+        beside = "data" if "data" in given else wheres[1]
+        raise InvalidTensorError(f"{label}: got {beside} beside {wheres[0]}, expected one of them")
     if size is not None:
-        if "data" in given:
-            raise InvalidTensorError(f"{label}: got data beside binary_data_size, expected one of them")
         return tensor, binary.take(size, f"{label}.parameters.binary_data_size")
-    if "shared_memory_region" in parameters:
-        return tensor, b""
+    if wheres:
+        return tensor, None
     return tensor, _elements(given, name, datatype, shape, label)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,12 @@ from layerserve.values import tensors
 from layerserve_server.errors import InvalidRequestError
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
-from layerserve_server.protocols.inference.inference_pb2 import ModelInferResponse
+from layerserve_server.protocols.inference.inference_pb2 import InferParameter, ModelInferResponse
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.datatypes import DTYPES, datatype
 from layerserve_server.services.open_inference.encoder import CONVERTED, MAX_HEADS, InferEncoder
 from layerserve_server.services.prediction.encoder import cut, fill_each, joined
+from layerserve_server.services.prediction.places import NO_SINKS, Sink
 from layerserve_server.services.prediction.wire_format import without
 from layerserve_server.services.rest.infer_body import BINARY_ONLY, JSON_LENGTH, Wanted
 from layerserve_server.services.rest.json_text import array_pieces, dumps, dumps_array, written
@@ -40,12 +41,15 @@ class BodyEncoder:
         #: The JSON between ids and data, by dtype and shape of each output.
         self._texts: dict[tuple[tuple[str, tuple[int, ...]], ...], list[bytes]] = {}
 
-    def fill(self, results: Arrays, id: str) -> bytes:
-        """Returns the reply with these arrays. Raises InvalidRequestError for what JSON can't have."""
+    def fill(self, results: Arrays, id: str, sinks: Mapping[str, Sink] = NO_SINKS) -> bytes:
+        """Returns the reply with these arrays, but for those that `sinks` take.
+
+        Raises InvalidRequestError for what JSON can't have, and as the sinks do.
+        """
         arrays = [results[name] for name in self._names]
         kinds = self._kinds(arrays)
-        if not self._is_plain(arrays, kinds):
-            message = UnwrittenReply(self._messages.fill(results, id))
+        if sinks or not self._is_plain(arrays, kinds):
+            message = UnwrittenReply(self._messages.fill(results, id, sinks))
             message.write = partial(reply_of, Wanted(dict(zip(self._names, self._binary, strict=True)), False))
             if sum(array.size for array in arrays) > MAX_ELEMENTS:
                 return message
@@ -134,7 +138,8 @@ def reply_of(wanted: Wanted, message: bytes) -> HttpReply:
     response = ModelInferResponse.FromString(rest)
     contents = [memoryview(message)[span.start : span.stop] for span in spans]
     text = written(_pieces(wanted, response, contents))
-    blobs = [raw for tensor, raw in zip(response.outputs, contents, strict=True) if wanted.is_binary(tensor.name)]
+    pairs = zip(response.outputs, contents, strict=True)
+    blobs = [raw for tensor, raw in pairs if wanted.is_binary(tensor.name) and not tensor.parameters]
     if not blobs:
         return HttpReply(text)
     headers = (("content-type", "application/octet-stream"), (JSON_LENGTH, str(len(text))))
@@ -151,7 +156,11 @@ def _pieces(wanted: Wanted, response: ModelInferResponse, contents: Sequence[mem
         if index:
             yield b","
         described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
-        if wanted.is_binary(tensor.name):
+        if tensor.parameters:
+            # It is in shared memory.
+            described["parameters"] = {key: _value(one) for key, one in tensor.parameters.items()}
+            yield dumps(described)
+        elif wanted.is_binary(tensor.name):
             described["parameters"] = {"binary_data_size": len(raw)}
             yield dumps(described)
         else:
@@ -159,6 +168,10 @@ def _pieces(wanted: Wanted, response: ModelInferResponse, contents: Sequence[mem
             yield from array_pieces(_elements(tensor, raw))
             yield b"}"
     yield b"]}"
+
+
+def _value(parameter: InferParameter) -> Any:
+    return getattr(parameter, str(parameter.WhichOneof("parameter_choice")))
 
 
 def _elements(tensor: ModelInferResponse.InferOutputTensor, raw: memoryview) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -66,13 +66,19 @@ def routes(check_known: Callable[[Any, Caller], None]) -> list[HttpRoute]:
             for path in (MODEL + "/trace/setting", "/v2/trace/setting")
         ]
         found.append(HttpRoute(verb, "/v2/logging", SERVICE + "LogSettings", _logging))
-    for kind, name in (("system", "SystemSharedMemory"), ("cuda", "CudaSharedMemory")):
-        base = f"/v2/{kind}sharedmemory"
-        for path in (base, base + "/region/{region}"):
-            found.append(HttpRoute("GET", path + "/status", SERVICE + name + "Status", _shared(name + "Status")))
-            found.append(_shared_route(path + "/unregister", name + "Unregister"))
-        found.append(_shared_route(base + "/region/{region}/register", name + "Register"))
-    return found
+    return [*found, *shared_memory("cuda", "CudaSharedMemory", lambda _: {})]
+
+
+def shared_memory(kind: str, method: str, registered: Callable[[HttpRequest], Mapping[str, Any]]) -> list[HttpRoute]:
+    """Returns the routes of a kind of shared memory, whose methods begin with `method`.
+
+    `registered` reads the further fields of a request that registers a region.
+    """
+    base, found = f"/v2/{kind}sharedmemory", []
+    for path in (base, base + "/region/{region}"):
+        found.append(HttpRoute("GET", path + "/status", SERVICE + method + "Status", _shared(method + "Status")))
+        found.append(_shared_route(path + "/unregister", method + "Unregister", lambda _: {}))
+    return [*found, _shared_route(base + "/region/{region}/register", method + "Register", registered)]
 
 
 def _route(verb: str, path: str, method: str, request: Callable[[HttpRequest], Message]) -> HttpRoute:
@@ -239,6 +245,6 @@ def _shared(method: str) -> Callable[[HttpRequest], Translated]:
     return translate
 
 
-def _shared_route(path: str, method: str) -> HttpRoute:
+def _shared_route(path: str, method: str, more: Callable[[HttpRequest], Mapping[str, Any]]) -> HttpRoute:
     kind = getattr(pb, method + "Request")
-    return _route("POST", path, method, lambda given: kind(name=given.names.get("region", "")))
+    return _route("POST", path, method, lambda given: kind(name=given.names.get("region", ""), **more(given)))

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from layerserve.v1 import prediction_pb2 as pb
 from layerserve_server.access.gate import Gate
-from layerserve_server.extensions.sequences.forwarding import ForwardedSteps
+from layerserve_server.services.prediction.request_taker import ForwardedRequests
 from layerserve_server.transport.client_address import PEER_KEY
 from layerserve_server.transport.forwarding import CallForwarder
 from summed_sequences import METHOD, outputs, request
@@ -47,7 +47,7 @@ def pass_on(put_sum, start_sum, wait_until, tmp_path: Path):
     app = start_sum()
     forwarder = CallForwarder(tmp_path / "owner.sock", Gate())
     forwarder._channel = grpc.insecure_channel(f"127.0.0.1:{app.grpc_port}")
-    steps = ForwardedSteps(forwarder.forward)
+    steps = ForwardedRequests(forwarder.forward)
 
     def step(message: pb.PredictRequest) -> Any:
         call: Any = ClientCall(message)

@@ -64,7 +64,7 @@ def test_signatures_have_all_inputs_and_outputs(stub):
         (request(name="double"), "INVALID_ARGUMENT", "must specify at least one metadata_field"),
         (request("lobby", name="double"), "INVALID_ARGUMENT", "Metadata field lobby is not supported, expected"),
         (request("signature_def"), "INVALID_ARGUMENT", "model_spec: got no name"),
-        (request("signature_def", name="other"), "NOT_FOUND", "unknown model 'other'"),
+        (request("signature_def", name="other"), "NOT_FOUND", "Servable not found for request: Latest(other)"),
     ],
 )
 def test_wrong_requests_are_refused(stub, message, code, text):

@@ -115,6 +115,22 @@ UNREADABLE = {
         ),
         "input 'x': got contents beside raw_input_contents, expected one of them",
     ),
+    "contents beside shared memory": (
+        pb.ModelInferRequest(
+            model_name="m",
+            inputs=[
+                pb.ModelInferRequest.InferInputTensor(
+                    name="x",
+                    parameters={
+                        "shared_memory_region": parameter(string_param="r"),
+                        "shared_memory_byte_size": parameter(int64_param=4),
+                    },
+                    contents=pb.InferTensorContents(fp32_contents=[1]),
+                )
+            ],
+        ),
+        "input 'x': got contents beside a shared_memory_region, expected one of them",
+    ),
     "no model": (pb.ModelInferRequest(), "model_name: got none"),
     "shared memory": (
         pb.ModelInferRequest(
@@ -125,7 +141,7 @@ UNREADABLE = {
                 )
             ],
         ),
-        "input 'x': parameter 'shared_memory_region': shared memory isn't supported",
+        "input 'x': parameter 'shared_memory_byte_size': got none",
     ),
     "a priority below 0": (raw(parameters={"priority": parameter(int64_param=-1)}), "parameter 'priority': got -1"),
     "a timeout that is true": (raw(parameters={"timeout": parameter(bool_param=True)}), "'timeout': got True"),
@@ -165,6 +181,12 @@ def test_the_version_is_a_number_or_a_label(version, choice):
     message = raw()
     message.model_version = version
     assert PROTOCOL.request(message).choice == choice
+
+
+def test_empty_contents_beside_raw_ones_are_none():
+    message = raw()
+    message.inputs[0].contents.SetInParent()
+    np.testing.assert_array_equal(PROTOCOL.request(message).tensors[0].array(), ROWS)
 
 
 def test_priority_1_is_the_highest_and_timeouts_are_microseconds():

@@ -269,7 +269,6 @@ def test_statistics_count_requests_rows_and_batches(serve, wait_until):
 @pytest.mark.parametrize(
     ("method", "request_"),
     [
-        ("SystemSharedMemoryRegister", pb.SystemSharedMemoryRegisterRequest(name="a", key="/a", byte_size=1)),
         ("CudaSharedMemoryRegister", pb.CudaSharedMemoryRegisterRequest(name="a")),
         ("TraceSetting", pb.TraceSettingRequest(settings={"trace_level": {"value": ["TIMESTAMPS"]}})),
         ("LogSettings", pb.LogSettingsRequest(settings={"log_info": {"bool_param": False}})),
@@ -287,9 +286,7 @@ def test_settings_and_regions_are_read(serve):
     _, call = serve()
     assert call("TraceSetting", pb.TraceSettingRequest()).settings["trace_level"].value == ["OFF"]
     assert call("LogSettings", pb.LogSettingsRequest()).settings["log_error"].bool_param
-    assert not call("SystemSharedMemoryStatus", pb.SystemSharedMemoryStatusRequest()).regions
     assert not call("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest()).regions
-    call("SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterRequest())
     call("CudaSharedMemoryUnregister", pb.CudaSharedMemoryUnregisterRequest())
 
 

@@ -30,9 +30,8 @@ def test_paths_describe_the_server_and_its_models(serve):
     ]
     assert call("GET", "/v2/logging").json["log_info"] is True
     assert call("GET", "/v2/trace/setting").json["trace_level"] == ["OFF"]
-    for kind in ("system", "cuda"):
-        assert call("GET", f"/v2/{kind}sharedmemory/status").json == []
-        assert call("POST", f"/v2/{kind}sharedmemory/unregister", b"").json == {}
+    assert call("GET", "/v2/cudasharedmemory/status").json == []
+    assert call("POST", "/v2/cudasharedmemory/unregister", b"").json == {}
     app.drain()
     assert call("GET", "/v2/health/ready").status == 503
 
@@ -59,7 +58,7 @@ def test_the_index_has_versions_that_are_not_ready_unless_told_otherwise(serve, 
         ("GET", "/v2/models/double/versions/7", None, 404),
         ("GET", "/v2/models/double/versions/stabel/config", None, 404),
         ("POST", "/v2/repository/index", b"[]", 400),
-        ("POST", "/v2/systemsharedmemory/region/r/register", {"key": "k"}, 501),
+        ("POST", "/v2/cudasharedmemory/region/r/register", {}, 501),
         ("POST", "/v2/logging", {"log_info": False}, 501),
         ("POST", "/v2/trace/setting", {"trace_level": ["TIMESTAMPS"]}, 501),
         ("POST", "/v2/trace/setting", {"\ud800": None}, 400),

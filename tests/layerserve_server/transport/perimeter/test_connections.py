@@ -50,7 +50,7 @@ def test_addresses_are_read_as_grpc_writes_them(peer, found):
 
 
 def test_only_a_call_on_a_unix_socket_may_say_where_it_came_from():
-    said = (("layerserve-peer", "10.9.9.9"),)
+    said = (("layerserve-peer", "ipv4:10.9.9.9:4000"),)
     assert host_of("unix:", said) == "10.9.9.9"
     assert host_of("ipv4:10.0.0.7:1", said) == "10.0.0.7"
     assert host_of("unix:", ()) == ""

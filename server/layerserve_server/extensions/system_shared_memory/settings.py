@@ -1,0 +1,30 @@
+"""Settings of shared memory."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from layerserve_server.settings.settings import Settings
+
+
+class SharedMemorySettings(Settings):
+    """The settings of a server whose clients on the same host have tensors in shared memory."""
+
+    system_shared_memory: Literal["off", "read", "write"] = Field(
+        default="off",
+        description=(
+            "Shared memory of clients on this host, which they register as in Triton: 'read' for inputs, 'write' for "
+            "outputs as well. Linux only."
+        ),
+        json_schema_extra={"section": "Shared memory"},
+    )
+
+    @field_validator("system_shared_memory")
+    @classmethod
+    def _on_linux(cls, value: str) -> str:
+        if value != "off" and sys.platform != "linux":
+            raise ValueError("'off': regions are files of /dev/shm, which Linux has")
+        return value
