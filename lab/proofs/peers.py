@@ -84,7 +84,7 @@ SUITES = (
     Suite(
         "client",
         [CLIENT + name for name in ("simple_grpc_*.py", "simple_http_*.py", "grpc_explicit_*.py", "reuse_infer_*.py")],
-        EIGHT,
+        (*EIGHT[:7], "simple_sequence"),
         {**EXPLICIT, **SHARED_MEMORY},
     ),
     Suite("server", [SERVER + "L0_grpc/python_grpc_aio_test.py"], EIGHT, SHARED_MEMORY),
