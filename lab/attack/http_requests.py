@@ -59,6 +59,37 @@ def hostile(address: tuple[str, int], unit: bytes, seconds: float) -> Counter[st
     return seen
 
 
+def heads(address: tuple[str, int], size: int, seconds: float) -> Counter[str]:
+    """Requests whose headers nobody has sent before, of about this size, one after the other; their statuses."""
+    seen: Counter[str] = Counter()
+    until, number = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        try:
+            with socket.create_connection(address, timeout=30) as one:
+                while time.monotonic() < until:
+                    number += 1
+                    filler = b"x-filler: %d-%d-" % (id(seen), number) + b"a" * (size - 200)
+                    one.sendall(HEAD + filler + b"\r\ncontent-length: 1\r\n\r\n{")
+                    status = one.recv(4096)[9:12].decode()
+                    seen[status or "ended"] += 1
+                    if not status:
+                        break
+        except OSError:
+            seen["ended"] += 1
+    return seen
+
+
+def _new_heads(size: int) -> Callable[[Scene], Counter[str]]:
+    attack = _at_http(heads, size, times=2)
+
+    def run(scene: Scene) -> Counter[str]:
+        seen = attack(scene)
+        scene.only(seen, "400", "429", "503", "ended")
+        return seen
+
+    return run
+
+
 def _at_http(
     function: Callable[..., Counter[str]], *arguments: object, times: int = 1
 ) -> Callable[[Scene], Counter[str]]:
@@ -95,10 +126,13 @@ CHECKS = [
     Check(
         "HTTP: 400 connections whose bodies never end",
         5,
+        # All but the first with headers that are known.
         _at_http(slow, HEAD + b"content-length: 1000000\r\n\r\n", b"0", 400),
         settings=SETTINGS,
     ),
     Check("HTTP: 2000 connections that send nothing", 5, _at_http(slow, b"", b"", 1000, times=2), settings=SETTINGS),
+    Check("HTTP: short headers that always differ", 5, _new_heads(300), settings=SETTINGS),
+    Check("HTTP: long headers that always differ", 5, _new_heads(2000), settings=SETTINGS),
     Check("HTTP: empty objects", 5, _hostile(b"{},"), settings=SETTINGS, memory=READERS),
     Check("HTTP: rows of one zero", 5, _hostile(b"[0],"), settings=SETTINGS, memory=READERS),
     Check("HTTP: nested lists", 5, _hostile(b"["), settings=SETTINGS, memory=READERS),

@@ -16,7 +16,6 @@ from servers import Served
 
 GRPC_HEADERS = ("-H", "content-type: application/grpc", "-H", "te: trailers")
 GRPC_OPTIONS = ("--max-concurrent-streams", "1", *GRPC_HEADERS)
-JSON_OPTIONS = ("--h1", "-H", "content-type: application/json")
 #: Connections of an overload.
 CONNECTIONS = 8
 
@@ -40,13 +39,15 @@ def measure(served: Served, callers: int, seconds: int, rate: int = 0) -> Measur
     """Drives a server from `callers` connections with one request at a time each, `rate` a second at the most."""
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder, "body"), Path(folder, "log")
-        body.write_bytes(served.load.request if served.load.json else framed(served.load.request))
+        load = served.load
+        body.write_bytes(load.request if load.headers is not None else framed(load.request))
+        http = [part for header in load.headers or () for part in ("-H", header)]
         command = [
             *("h2load", "--duration", str(seconds), "--warm-up-time", "1", "--clients", str(callers)),
             *("--data", str(body), "--log-file", str(log)),
             *(("--rps", str(rate)) if rate else ()),
-            *(JSON_OPTIONS if served.load.json else GRPC_OPTIONS),
-            f"http://127.0.0.1:{served.port}{served.load.path}",
+            *(GRPC_OPTIONS if load.headers is None else ("--h1", *http)),
+            f"http://127.0.0.1:{served.port + load.offset}{load.path}",
         ]
         before = cpu_seconds(served.process.pid)
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -21,6 +21,8 @@ from layerserve_server.protocols.inference.inference_pb2 import ModelInferRespon
 
 PREDICT = "/layerserve.v1.PredictionService/Predict"
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+#: The port of HTTP is that of gRPC and so much.
+WEB = 1
 #: How the Open Inference Protocol names types.
 OIP_TYPES = {"float32": "FP32", "int32": "INT32"}
 MODELS = ("small", "middle", "mobilenet", "large", "slow")
@@ -46,11 +48,16 @@ model.save(sys.argv[2])
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent to which path: a message of gRPC, or JSON over HTTP/1.1."""
+    """What is sent to which path: a message of gRPC, or a body over HTTP/1.1.
+
+    headers    of HTTP; None for gRPC
+    offset     what is added to the server's port
+    """
 
     path: str
     request: bytes
-    json: bool = False
+    headers: tuple[str, ...] | None = None
+    offset: int = 0
 
 
 def inputs(model: str) -> dict[str, Array]:
@@ -132,7 +139,48 @@ def outputs(load: Load, reply: bytes) -> list[Array]:
     return [np.frombuffer(raw, np.float32).reshape(tensor.shape) for tensor, raw in pairs]
 
 
-def json_load(model: str) -> Load:
+JSON_TYPE = "content-type: application/json"
+
+
+def json_load(model: str, path: str = "/predict") -> Load:
     """The same row as JSON."""
     rows = {name or "x": array[0].tolist() for name, array in inputs(model).items()}
-    return Load("/predict", json.dumps(rows).encode(), json=True)
+    return Load(path, json.dumps(rows).encode(), (JSON_TYPE,))
+
+
+def http_load(model: str, input: str = "x", *, binary: bool = True) -> Load:
+    """A request of the Open Inference Protocol over HTTP, with tensors in binary both ways or in JSON."""
+    tensors: list[dict[str, object]] = []
+    data = b""
+    for name, array in inputs(model).items():
+        tensor = {"name": name or input, "datatype": OIP_TYPES[array.dtype.name], "shape": array.shape}
+        if binary:
+            tensors.append({**tensor, "parameters": {"binary_data_size": array.nbytes}})
+            data += array.tobytes()
+        else:
+            tensors.append({**tensor, "data": array.ravel().tolist()})
+    text = json.dumps({"inputs": tensors, "parameters": {"binary_data_output": binary}}).encode()
+    headers = (f"inference-header-content-length: {len(text)}",) if binary else (JSON_TYPE,)
+    return Load(f"/v2/models/{model}/infer", text + data, headers, WEB)
+
+
+def rows_load(model: str) -> Load:
+    """The same row in TensorFlow Serving's form."""
+    rows = {name: array[0].tolist() for name, array in inputs(model).items()}
+    (instance,) = rows.values() if len(rows) == 1 else (rows,)
+    return Load(f"/v1/models/{model}:predict", json.dumps({"instances": [instance]}).encode(), (JSON_TYPE,), WEB)
+
+
+def http_outputs(load: Load, body: bytes, length: str | None) -> list[Array]:
+    """The outputs, of float32, in a reply of our server; `length` is its header with the size of the JSON."""
+    value = json.loads(body[: int(length)] if length else body)
+    if "predictions" in value:
+        (row,) = value["predictions"]
+        return [np.array([one], np.float32) for one in (row.values() if isinstance(row, dict) else [row])]
+    found, at = [], int(length or 0)
+    for tensor in value["outputs"]:
+        size = tensor.get("parameters", {}).get("binary_data_size", 0)
+        data = np.frombuffer(body[at : at + size], np.float32) if size else np.array(tensor["data"], np.float32)
+        found.append(data.reshape(tensor["shape"]))
+        at += size
+    return found

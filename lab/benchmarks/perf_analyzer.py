@@ -1,4 +1,4 @@
-"""Load by perf_analyzer, Triton's own tool (PyPI: perf-analyzer): unary ModelInfer calls from its gRPC client."""
+"""Load by perf_analyzer, Triton's own tool (PyPI: perf-analyzer): ModelInfer from its clients of gRPC and HTTP."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def measure(served: Served, model: str, callers: int, seconds: int) -> Measured:
     """Drives a server with so many requests at a time. Latencies are in milliseconds."""
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "table.csv")
+        port, protocol = served.port + served.load.offset, "grpc" if served.load.headers is None else "http"
         command = [
-            *(os.environ.get(PROGRAM, "perf_analyzer"), "-m", model, "-u", f"127.0.0.1:{served.port}", "-i", "grpc"),
+            *(os.environ.get(PROGRAM, "perf_analyzer"), "-m", model, "-u", f"127.0.0.1:{port}", "-i", protocol),
             *("--concurrency-range", str(callers), "--measurement-interval", str(1000 * seconds)),
             # One window: the rounds of the benchmark are its repetitions.
             *("--stability-percentage", "999", "--max-trials", "3", "-f", str(table)),

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from urllib.error import URLError
 
@@ -20,7 +20,21 @@ import grpc
 import numpy as np
 from layerserve.v1 import models_pb2, models_pb2_grpc
 from layerserve.values.tensors import Array
-from loads import MODELS, THREADS, Load, infer_load, inputs, json_load, outputs, own_infer_load, predict_load
+from loads import (
+    MODELS,
+    THREADS,
+    WEB,
+    Load,
+    http_load,
+    http_outputs,
+    infer_load,
+    inputs,
+    json_load,
+    outputs,
+    own_infer_load,
+    predict_load,
+    rows_load,
+)
 
 PEERS = Path(__file__).parent / "peers"
 #: A server that isn't up after so many seconds has failed.
@@ -67,7 +81,7 @@ class Kind:
         return not self.python or self.python in os.environ
 
 
-def ours(transport: str, workers: int = 1) -> Callable[[Path, str, int], list[str]]:
+def ours(transport: str, workers: int = 1, *, web: bool = False) -> Callable[[Path, str, int], list[str]]:
     """The command of our server."""
 
     def command(models: Path, model: str, port: int) -> list[str]:
@@ -76,6 +90,7 @@ def ours(transport: str, workers: int = 1) -> Callable[[Path, str, int], list[st
             *("--host", "127.0.0.1", "--grpc-port", str(port), "--metrics-port", "-1", "--log-level", "error"),
             *(("--transport", transport) if transport != "grpcio" else ()),
             *(("--workers", str(workers)) if workers > 1 else ()),
+            *(("--http-port", str(port + WEB)) if web else ()),
         ]
 
     return command
@@ -114,13 +129,15 @@ def onnx_file(models: Path, model: str) -> Path:
     return path
 
 
+own_http_load = partial(http_load, input="input_layer")
 #: Servers that are ours.
-OURS = ("grpcio", "native", "workers", "infer-grpcio", "infer-native")
+OURS = ("grpcio", "native", "workers", "infer-grpcio", "infer-native", "http", "http-json", "http-rows")
 #: The networks of `peers/torch_models.py`, which have weights of their own.
 TORCH = ("small", "middle")
 #: Models for which servers get more than one thread.
 PARALLEL = tuple(model for model in MODELS if model not in THREADS)
-GRPCIO, NATIVE = ours("grpcio"), ours("native")
+GRPCIO, NATIVE, HTTP = ours("grpcio"), ours("native"), ours("grpcio", web=True)
+TRITON = peer("triton.py", "TRITON_PYTHON")
 SERVERS = {
     "constant": Kind(
         "grpcio, 16 threads, constant reply", peer("constant_reply.py"), predict_load, ("small",), exact=False
@@ -145,8 +162,19 @@ SERVERS = {
     ),
     "triton": Kind(
         "Triton, Python backend, torch, dynamic batching",
-        peer("triton.py", "TRITON_PYTHON"),
+        TRITON,
         infer_load,
+        TORCH,
+        "TRITON_PYTHON",
+        exact=False,
+    ),
+    "triton-http": Kind(
+        "Triton, as above, HTTP, binary tensors", TRITON, http_load, TORCH, "TRITON_PYTHON", exact=False
+    ),
+    "triton-http-json": Kind(
+        "Triton, as above, HTTP, JSON",
+        TRITON,
+        partial(http_load, binary=False),
         TORCH,
         "TRITON_PYTHON",
         exact=False,
@@ -179,10 +207,21 @@ SERVERS = {
         "LITSERVE_PYTHON",
         exact=False,
     ),
+    "mosec": Kind(
+        "mosec, torch, dynamic batching, JSON over HTTP/1.1",
+        peer("mosec_server.py", "LITSERVE_PYTHON"),
+        partial(json_load, path="/inference"),
+        TORCH,
+        "LITSERVE_PYTHON",
+        exact=False,
+    ),
     "grpcio": Kind("layerserve, transport grpcio", GRPCIO, predict_load),
     "native": Kind("layerserve, transport native", NATIVE, predict_load),
     "infer-grpcio": Kind("layerserve, transport grpcio, Open Inference Protocol", GRPCIO, own_infer_load),
     "infer-native": Kind("layerserve, transport native, Open Inference Protocol", NATIVE, own_infer_load),
+    "http": Kind("layerserve, HTTP, binary tensors", HTTP, own_http_load),
+    "http-json": Kind("layerserve, HTTP, JSON", HTTP, partial(own_http_load, binary=False)),
+    "http-rows": Kind("layerserve, HTTP, TensorFlow Serving's rows", HTTP, rows_load),
     "workers": Kind("layerserve, transport native, two processes", ours("native", workers=2), predict_load),
 }
 
@@ -239,20 +278,25 @@ def running(name: str, models: Path, model: str) -> Iterator[Served]:
 
 def check_answer(served: Served, models: Path, model: str) -> None:
     """Waits until the server answers. Raises RuntimeError if it doesn't, or with other numbers than it should."""
-    if served.load.json:
-        first_json(served.port, served.load, served.process)
+    if served.load.headers is not None:
+        body, length = first_body(served.port, served.load, served.process)
+        if SERVERS[served.name].exact:
+            compare(served, http_outputs(served.load, body, length), answer(models, model))
         return
     with grpc.insecure_channel(
         f"127.0.0.1:{served.port}", options=[("grpc.max_receive_message_length", -1)]
     ) as channel:
         reply = first_reply(channel, served.load, served.process)
     arrays = outputs(served.load, reply)
-    if not SERVERS[served.name].exact:
-        return
-    expected = answer(models, model)
+    if SERVERS[served.name].exact:
+        compare(served, arrays, answer(models, model))
+
+
+def compare(served: Served, arrays: Sequence[Array], expected: Sequence[Array]) -> None:
+    """Raises RuntimeError if these aren't the outputs that are expected."""
     for array, right in zip(arrays, expected, strict=True):
         if array.shape != right.shape or np.abs(array - right).max() > TOLERANCE * np.abs(right).max():
-            raise RuntimeError(f"{served.name}: {model}: got {array}, expected {right}")
+            raise RuntimeError(f"{served.name}: got {array}, expected {right}")
 
 
 @cache
@@ -278,16 +322,15 @@ def first_reply(channel: grpc.Channel, load: Load, process: subprocess.Popen[byt
             time.sleep(0.2)
 
 
-def first_json(port: int, load: Load, process: subprocess.Popen[bytes]) -> bytes:
-    """As `first_reply`, over HTTP."""
-    headers = {"content-type": "application/json"}
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{load.path}", load.request, headers)
+def first_body(port: int, load: Load, process: subprocess.Popen[bytes]) -> tuple[bytes, str | None]:
+    """As `first_reply`, over HTTP; with the header that has the size of the JSON."""
+    headers = dict(header.split(": ") for header in load.headers or ())
+    request = urllib.request.Request(f"http://127.0.0.1:{port + load.offset}{load.path}", load.request, headers)
     end = time.monotonic() + START_SECONDS
     while True:
         try:
             with urllib.request.urlopen(request, timeout=30) as reply:
-                body: bytes = reply.read()
-                return body
+                return reply.read(), reply.headers["inference-header-content-length"]
         except (URLError, ConnectionError) as error:
             if process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{' '.join(map(str, process.args))}: {error}") from error  # type: ignore[arg-type]

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from layergraph import Input, Model, ops
-from layergraph.layers import Add, Identity, Rescaling, StringLookup, Subtract
+from layergraph.layers import Add, Identity, Rescaling, SimpleRNN, StringLookup, Subtract
 
 Shape = Sequence[int | None]
 
@@ -51,7 +52,20 @@ def identity(dtype: str, shape: Shape, count: int = 1) -> Model:
 def affine(factor: float, offset: float) -> Model:
     """TensorFlow Serving's half_plus_two and its like."""
     x = Input(batch_shape=(None,), name="x")
-    return Model(x, Rescaling(factor, offset, name="y")(x))
+    # Keras names the outputs of a signature by the keys of a dict, and otherwise by number.
+    return Model(x, {"y": Rescaling(factor, offset, name="y")(x)})
+
+
+def larger_at_start() -> Model:
+    """A number, larger by one if it is the first of its sequence."""
+    x = Input((None,), name="INPUT", dtype="int32")
+    numbers = ops.expand_dims(ops.cast(x, "float32"), -1)
+    # The first unit is always 1, and the second is what the first was a step before.
+    units = SimpleRNN(2, activation="linear", return_sequences=True)
+    before = units(numbers)[:, :, 1]
+    units.set_weights([np.zeros((1, 2)), np.array([[0, 1], [0, 0]]), np.array([1, 0])])
+    larger = ops.subtract(ops.add(ops.squeeze(numbers, -1), 1.0), before)
+    return Model(x, Identity(dtype="int32", name="OUTPUT")(ops.cast(larger, "int32")))
 
 
 def slow_identity(seconds: float) -> Model:
@@ -81,6 +95,7 @@ MODELS: dict[str, Callable[[], Model]] = {
     "identity_fp32": lambda: identity("float32", (None, None)),
     "identity_bytes": lambda: identity("string", (None, None)),
     "string_identity": lambda: identity("string", (None,)),
+    "simple_sequence": larger_at_start,
     "half_plus_two": lambda: affine(0.5, 2.0),
     "half_plus_three": lambda: affine(0.5, 3.0),
     "sm_model": add_sub,
@@ -109,6 +124,10 @@ MODELS: dict[str, Callable[[], Model]] = {
 }
 
 
+#: Text of the file of settings, by model.
+SETTINGS = {"simple_sequence": "[sequences]\n"}
+
+
 def _as_numbers(inputs: Sequence[Any]) -> list[Any]:
     words = [str(number) for number in range(-100, 101)]
     a, b = (StringLookup(vocabulary=words)(one) for one in inputs)
@@ -116,9 +135,11 @@ def _as_numbers(inputs: Sequence[Any]) -> list[Any]:
 
 
 def put(names: Sequence[str], folder: Path) -> None:
-    """Writes version 1 of models into a repository."""
+    """Writes version 1 of models, and their settings, into a repository."""
     for name in names:
         save(name, folder / name / "1" / "model.keras")
+        if name in SETTINGS:
+            (folder / name / "layerserve.toml").write_text(SETTINGS[name])
 
 
 def save(name: str, path: Path) -> None:

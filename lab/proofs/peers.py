@@ -17,10 +17,12 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ EXPECTED = HERE / "peers_expected.toml"
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 #: Maximum duration of a file, in seconds.
 SECONDS = 900
+#: Duration of the fuzzer, in seconds, and the minimum number of its requests.
+FUZZ_SECONDS, MIN_REQUESTS = 300, 500
 #: A port of Triton, behind how files name the host.
 PORT = re.compile(r"(localhost:|_ipaddr\}:|127\.0\.0\.1\", )(8000|8001)")
 CLIENT, SERVER = "src/python/examples/", "qa/"
@@ -63,6 +67,8 @@ class Suite:
     before_each: str = ""
     #: Maximum duration of a file, in seconds.
     seconds: float = SECONDS
+    #: Whether it goes on until it is stopped: a fuzzer, which passes if no request has failed by then.
+    endless: bool = False
     #: Free memory that it needs, in bytes; it is left out where there is less.
     memory: int = 0
 
@@ -84,7 +90,7 @@ SUITES = (
     Suite(
         "client",
         [CLIENT + name for name in ("simple_grpc_*.py", "simple_http_*.py", "grpc_explicit_*.py", "reuse_infer_*.py")],
-        EIGHT,
+        (*EIGHT[:7], "simple_sequence"),
         {**EXPLICIT, **SHARED_MEMORY},
     ),
     Suite("server", [SERVER + "L0_grpc/python_grpc_aio_test.py"], EIGHT, SHARED_MEMORY),
@@ -150,7 +156,8 @@ SUITES = (
         {"health_path": "/health", "predict_path": "/predict", "predict_model": "addsub"},
         environment={"AIP_HTTP_PORT": "8000", "AIP_PREDICT_ROUTE": "/predict", "AIP_HEALTH_ROUTE": "/health"},
     ),
-    Suite("server", [SERVER + "L0_http_fuzz/fuzztest.py"], ["simple"]),
+    # Its combinations would take days.
+    Suite("server", [SERVER + "L0_http_fuzz/fuzztest.py"], ["simple"], seconds=FUZZ_SECONDS, endless=True),
 )
 
 
@@ -316,12 +323,25 @@ def outcomes_of(file: Path, suite: Suite, python: str, ports: Mapping[str, str],
                 command, cwd=file.parent, env=environment, stdout=output, stderr=output, timeout=suite.seconds
             ).returncode
         except subprocess.TimeoutExpired:
+            if suite.endless:
+                return {"whole": fuzzed(file.parent)}
             status = f"more than {suite.seconds} seconds"
     if is_test and results.exists():
         found: dict[str, str] = json.loads(results.read_text())
         return found
     lines = log.read_text(errors="replace").strip().splitlines()
     return {"whole": "ok" if status == 0 else f"status {status}: {lines[-1] if lines else ''}"[:400]}
+
+
+def fuzzed(folder: Path) -> str:
+    """Returns "ok" if no request of a stopped fuzzer failed, of many; it notes them in a folder of databases."""
+    counts: Counter[str] = Counter()
+    for path in folder.glob("boofuzz-results/*.db"):
+        with closing(sqlite3.connect(path)) as database:
+            counts.update(dict(database.execute("SELECT type, count(*) FROM steps GROUP BY type")))
+    print(f"{counts['send']} generated requests, {counts['fail'] + counts['error']} failed")
+    failed = counts["fail"] or counts["error"] or counts["send"] < MIN_REQUESTS
+    return f"got {dict(counts)}" if failed else "ok"
 
 
 def report(name: str, outcomes: Mapping[str, str], expected: Mapping[str, Any]) -> int:

@@ -91,6 +91,6 @@ os.execv(
     [
         "tritonserver",
         *("--model-repository", str(models), "--backend-directory", str(backend.parent)),
-        *("--grpc-port", str(port), "--allow-http", "false", "--allow-metrics", "false"),
+        *("--grpc-port", str(port), "--http-port", str(port + 1), "--allow-metrics", "false"),
     ],
 )
