@@ -144,7 +144,7 @@ def test_a_forked_child_resolves_a_name_that_its_parent_was_resolving(monkeypatc
 
     def found():
         go.set()
-        routes.addresses.wait(10)
+        routes.addresses.wait(3)
         return routes.addresses.known() == FOUR
 
     assert in_child(found)
