@@ -35,6 +35,7 @@ TOKENS = {
     "other": "rights = ['predict', 'read', 'train']",
     "trainer": "rights = ['train', 'read']",
     "predictor": "rights = ['predict', 'read']",
+    "manager": "rights = ['manage']",
 }
 
 
@@ -189,6 +190,26 @@ class Relay:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
+
+
+def test_a_version_that_is_uploaded_during_a_run_is_not_in_its_result(
+    client: Any, dataset: Any, tmp_path: Path
+) -> None:
+    owner, manager = client("owner"), client("manager")
+    for number in (1, 2):
+        x = layergraph.Input((3,), name="x")
+        layergraph.Model(x, layers.Dense(2, name="y")(x)).save(tmp_path / f"{number}.keras")
+    manager.upload("n", tmp_path / "1.keras")
+    run = owner.score("n", dataset=dataset)
+    manager.upload("n", tmp_path / "2.keras")
+    manager.delete_version("n", 1)
+    assert owner.model("n").version == 2
+    run.wait(timeout=200)
+    made = pq.read_table(run.download("scores.parquet", tmp_path))
+    assert made.schema.metadata[b"layerserve.version"] == b"1"
+    x = np.random.default_rng(0).random((20, 3), "float32")
+    first = layergraph.load_model(tmp_path / "1.keras").predict(x)
+    np.testing.assert_allclose(made["y"].to_pylist(), first, rtol=1e-5, atol=1e-6)
 
 
 def test_what_does_not_fit_leaves_no_run(client: Any, dataset: Any) -> None:
