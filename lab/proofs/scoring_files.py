@@ -138,20 +138,23 @@ def resident(pid: int) -> int:
 
 def killed(folder: Path, command: list[str], options: list[str], seconds: float, kills: int) -> None:
     """Scores to "killed", in which a worker, the parent or the whole job is killed in turn."""
-    left = kills
+    left, done = kills, 0
     for attempt in range(kills + 1):
         line = [*command, str(folder / "killed"), *options, *(["--resume"] if attempt else [])]
         with subprocess.Popen(line, stderr=subprocess.DEVNULL) as process:
             while left:
+                # Every fourth one is killed as it starts, which takes as long as many parts.
+                while left % 4 and process.poll() is None and parts(folder) == done:
+                    time.sleep(0.1)
                 try:
-                    process.wait(random.uniform(0.2, 1.4) * seconds / (kills + 1))
+                    process.wait(random.uniform(0.1, 1.3) * seconds / (kills + 1))
                     break
                 except subprocess.TimeoutExpired:
                     pass
                 workers = children(process.pid)
                 victim = VICTIMS[left % 3]
                 left -= 1
-                done = len(list((folder / "killed").glob("part-*")))
+                done = parts(folder)
                 print(f"killed after {done} parts: {victim}", flush=True)
                 if victim == "a worker" and workers:
                     os.kill(random.choice(workers), signal.SIGKILL)
@@ -166,6 +169,10 @@ def killed(folder: Path, command: list[str], options: list[str], seconds: float,
             return
         assert process.returncode == -signal.SIGKILL, process.returncode
     raise AssertionError("the job didn't end")
+
+
+def parts(folder: Path) -> int:
+    return len(list((folder / "killed").glob("part-*")))
 
 
 def check(whole: Path, killed: Path, rows: int) -> None:
