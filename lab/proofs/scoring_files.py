@@ -2,8 +2,9 @@
 
     PYTHON lab/proofs/scoring_files.py --rows 10000000 --kills 10
 
-A worker, or all processes, are killed; after --resume every row must be there once, and the files must be those of an
-undisturbed run, bit for bit. Rates are rows a second of CPU time, so that other programs of the machine count little.
+A worker, the parent, or all processes are killed; after --resume every row must be there once, and the files must be
+those of an undisturbed run, bit for bit. Rates are rows a second of CPU time, so that other programs of the machine
+count little; `Plan.run` is measured before and after, in as many processes.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ import pyarrow
 import pyarrow.parquet
 from layergraph import layers
 
-FEATURES, GROUP = 16, 1 << 17
+FEATURES, GROUP, WORKERS = 16, 1 << 17, 2
+#: What is killed in turn.
+VICTIMS = ("a worker", "all", "the parent")
 COMMAND = [sys.executable, "-c", "import sys; from layerserve.cli import main; sys.exit(main())"]
 
 
@@ -43,16 +46,18 @@ def main() -> int:
         folder = Path(name)
         make(folder, arguments.rows, arguments.units)
         plain = [str(folder / "model.keras"), str(folder / "rows.parquet")]
-        options = ["--keep", "id", "--workers", "2", "--batch-size", str(arguments.batch_size)]
+        options = ["--keep", "id", "--workers", str(WORKERS), "--batch-size", str(arguments.batch_size)]
         # What it takes to start is no part of the rate.
         few = [plain[0], str(folder / "few.parquet")]
         starts, _, _ = measured([*COMMAND, "score", *few, str(folder / "few"), *options])
+        before = plan_rate(folder, arguments.batch_size)
         spent, seconds, memory = measured([*COMMAND, "score", *plain, str(folder / "whole"), *options])
-        rate = arguments.rows / (spent - starts)
-        computed = plan_rate(folder, arguments.batch_size)
-        print(f"{arguments.rows:,} rows in {seconds:.1f} s with 2 workers: {rate:,.0f} rows/s of a core")
-        print(f"Plan.run: {computed:,.0f} rows/s of a core; ratio {rate / computed:.3f}")
-        print("memory of all processes, MB:", ", ".join(f"{one / 1e6:.0f}" for one in memory))
+        rate = (arguments.rows - WORKERS * GROUP) / (spent - starts)
+        after = plan_rate(folder, arguments.batch_size)
+        print(f"{arguments.rows:,} rows in {seconds:.1f} s with {WORKERS} workers: {rate:,.0f} rows/s of a core")
+        print(f"Plan.run: {before:,.0f} and {after:,.0f} rows/s of a core; ratio {2 * rate / (before + after):.3f}")
+        for name, several in zip(("parent", *["worker"] * WORKERS), zip(*memory, strict=True), strict=True):
+            print(f"memory of the {name}, MB:", *(f"{one / 1e6:.0f}" for one in several), flush=True)
         killed(folder, [*COMMAND, "score", *plain], options, seconds, arguments.kills)
         check(folder / "whole", folder / "killed", arguments.rows)
     return 0
@@ -62,7 +67,7 @@ def make(folder: Path, rows: int, units: int) -> None:
     x = layergraph.Input((FEATURES,), name="x")
     hidden = layers.Dense(units, activation="relu")(layers.Dense(units, activation="relu")(x))
     layergraph.Model(x, layers.Dense(1, name="y")(hidden)).save(folder / "model.keras")
-    for name, count in (("rows", rows), ("few", 1)):
+    for name, count in (("rows", rows), ("few", WORKERS * GROUP)):
         random_numbers = np.random.default_rng(0)
         schema = pyarrow.schema([("id", pyarrow.int64()), ("x", pyarrow.list_(pyarrow.float32(), FEATURES))])
         with pyarrow.parquet.ParquetWriter(
@@ -80,39 +85,43 @@ def _array(column: object) -> object:
 
 
 def plan_rate(folder: Path, size: int) -> float:
-    """Returns the rows that `Plan.run` computes in a second of a core, in a process with one thread."""
+    """Returns the rows that `Plan.run` computes in a second of a core, in processes with one thread at once."""
     program = f"""
 import time, resource, numpy, pyarrow.parquet, torch, layergraph
 torch.set_num_threads(1)
 plan = layergraph.load_model({str(folder / "model.keras")!r}).plan()
 rows = 0
 spent = 0.0
-for batch in pyarrow.parquet.ParquetFile({str(folder / "rows.parquet")!r}).iter_batches({size}, columns=["x"]):
-    x = batch.column(0).flatten().to_numpy().reshape(-1, {FEATURES})
-    start = time.process_time()
-    plan.run({{"x": x}})
-    spent += time.process_time() - start
-    rows += len(x)
-    if spent > 30:
-        break
+file = pyarrow.parquet.ParquetFile({str(folder / "rows.parquet")!r})
+x = file.read_row_group(0, columns=["x"])["x"].combine_chunks().flatten().to_numpy().reshape(-1, {FEATURES})
+while spent < 10:
+    for begin in range(0, len(x), {size}):
+        start = time.process_time()
+        plan.run({{"x": x[begin : begin + {size}]}})
+        spent += time.process_time() - start
+        rows += len(x[begin : begin + {size}])
 print(rows / spent)
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return float(subprocess.run([sys.executable, "-c", program], env=environment, stdout=-1, check=True).stdout)
+    command = [sys.executable, "-c", program]
+    several = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(WORKERS)]
+    return sum(float(one.communicate()[0]) for one in several) / WORKERS
 
 
-def measured(command: list[str]) -> tuple[float, float, list[int]]:
-    """Returns the CPU time and the wall time of a command, in seconds, and the memory of its processes over time."""
+def measured(command: list[str]) -> tuple[float, float, list[list[int]]]:
+    """Returns the CPU time and the wall time of a command, in seconds, and its processes' memory at some moments."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    memory = []
+    memory: list[list[int]] = []
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            memory.append(sum(map(resident, [process.pid, *children(process.pid)])))
+            sizes = list(map(resident, [process.pid, *children(process.pid)]))
+            if len(sizes) == 1 + WORKERS and all(sizes):
+                memory.append(sizes)
             time.sleep(1)
     assert process.returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return spent, time.monotonic() - start, memory[:: max(1, len(memory) // 12)]
+    return spent, time.monotonic() - start, memory[:: max(1, len(memory) // 15)]
 
 
 def children(pid: int) -> list[int]:
@@ -128,32 +137,42 @@ def resident(pid: int) -> int:
 
 
 def killed(folder: Path, command: list[str], options: list[str], seconds: float, kills: int) -> None:
-    """Scores to "killed", in which a worker or the whole job is killed in turn."""
-    left = kills
-    for attempt in range(100):
+    """Scores to "killed", in which a worker, the parent or the whole job is killed in turn."""
+    left, done = kills, 0
+    for attempt in range(kills + 1):
         line = [*command, str(folder / "killed"), *options, *(["--resume"] if attempt else [])]
         with subprocess.Popen(line, stderr=subprocess.DEVNULL) as process:
             while left:
+                # Every fourth one is killed as it starts, which takes as long as many parts.
+                while left % 4 and process.poll() is None and parts(folder) == done:
+                    time.sleep(0.1)
                 try:
-                    process.wait(random.uniform(0.1, 0.3) * seconds)
+                    process.wait(random.uniform(0.1, 1.3) * seconds / (kills + 1))
                     break
                 except subprocess.TimeoutExpired:
                     pass
                 workers = children(process.pid)
+                victim = VICTIMS[left % 3]
                 left -= 1
-                if left % 2 and workers:
-                    print("killed: a worker")
+                done = parts(folder)
+                print(f"killed after {done} parts: {victim}", flush=True)
+                if victim == "a worker" and workers:
                     os.kill(random.choice(workers), signal.SIGKILL)
-                else:
-                    print("killed: all")
-                    for pid in [process.pid, *workers]:
-                        os.kill(pid, signal.SIGKILL)
-                    break
+                    continue
+                for pid in [process.pid, *(workers if victim == "all" else [])]:
+                    os.kill(pid, signal.SIGKILL)
+                break
             process.wait()
         if process.returncode == 0:
-            print(f"done at attempt {attempt + 1}, {kills - left} kills")
+            assert not left, f"the job ended before {left} of the kills; pass more --rows"
+            print(f"done at attempt {attempt + 1}, {kills} kills")
             return
+        assert process.returncode == -signal.SIGKILL, process.returncode
     raise AssertionError("the job didn't end")
+
+
+def parts(folder: Path) -> int:
+    return len(list((folder / "killed").glob("part-*")))
 
 
 def check(whole: Path, killed: Path, rows: int) -> None:

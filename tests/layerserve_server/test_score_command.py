@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -262,6 +263,39 @@ def test_a_job_that_ended_anywhere_is_resumed_to_the_same_files(
     assert score(scorer, source, resume=True).resumed_parts == 3
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("part-*")} == whole
     assert not list((tmp_path / "out").glob(".tmp-*"))
+
+
+def test_a_version_that_comes_during_a_job_is_not_in_its_result(
+    score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "ROWS", 1)
+    pq.write_table(rows(40), tmp_path / "in.parquet", row_group_size=10)
+    folder = tmp_path / "m"
+    for number in (1, 3):
+        x, n = layergraph.Input((3,), name="x"), layergraph.Input((1,), name="n", dtype="int32")
+        made = layergraph.Model([x, n], layers.Dense(2, name="y")(layers.Concatenate()([x, layers.Rescaling(1.0)(n)])))
+        (tmp_path / "made" / str(number)).mkdir(parents=True)
+        made.save(tmp_path / "made" / str(number) / "model.keras")
+    shutil.copytree(tmp_path / "made" / "1", folder / "1")
+    first = Scorer(folder, columns=["key"])
+
+    class Comes(InThisProcess):
+        def score(self, parts: Any) -> Any:
+            for message in super().score(parts):
+                yield message
+                if isinstance(message, Done) and not (folder / "3").exists():
+                    shutil.copytree(tmp_path / "made" / "3", folder / "3")
+                    raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "Workers", Comes)
+    with pytest.raises(KeyboardInterrupt):
+        score(first, tmp_path / "in.parquet")
+    newest = Scorer(folder, columns=["key"])
+    assert newest.version == 3
+    with pytest.raises(InvalidArgument, match="--resume: got version 3, but the result is of version 1; pass the same"):
+        score(newest, tmp_path / "in.parquet", resume=True)
+    score(Scorer(folder, version=1, columns=["key"]), tmp_path / "in.parquet", resume=True)
+    assert pq.read_table(tmp_path / "out")["y"].to_pylist() == expected(first, rows(40))
 
 
 def test_dead_workers_are_replaced_but_not_for_ever(

@@ -83,7 +83,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     "repository.uploads": {"Uploads": lambda one: {}},
     "repository.repository": {"Repository": _repository},
     "services.datasets": {"DatasetService": lambda one: {}},
-    "services.idempotency": {"IdempotencyKeys": lambda one: {"calls that begin a run by a key": len(one._held)}},
+    "services.idempotency": {"IdempotencyKeys": lambda one: {"calls that begin something by a key": len(one._held)}},
     "extensions.online.service": {"OnlineTrainingService": lambda one: {"streams of sessions": len(one._streams)}},
     "extensions.mirroring.shadow": {
         "Shadows": lambda one: {"bytes of requests for shadows": 0 if one._closed else one._bytes}

@@ -91,9 +91,11 @@ class Connection:
         gRPC doesn't repeat its calls, as there are other servers. One that reports NOT_SERVING gets none.
         """
         options = {**dict(self.channel_options), "grpc.service_config": service_config(0, "round_robin", health=True)}
-        if "grpc.ssl_target_name_override" not in options:
-            # The name in the server's certificate is that of the address.
-            options.setdefault("grpc.default_authority", servers(self.address)[0])
+        given = options.get("grpc.default_authority") not in (None, authority(self.address))
+        if not given and "grpc.ssl_target_name_override" not in options:
+            # The name in the server's certificate is that of the address; one of a list has its own.
+            listed = servers(self.address)
+            options["grpc.default_authority"] = server if server in listed else listed[0]
         return replace(self, target=server, channel_options=list(options.items()))
 
 

@@ -29,7 +29,10 @@ R = TypeVar("R", bound=Message)
 
 @dataclass(frozen=True)
 class Method(Generic[Q, R]):
-    """An RPC. `repeatable` means that it is unary and changes nothing, so that it may be sent again after a failure."""
+    """An RPC. `repeatable` means that it is unary, and may be sent again after a failure.
+
+    It changes nothing, or is sent with an idempotency key.
+    """
 
     service: str
     name: str
@@ -53,7 +56,7 @@ def _described() -> Iterator[Method[Any, Any]]:
 
 def _method(described: Any) -> Method[Any, Any]:
     streams = described.client_streaming, described.server_streaming
-    safe = described.GetOptions().idempotency_level == MethodOptions.NO_SIDE_EFFECTS
+    safe = described.GetOptions().idempotency_level != MethodOptions.IDEMPOTENCY_UNKNOWN
     types = GetMessageClass(described.input_type), GetMessageClass(described.output_type)
     service = described.containing_service.full_name
     return Method(service, described.name, *types, *streams, repeatable=safe and not any(streams))

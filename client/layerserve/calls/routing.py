@@ -7,6 +7,7 @@ clients that know the same addresses agree, and a server that comes or goes move
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import re
 import threading
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from layerserve.calls.server_addresses import ServerAddresses
 from layerserve.calls.tokens import Metadata
@@ -88,6 +90,7 @@ class Routes(Generic[C]):
         self._servers: dict[str, Server[C]] = {}
         self._ranked: dict[str, tuple[str, ...]] = {}
         self._lock = threading.Lock()
+        _ROUTES.add(self)
 
     def order(self, model: str) -> list[Server[C]]:
         """Returns the servers to ask for a model, one after the other; none if there is nothing to choose."""
@@ -114,8 +117,27 @@ class Routes(Generic[C]):
         with self._lock:
             return [one.channel for one in self._servers.values()]
 
+    def begin_anew(self) -> None:
+        """Forgets the servers. For a forked child, without the threads that held locks or resolved the name."""
+        self._lock = threading.Lock()
+        self._seen, self._servers = (), {}
+        self.addresses.resolve_anew()
+
     def _follow(self, found: tuple[str, ...]) -> None:
         # The channel of a server that is gone is freed, and so closed, when its last call has ended.
         self._servers = {name: self._servers.get(name) or self._connect(name) for name in found}
         self._seen = found
         self._ranked.clear()
+
+
+#: Those of this process.
+_ROUTES: WeakSet[Routes[Any]] = WeakSet()
+
+
+def _begin_anew() -> None:
+    for one in list(_ROUTES):
+        one.begin_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -50,6 +50,10 @@ class ServerAddresses:
         self.known()
         self._resolved.wait(seconds)
 
+    def resolve_anew(self) -> None:
+        """Has a name resolved when its addresses are asked for the next time."""
+        self._next = 0.0
+
     def _resolve(self) -> None:
         try:
             found = _addresses(self._name)

@@ -25,6 +25,7 @@ class AsyncScoringMethods(AsyncTrainingMethods):
         label: str | None = None,
         batch_size: int | None = None,
         on_error: OnError = "stop",
+        idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> AsyncTrainingRun:
         """Compute the outputs of a model for all rows of a dataset, on the server. Returns when the run has begun.
@@ -45,6 +46,9 @@ class AsyncScoringMethods(AsyncTrainingMethods):
         A row that can't be scored, such as one with a null, ends the run with its place. With on_error="skip" such rows
         are written to the folder "NAME.rejected" (in a folder as result: "_rejected"), with the reason.
 
+        If the connection breaks, the call is repeated. With an `idempotency_key`, a call that is made again finds the
+        run of the earlier call.
+
         `timeout` is the time until the run has begun, in seconds; default: the client's.
 
         Example:
@@ -57,5 +61,7 @@ class AsyncScoringMethods(AsyncTrainingMethods):
         UnknownInput, UnknownOutput, InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, DatasetNotFound,
         FailedPrecondition (training is off), Forbidden, and Overloaded (too many runs wait).
         """
-        flow = score_dataset(model, dataset, to, columns, input_columns, outputs, version, label, batch_size, on_error)
+        flow = score_dataset(
+            model, dataset, to, columns, input_columns, outputs, version, label, batch_size, on_error, idempotency_key
+        )
         return AsyncTrainingRun(self, await self._run(flow, timeout))

@@ -26,6 +26,7 @@ class ScoringMethods(TrainingMethods):
         label: str | None = None,
         batch_size: int | None = None,
         on_error: OnError = "stop",
+        idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> TrainingRun:
         """Compute the outputs of a model for all rows of a dataset, on the server. Returns when the run has begun.
@@ -46,6 +47,9 @@ class ScoringMethods(TrainingMethods):
         A row that can't be scored, such as one with a null, ends the run with its place. With on_error="skip" such rows
         are written to the folder "NAME.rejected" (in a folder as result: "_rejected"), with the reason.
 
+        If the connection breaks, the call is repeated. With an `idempotency_key`, a call that is made again finds the
+        run of the earlier call.
+
         `timeout` is the time until the run has begun, in seconds; default: the client's.
 
         Example:
@@ -58,5 +62,7 @@ class ScoringMethods(TrainingMethods):
         UnknownInput, UnknownOutput, InvalidArgument, ModelNotFound, VersionNotFound, LabelNotFound, DatasetNotFound,
         FailedPrecondition (training is off), Forbidden, and Overloaded (too many runs wait).
         """
-        flow = score_dataset(model, dataset, to, columns, input_columns, outputs, version, label, batch_size, on_error)
+        flow = score_dataset(
+            model, dataset, to, columns, input_columns, outputs, version, label, batch_size, on_error, idempotency_key
+        )
         return TrainingRun(self, self._run(flow, timeout))

@@ -10,7 +10,7 @@ from layerserve.errors import InvalidArgument
 from layerserve.models.info import model_spec
 from layerserve.prediction.prediction import output_names
 from layerserve.training.feed import RunFeed
-from layerserve.training.options.kinds import whole
+from layerserve.training.options.kinds import repeatable, whole
 from layerserve.v1.scoring_pb2 import InputColumns, ScoreRequest, ScoreResponse
 
 #: What a row that can't be scored does.
@@ -28,6 +28,7 @@ def score_dataset(
     label: str | None,
     batch_size: int | None,
     on_error: OnError,
+    idempotency_key: str | None,
 ) -> Flow[RunFeed]:
     """Flow that begins a run. Raises InvalidArgument if an argument is invalid."""
     id = getattr(dataset, "id", dataset)
@@ -48,6 +49,7 @@ def score_dataset(
         ],
         batch_size=0 if batch_size is None else whole(1).encode("batch_size", batch_size),
         skip_bad_rows=on_error == "skip",
+        idempotency_key=repeatable(idempotency_key),
     )
     reply = yield from call(request, ScoreResponse)
     feed = RunFeed(reply.run.id)

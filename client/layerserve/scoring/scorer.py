@@ -85,7 +85,8 @@ class Scorer:
         self._made_in = _process()
         opened = self._open_version(model, version)
         self._identity = opened.identity
-        self._opened: tuple[str, OpenModel] | None = (_process(), OPEN.get(self._key, lambda: opened))
+        #: The model, which is open as long as a scorer has it.
+        self._opened: OpenModel | None = OPEN.get(self._key, lambda: opened)
         #: Columns of the batches that are kept.
         self.columns = (columns,) if isinstance(columns, str) else tuple(columns)
         self._check_columns()
@@ -220,11 +221,11 @@ class Scorer:
 
     def _open(self) -> OpenModel:
         """Returns the model, which is opened at the first batch of a process."""
-        process = _process()
-        if self._opened is None or self._opened[0] != process:
-            self._opened = process, OPEN.get(self._key, partial(self._open_version, self.model, self.version))
-            check_digest(self._identity, self._opened[1].identity.digest)
-        return self._opened[1]
+        model = OPEN.get(self._key, partial(self._open_version, self.model, self.version))
+        if model is not self._opened:
+            check_digest(self._identity, model.identity.digest)
+            self._opened = model
+        return model
 
     def _open_version(self, model: str | None, version: int | None) -> OpenModel:
         if not self._is_path:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from layerserve import Client
 from layerserve.calls.connection import TLS
 from layerserve.calls.tokens import Token
-from layerserve.errors import InvalidArgument, ModelMismatch, ModelNotReady
+from layerserve.errors import InvalidArgument, ModelMismatch, ModelNotReady, Overloaded, Unavailable
 from layerserve.models.info import ModelInfo, model_spec
 from layerserve.models.node_shapes import NodeShapes
 from layerserve.models.signatures import loaded_model
@@ -17,8 +20,15 @@ from layerserve.scoring.open_models import Identity, dependent_rows
 from layerserve.values.tensor_spec import TensorSpec
 from layerserve.values.tensors import Array
 
+#: Time for which a batch is sent again to a server that is too busy, or restarts, in seconds.
+PATIENCE = 300.0
+#: Pause before a batch is sent again, in seconds: at first, and at most. Processes that were refused together differ.
+_PAUSE, _LONGEST_PAUSE, _JITTER = 0.2, 10.0, 0.5
 #: The name of a tensor of the graph: a layer, and numbers of its node and of the tensor there.
 _TENSOR = re.compile(r"(?P<layer>.+?)(:(?P<node>[0-9]+))?(:(?P<tensor>[0-9]+))?")
+
+
+T = TypeVar("T")
 
 
 class ServerModel:
@@ -46,11 +56,14 @@ class ServerModel:
         self.identity = Identity(info.name, info.version, info.digest, info.inputs, specs)
 
     def run(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Returns the outputs for some rows. Raises ModelMismatch if the version's file is another one by now."""
-        known = self.identity
-        made = self._client.predict_named(known.model, arrays, self._outputs, version=known.version)
+        """Returns the outputs for some rows, also if the server is too busy for a while.
+
+        Raises ModelMismatch if the version's file is another one by now.
+        """
+        known, client = self.identity, self._client
+        made = _patiently(lambda: client.predict_named(known.model, arrays, self._outputs, version=known.version))
         # Asked afterwards: a file that was replaced before the request was computed is another one by now.
-        check_digest(known, self._client.model(known.model, version=known.version).digest)
+        check_digest(known, _patiently(lambda: client.model(known.model, version=known.version)).digest)
         rows = len(next(iter(arrays.values())))
         check_part(made, rows, made)
         return made
@@ -76,6 +89,21 @@ class ServerModel:
         # The server says which of them it doesn't know.
         shapes = self._client.node_shapes(info.name, version=info.version)
         return tuple(known.get(name) or _tensor_spec(shapes, name) for name in outputs)
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Returns the result of a call, which is repeated for PATIENCE: what scores for hours meets busy moments."""
+    end, pause = time.monotonic() + PATIENCE, _PAUSE
+    while True:
+        try:
+            return call()
+        except (Overloaded, Unavailable) as error:
+            asked = error.retry_after if isinstance(error, Overloaded) else None
+            seconds = (pause if asked is None else asked) + random.uniform(0, _JITTER)
+            if time.monotonic() + seconds > end:
+                raise
+        time.sleep(seconds)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _tensor_spec(shapes: NodeShapes, name: str) -> TensorSpec:

@@ -14,7 +14,7 @@ from layerserve.models.info import model_spec
 from layerserve.models.signatures import Signatures, fetch_signature
 from layerserve.training.curves import Curves, Line, Plotted
 from layerserve.training.options.arguments import TRAIN
-from layerserve.training.options.kinds import whole, words
+from layerserve.training.options.kinds import repeatable, whole, words
 from layerserve.training.options.option import check_names, fill
 from layerserve.training.requests import RunArguments, data_arrays
 from layerserve.v1 import sweeps_pb2 as pb
@@ -199,6 +199,7 @@ def start_sweep(
                 f"{array.text}: got an array, expected data on the server, as all trials read it: a dataset, as of "
                 "client.datasets.upload(x, y), or a ServerFile"
             )
+    train.idempotency_key = repeatable(train.idempotency_key or None)
     train.data.extend(array.announcement() for array in arrays)
     spec = pb.SweepSpec(
         train=train,

@@ -101,8 +101,11 @@ class FakeRuns(FakeModels):
     def Score(self, request: ScoreRequest, context: Any) -> ScoreResponse:
         """Begins a run of one step, whose result is an empty file."""
         base = self.find(request.model)
+        if (found := self._found(request.idempotency_key)) is not None:
+            return ScoreResponse(run=found.describe())
         data = [training_pb2.DataArray(dataset=request.dataset)]
-        run = FakeRun(f"run-{next(self._run_ids)}", training_pb2.EvaluateSpec(data=data), base.reference())
+        spec = training_pb2.EvaluateSpec(data=data, idempotency_key=request.idempotency_key)
+        run = FakeRun(f"run-{next(self._run_ids)}", spec, base.reference())
         run.kind = training_pb2.RUN_KIND_SCORING
         run.files[request.to] = b""
         self.runs[run.id] = run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 
@@ -34,7 +33,7 @@ from layerserve.training.events import (
     TrainingEvent,
     read_event,
 )
-from layerserve.training.options.kinds import Metadata
+from layerserve.training.options.kinds import Metadata, repeatable
 from layerserve.training.run_info import RunInfo, RunState, read_run_info
 from layerserve.v1 import training_pb2
 from layerserve.v1.training_pb2 import (
@@ -94,7 +93,7 @@ class RunFeed:
 
         Raises the upload's error if slicing the data failed, otherwise the server's.
         """
-        upload.spec.idempotency_key = upload.spec.idempotency_key or uuid.uuid4().hex
+        upload.spec.idempotency_key = repeatable(upload.spec.idempotency_key or None)
         delays = iter(self._reconnect_delays)
         while not (yield from self._sent(upload, last := next(delays, None))):
             assert last is not None

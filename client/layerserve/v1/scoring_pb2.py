@@ -27,7 +27,7 @@ from layerserve.v1 import tensor_pb2 as layerserve_dot_v1_dot_tensor__pb2
 from layerserve.v1 import training_pb2 as layerserve_dot_v1_dot_training__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blayerserve/v1/scoring.proto\x12\rlayerserve.v1\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\x1a\x1clayerserve/v1/training.proto\".\n\x0cInputColumns\x12\r\n\x05input\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\"\xd5\x01\n\x0cScoreRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\x12\x0f\n\x07outputs\x18\x04 \x03(\t\x12\x0f\n\x07\x63olumns\x18\x05 \x03(\t\x12\x32\n\rinput_columns\x18\x06 \x03(\x0b\x32\x1b.layerserve.v1.InputColumns\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x15\n\rskip_bad_rows\x18\x08 \x01(\x08\"0\n\rScoreResponse\x12\x1f\n\x03run\x18\x01 \x01(\x0b\x32\x12.layerserve.v1.Run2Z\n\x0eScoringService\x12H\n\x05Score\x12\x1b.layerserve.v1.ScoreRequest\x1a\x1c.layerserve.v1.ScoreResponse\"\x04\xe0\xe0\x18\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1blayerserve/v1/scoring.proto\x12\rlayerserve.v1\x1a\x1blayerserve/v1/options.proto\x1a\x1alayerserve/v1/tensor.proto\x1a\x1clayerserve/v1/training.proto\".\n\x0cInputColumns\x12\r\n\x05input\x18\x01 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x02 \x03(\t\"\xee\x01\n\x0cScoreRequest\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.layerserve.v1.ModelSpec\x12\x0f\n\x07\x64\x61taset\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\x12\x0f\n\x07outputs\x18\x04 \x03(\t\x12\x0f\n\x07\x63olumns\x18\x05 \x03(\t\x12\x32\n\rinput_columns\x18\x06 \x03(\x0b\x32\x1b.layerserve.v1.InputColumns\x12\x12\n\nbatch_size\x18\x07 \x01(\x05\x12\x15\n\rskip_bad_rows\x18\x08 \x01(\x08\x12\x17\n\x0fidempotency_key\x18\t \x01(\t\"0\n\rScoreResponse\x12\x1f\n\x03run\x18\x01 \x01(\x0b\x32\x12.layerserve.v1.Run2]\n\x0eScoringService\x12K\n\x05Score\x12\x1b.layerserve.v1.ScoreRequest\x1a\x1c.layerserve.v1.ScoreResponse\"\x07\x90\x02\x02\xe0\xe0\x18\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,13 +35,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'layerserve.v1.scoring_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SCORINGSERVICE'].methods_by_name['Score']._loaded_options = None
-  _globals['_SCORINGSERVICE'].methods_by_name['Score']._serialized_options = b'\340\340\030\003'
+  _globals['_SCORINGSERVICE'].methods_by_name['Score']._serialized_options = b'\220\002\002\340\340\030\003'
   _globals['_INPUTCOLUMNS']._serialized_start=133
   _globals['_INPUTCOLUMNS']._serialized_end=179
   _globals['_SCOREREQUEST']._serialized_start=182
-  _globals['_SCOREREQUEST']._serialized_end=395
-  _globals['_SCORERESPONSE']._serialized_start=397
-  _globals['_SCORERESPONSE']._serialized_end=445
-  _globals['_SCORINGSERVICE']._serialized_start=447
-  _globals['_SCORINGSERVICE']._serialized_end=537
+  _globals['_SCOREREQUEST']._serialized_end=420
+  _globals['_SCORERESPONSE']._serialized_start=422
+  _globals['_SCORERESPONSE']._serialized_end=470
+  _globals['_SCORINGSERVICE']._serialized_start=472
+  _globals['_SCORINGSERVICE']._serialized_end=565
 # @@protoc_insertion_point(module_scope)

@@ -62,6 +62,7 @@ class ScoreRequest(_message.Message):
     INPUT_COLUMNS_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     SKIP_BAD_ROWS_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """Id of the dataset, or its first digits."""
     to: _builtins.str
@@ -72,6 +73,8 @@ class ScoreRequest(_message.Message):
     """Rows that are computed at a time. Default: about 1 MiB of inputs."""
     skip_bad_rows: _builtins.bool
     """Whether rows that can't be scored are written aside, with the reason. Default: the first one ends the run."""
+    idempotency_key: _builtins.str
+    """Key by which a repeated call finds its run, as in TrainSpec. Default: a call that is repeated begins another run."""
     @_builtins.property
     def model(self) -> _tensor_pb2.ModelSpec:
         """The model. Default version: the one that answers requests."""
@@ -99,10 +102,11 @@ class ScoreRequest(_message.Message):
         input_columns: _abc.Iterable[Global___InputColumns] | None = ...,
         batch_size: _builtins.int = ...,
         skip_bad_rows: _builtins.bool = ...,
+        idempotency_key: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "columns", b"columns", "dataset", b"dataset", "input_columns", b"input_columns", "model", b"model", "outputs", b"outputs", "skip_bad_rows", b"skip_bad_rows", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "columns", b"columns", "dataset", b"dataset", "idempotency_key", b"idempotency_key", "input_columns", b"input_columns", "model", b"model", "outputs", b"outputs", "skip_bad_rows", b"skip_bad_rows", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

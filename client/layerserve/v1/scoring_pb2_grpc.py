@@ -55,7 +55,7 @@ class ScoringServiceServicer(object):
         being deleted until it has ended. The caller needs the right "predict" on the model, too, and has to see the dataset.
         Errors: NOT_FOUND (model, version, label, dataset), INVALID_ARGUMENT (columns, outputs or a name that don't fit, or a
         model whose rows depend on one another), FAILED_PRECONDITION (training is off, the version can't be loaded, or there is
-        no room), RESOURCE_EXHAUSTED (too many runs wait).
+        no room, or another request with the key), RESOURCE_EXHAUSTED (too many runs wait).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

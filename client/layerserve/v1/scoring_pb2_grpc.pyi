@@ -42,7 +42,7 @@ class ScoringServiceStub:
     being deleted until it has ended. The caller needs the right "predict" on the model, too, and has to see the dataset.
     Errors: NOT_FOUND (model, version, label, dataset), INVALID_ARGUMENT (columns, outputs or a name that don't fit, or a
     model whose rows depend on one another), FAILED_PRECONDITION (training is off, the version can't be loaded, or there is
-    no room), RESOURCE_EXHAUSTED (too many runs wait).
+    no room, or another request with the key), RESOURCE_EXHAUSTED (too many runs wait).
     """
 
 @_typing.type_check_only
@@ -59,7 +59,7 @@ class ScoringServiceAsyncStub(ScoringServiceStub):
     being deleted until it has ended. The caller needs the right "predict" on the model, too, and has to see the dataset.
     Errors: NOT_FOUND (model, version, label, dataset), INVALID_ARGUMENT (columns, outputs or a name that don't fit, or a
     model whose rows depend on one another), FAILED_PRECONDITION (training is off, the version can't be loaded, or there is
-    no room), RESOURCE_EXHAUSTED (too many runs wait).
+    no room, or another request with the key), RESOURCE_EXHAUSTED (too many runs wait).
     """
 
 class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -79,7 +79,7 @@ class ScoringServiceServicer(metaclass=_abc_1.ABCMeta):
         being deleted until it has ended. The caller needs the right "predict" on the model, too, and has to see the dataset.
         Errors: NOT_FOUND (model, version, label, dataset), INVALID_ARGUMENT (columns, outputs or a name that don't fit, or a
         model whose rows depend on one another), FAILED_PRECONDITION (training is off, the version can't be loaded, or there is
-        no room), RESOURCE_EXHAUSTED (too many runs wait).
+        no room, or another request with the key), RESOURCE_EXHAUSTED (too many runs wait).
         """
 
 def add_ScoringServiceServicer_to_server(servicer: ScoringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -208,7 +208,7 @@ class SweepSpec(_message.Message):
     def train(self) -> _training_pb2.TrainSpec:
         """Settings of all trials: model, data, and those that no dimension has. `publish` and the fields about it say what becomes
         of the best trial; `monitor` and `monitor_mode` say which trial is best, and with PUBLISH_CHOICE_BEST also which of its
-        epochs.
+        epochs. Its `idempotency_key` is that of the sweep.
         """
 
     @_builtins.property

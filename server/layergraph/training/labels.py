@@ -87,7 +87,7 @@ def _check_range(output: str, labels: Array, rows: Array, classes: int, ignored:
     if ignored is not None:
         wrong &= labels != ignored
     if wrong.any():
-        row = rows[np.argwhere(wrong)[0][0]]
+        row = rows[np.argwhere(wrong)[0][0]] + 1
         raise DataError(
             f"labels of output '{output}': row {row} has class {labels[wrong].flat[0]}, expected 0 to {classes - 1}"
         )

@@ -14,17 +14,18 @@ import threading
 import urllib.request
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Exemplar, Metric
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.processes.repository_sync import DRAIN, RepositorySync, lagging
 from layerserve_server.settings.settings import Settings
+from layerserve_server.transport.probes import SAMPLES, load_samples
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 MEMORY = Path("/dev/shm")
 #: Delay before a worker that ended is restarted, in seconds.
 RESTART_SECONDS = 1.0
-#: Timeout for reading a worker's metrics, in seconds.
-METRICS_SECONDS = 2.0
+#: Timeout for reading a worker's metrics, in seconds. Prometheus waits for 10 for those of all processes.
+METRICS_SECONDS = 4.0
 #: Time for a worker to exit after the grace period of its calls, in seconds.
 END_SECONDS = 10.0
 
@@ -56,6 +57,8 @@ class Supervisor:
         self.spare_imports = self._folder / "imports"
         self._processes: dict[int, subprocess.Popen[str]] = {}
         self._metrics_ports: dict[int, int] = {}
+        #: Metrics of each worker as they were last read, by its port.
+        self._pages: dict[int, bytes] = {}
         self._sync = RepositorySync()
         #: Returns the versions of each model that a worker may load when it starts; None for all on disk.
         self.catalogue: Callable[[], Mapping[str, Sequence[int]] | None] = lambda: None
@@ -131,17 +134,22 @@ class Supervisor:
         return [process.pid for process in list(self._processes.values()) if process.poll() is None]
 
     def metrics(self) -> Iterator[Metric]:
-        """Yields the metrics of each worker."""
-        for port in list(self._metrics_ports.values()):
+        """Yields the metrics of each worker; of one that is too busy to answer, as they were before.
+
+        Without them, sums would fall, which reads as a restart.
+        """
+        ports = list(self._metrics_ports.values())
+        for ended in self._pages.keys() - set(ports):
+            self._pages.pop(ended, None)
+        for port in ports:
             try:
-                # The format that has exemplars.
-                headers = {"Authorization": self.group.authorization, "Accept": "application/openmetrics-text"}
+                headers = {"Authorization": self.group.authorization, "Accept": SAMPLES}
                 page = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
                 with urllib.request.urlopen(page, timeout=METRICS_SECONDS) as reply:
-                    text = reply.read().decode()
-            except OSError:
-                continue  # the worker has just ended
-            yield from text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+                    self._pages[port] = reply.read()
+            except (OSError, HTTPException):
+                pass  # it is busy, or has just ended
+            yield from load_samples(self._pages.get(port, b"[]"))
 
     def _keep(self, number: int, ready: threading.Event) -> None:
         """Starts a worker, and restarts it whenever it ends. Sets `ready` when it is first serving, or has ended."""
@@ -207,7 +215,7 @@ class AllMetrics(CollectorRegistry):
             into = sums.setdefault(family.name, {})
             for sample in family.samples:
                 if sample.name.endswith("_created"):
-                    continue  # a time, not to be summed; and in a worker's text format it is a family by itself
+                    continue  # a time, not to be summed
                 key = sample.name, tuple(sorted(sample.labels.items()))
                 into[key] = into.get(key, 0.0) + sample.value
                 if sample.exemplar is not None:

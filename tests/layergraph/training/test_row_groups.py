@@ -163,7 +163,7 @@ def test_a_class_out_of_range_is_found_when_it_is_read() -> None:
     y = np.zeros(200, np.int64)
     y[131] = 3
     array, labels = grouped([np.zeros((200, 4), np.float32), y], ROWS)
-    with pytest.raises(DataError, match=r"labels of output 'dense.*': row 131 has class 3, expected 0 to 2"):
+    with pytest.raises(DataError, match=r"labels of output 'dense.*': row 132 has class 3, expected 0 to 2"):
         grouped_data.classifier().fit(array, labels, verbose=0)
 
 

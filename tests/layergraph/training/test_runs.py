@@ -80,7 +80,7 @@ def test_compile_names_what_is_wrong(options, message):
         (X, {"uot": CLASSES}, "labels: unknown name 'uot'; did you mean 'out'"),
         (X, CLASSES + 1, "labels of output 'out': row .* has class 3, expected 0 to 2"),
         (X, CLASSES - 1, "has class -1, expected 0 to 2"),
-        (X, np.full(20, np.nan), "row 0 has class nan"),
+        (X, np.full(20, np.nan), "row 1 has class nan"),
         (X, np.eye(3)[CLASSES], r"got shape \(20, 3\), .* \(one-hot labels need categorical_crossentropy\)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

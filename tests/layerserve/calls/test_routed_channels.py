@@ -7,10 +7,21 @@ import socket
 import threading
 from contextlib import ExitStack
 
+import grpc
 import numpy as np
 import pytest
+import trustme
 from blocking import Blocking
-from layerserve import AsyncClient, Client, DeadlineExceeded, InvalidArgument, ModelNotFound, TensorSpec, Unavailable
+from layerserve import (
+    TLS,
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    InvalidArgument,
+    ModelNotFound,
+    TensorSpec,
+    Unavailable,
+)
 from layerserve.calls import async_routed_channel, routed_channel, server_addresses
 from layerserve.calls.routing import ranked
 from layerserve.testing import FakeServer
@@ -229,3 +240,60 @@ def test_a_number_of_servers_is_a_whole_number(count):
 def test_an_address_that_only_grpc_can_resolve_is_refused():
     with pytest.raises(InvalidArgument, match="expected host:port, or several IP addresses"):
         Client("dns://8.8.8.8/models:1", route_by_model=1)
+
+
+@pytest.fixture
+def issue(tmp_path):
+    """Makes a server's credentials with a certificate of these names, and the client's options."""
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    (tmp_path / "ca.pem").write_bytes(authority.cert_pem.bytes())
+
+    def issued(*names):
+        made = authority.issue_cert(*names, key_type=trustme.KeyType.ECDSA)
+        chain = b"".join(blob.bytes() for blob in made.cert_chain_pems)
+        return grpc.ssl_server_credentials([(made.private_key_pem.bytes(), chain)])
+
+    issued.options = {"tls": TLS(ca=tmp_path / "ca.pem"), "token": "secret"}
+    return issued
+
+
+class SecureServer(FakeServer):
+    """A server with a certificate, at any loopback address."""
+
+    def __init__(self, credentials, host):
+        super().__init__()
+        self.address = f"{host}:{self._server.add_secure_port(f'{host}:0', credentials)}"
+        x, y = TensorSpec("x", (None, 3), "float32"), TensorSpec("y", (None, 3), "float32")
+        for model in MODELS:
+            self.add_model(model, lambda arrays: {"y": 2 * arrays["x"]}, [x], [y])
+
+
+def test_servers_of_a_name_have_certificates_of_the_name(make, issue, monkeypatch):
+    with (
+        SecureServer(issue("models.test"), "127.0.0.1") as one,
+        SecureServer(issue("models.test"), "127.0.0.1") as other,
+        SecureServer(issue("other.test"), "127.0.0.1") as foreign,
+    ):
+        present = tuple(sorted(server.address for server in (one, other, foreign)))
+        monkeypatch.setattr(server_addresses, "_addresses", lambda name: present)
+        client = make("models.test:8500", route_by_model=1, **issue.options)
+        for model in MODELS:
+            client.predict(model, ROWS)
+        assert one.calls
+        assert other.calls
+        assert not foreign.metadata
+        assert {metadata["authorization"] for metadata in one.metadata} == {"Bearer secret"}
+
+
+def test_each_server_of_a_list_has_a_certificate_of_its_own_address(make, issue):
+    with (
+        SecureServer(issue("127.0.0.1"), "127.0.0.1") as one,
+        SecureServer(issue("127.0.0.2"), "127.0.0.2") as other,
+        SecureServer(issue("127.0.0.1"), "127.0.0.3") as foreign,
+    ):
+        client = make(",".join(server.address for server in (one, other, foreign)), route_by_model=1, **issue.options)
+        for model in MODELS:
+            client.predict(model, ROWS)
+        assert one.calls
+        assert other.calls
+        assert not foreign.metadata

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections import Counter
 
 import pytest
 from clocks import replace_time
-from layerserve.calls import routing
+from layerserve.calls import routing, server_addresses
 from layerserve.calls.routing import Routes, Server, model_metadata, ranked
+from layerserve.calls.server_addresses import ServerAddresses
 
 MODELS = [f"m{number}" for number in range(1000)]
 FOUR = tuple(f"10.0.0.{number}:8500" for number in range(1, 5))
@@ -106,3 +110,43 @@ def test_only_so_many_orders_are_remembered(monkeypatch):
     for model in MODELS[:100]:
         assert [one.channel for one in made.order(model)] == list(ranked(model, FOUR))
     assert len(made._ranked) <= 10
+
+
+def in_child(check):
+    """Whether a check succeeds in a forked child."""
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # a lock that nobody releases
+        os._exit(0 if check() else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def test_a_forked_child_waits_for_no_lock_of_its_parents_threads():
+    routes = Routes(ServerAddresses("10.0.0.1:1,10.0.0.2:1"), 1, lambda address: Server(address, threading.Lock()))
+    (server, *_) = routes.order("m")
+    with routes._lock, server.checking:
+        assert in_child(lambda: not routes.order("m")[0].checking.locked())
+    assert routes.order("m")[0] is server
+
+
+def test_a_forked_child_resolves_a_name_that_its_parent_was_resolving(monkeypatch):
+    asked, go = threading.Event(), threading.Event()
+
+    def resolve(name):
+        asked.set()
+        go.wait(20)
+        return FOUR
+
+    monkeypatch.setattr(server_addresses, "_addresses", resolve)
+    routes = Routes(ServerAddresses("models.test:8500"), 1, lambda address: Server(address, threading.Lock()))
+    routes.addresses.wait(0.0)
+    assert asked.wait(20)
+
+    def found():
+        go.set()
+        routes.addresses.wait(3)
+        return routes.addresses.known() == FOUR
+
+    assert in_child(found)
+    go.set()
+    routes.addresses.wait(20)

@@ -30,6 +30,7 @@ def test_the_arguments_arrive(server: FakeServer) -> None:
             version=1,
             batch_size=7,
             on_error="skip",
+            idempotency_key="k",
         )
         assert (run.wait().state, run.info().kind) == ("finished", "scoring")
         assert [one.name for one in run.files()] == ["s.csv"]
@@ -42,6 +43,7 @@ def test_the_arguments_arrive(server: FakeServer) -> None:
         outputs=["y"],
         batch_size=7,
         skip_bad_rows=True,
+        idempotency_key="k",
     )
     expected.model.name, expected.model.version = "double", 1
     assert asked(server) == expected
@@ -55,7 +57,11 @@ def test_without_any_the_server_has_its_defaults(server: FakeServer) -> None:
     assert asyncio.run(score()) in server.runs
     expected = ScoreRequest(dataset="0123abcd", to="scores.parquet")
     expected.model.name = "double"
-    assert asked(server) == expected
+    sent = asked(server)
+    # Drawn, so that the call may be repeated.
+    assert sent.idempotency_key
+    sent.ClearField("idempotency_key")
+    assert sent == expected
 
 
 @pytest.mark.parametrize(
@@ -66,6 +72,7 @@ def test_without_any_the_server_has_its_defaults(server: FakeServer) -> None:
         ({"to": None}, "to: got None, expected the name of a file or folder"),
         ({"on_error": "go on"}, "on_error: got 'go on', expected 'stop' or 'skip'"),
         ({"batch_size": 0}, "batch_size"),
+        ({"idempotency_key": "a b"}, "idempotency_key: got 'a b', expected 1 to 128 letters"),
         ({"outputs": []}, "outputs: got an empty list"),
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from clocks import replace_time
 from layerserve import (
     InvalidArgument,
     InvalidTensor,
@@ -18,6 +19,7 @@ from layerserve import (
     ModelMismatch,
     ModelNotFound,
     ModelNotReady,
+    Overloaded,
     Scorer,
     TensorSpec,
     Unavailable,
@@ -112,6 +114,25 @@ def test_a_file_that_is_replaced_ends_it(server: FakeServer, scorer: Scorer) -> 
     for one in (scorer, pickle.loads(pickle.dumps(scorer))):
         with pytest.raises(ModelMismatch, match=f"got the digest [0-9a-f]{{64}}, expected {scorer.digest}"):
             one(batch())
+
+
+def test_a_server_that_is_busy_or_restarts_is_asked_again(
+    server: FakeServer, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    replace_time(monkeypatch, server_model, monotonic=lambda: sum(slept), sleep=slept.append)
+    scorer(batch())
+    for error in (Overloaded("the queue is full"), Unavailable("the server is stopping")):
+        for method in ("Predict", "GetModel"):
+            server.fail_next(error, method, times=12)
+            slept.clear()
+            np.testing.assert_array_equal(scorer(batch())["sum"], 11 * ROWS)
+            assert 0.5 < sum(slept) < server_model.PATIENCE
+    server.fail_next(Overloaded("the queue is full"), times=1000)
+    slept.clear()
+    with pytest.raises(Overloaded, match="the queue is full"):
+        scorer(batch())
+    assert sum(slept) > server_model.PATIENCE - 20
 
 
 def test_it_is_small_and_has_no_connection(scorer: Scorer) -> None:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -481,6 +482,40 @@ def test_metrics_of_all_processes_are_one_text(processes):
         line.startswith("# TYPE") for line in lines
     )
     assert not any("_created" in line for line in lines)
+
+
+def test_metrics_of_a_worker_that_is_too_busy_stay_as_they_were(processes, monkeypatch):
+    """Without them the sums would fall, which reads as a restart."""
+    own, other = Metrics(), Metrics()
+    other.version_loaded("m", 1, 1.0)
+    slow, go = threading.Event(), threading.Event()
+    other.before_collect(lambda: slow.is_set() and go.wait(30))
+    probes = Probes("127.0.0.1", 0, {"/metrics": MetricPage(other.registry)}, lambda: True, lambda *_: ANYONE)
+    both = processes("")
+    both._metrics_ports = {0: probes.port}
+    page = generate_latest(AllMetrics(own.registry, both))
+    assert b'layerserve_model_loads_total{model="m"} 1.0' in page
+    slow.set()
+    monkeypatch.setattr(supervisor, "METRICS_SECONDS", 0.1)
+    assert generate_latest(AllMetrics(own.registry, both)) == page
+    go.set()
+    probes.close()
+    # Nor if it ends in the middle of its answer.
+    with socket.create_server(("127.0.0.1", probes.port)) as server:
+        thread = threading.Thread(target=_answer_by_half, args=(server,))
+        thread.start()
+        monkeypatch.setattr(supervisor, "METRICS_SECONDS", 30)
+        assert generate_latest(AllMetrics(own.registry, both)) == page
+        thread.join()
+    # What has ended counts no more.
+    both._metrics_ports = {}
+    assert b"layerserve_model_loads_total" not in generate_latest(AllMetrics(own.registry, both))
+
+
+def _answer_by_half(server):
+    with server.accept()[0] as connection:
+        connection.recv(1 << 16)
+        connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 99\r\n\r\n[")
 
 
 #: A worker that takes its orders, says so, and ends when it is told to.

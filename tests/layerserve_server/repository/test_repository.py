@@ -658,6 +658,31 @@ def test_a_published_file_that_does_not_load_is_told_and_not_served(make, put, t
     assert sorted(publishing.version_numbers(folder)) == [1, 2]
 
 
+def test_a_label_that_moves_while_a_scan_runs_points_at_a_version_that_the_scan_knows(make, put, tmp_path, monkeypatch):
+    """The scan has listed the versions, and not yet read the labels."""
+    put(version=1)
+    publishing.write_label(tmp_path / "models" / "double", "best", 1)
+    repository = make()
+    find = repository.folder.find
+
+    def find_before(only):
+        found = find(only)
+        put(version=2)
+        publishing.write_label(tmp_path / "models" / "double", "best", 2)
+        return found
+
+    with monkeypatch.context() as during:
+        during.setattr(repository.folder, "find", find_before)
+        repository.scan()
+    with repository.leases.lease("double", None, "best") as chosen:
+        assert chosen.version == 1
+    # One finds it, and the next one sees that its file is complete.
+    for _ in range(2):
+        repository.scan()
+    with repository.leases.lease("double", None, "best") as chosen:
+        assert chosen.version == 2
+
+
 def test_a_label_moves_when_the_new_version_is_loaded(make, put, tmp_path, load_fake):
     """Callers of the label have an answer all the time: from the old version, then from the new one."""
     put(version=1, offset=1)

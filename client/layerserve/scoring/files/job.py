@@ -25,6 +25,8 @@ from layerserve.values.tensors import NUMPY_DTYPES
 #: A batch has inputs of about this size, in bytes, but so many rows at least and at most.
 _BATCH_BYTES = 1 << 20
 _BATCH_ROWS = (32, 8192)
+#: Of a server, which others use, too: a part of its queue.
+_SERVER_ROWS = 1024
 #: The argument of a scorer, as the command has it.
 _OPTION = re.compile(r"input_columns=\{'(.*?)': NAME\}")
 
@@ -167,6 +169,8 @@ def default_batch_size(scorer: Scorer) -> int:
         math.prod(axis or 1 for axis in spec.shape[1:]) * NUMPY_DTYPES[spec.dtype].itemsize for spec in scorer.inputs
     )
     fewest, most = _BATCH_ROWS
+    if scorer.engine == "server":
+        most = _SERVER_ROWS
     return max(fewest, min(most, _BATCH_BYTES // max(1, row)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +79,11 @@ class Key(Text):
         if not self.valid(value):
             raise InvalidArgument(f"{name}: got {value!r}, expected {self.expects}")
         return value
+
+
+def repeatable(key: str | None) -> str:
+    """Returns an idempotency key, which is drawn unless there is one. Raises InvalidArgument."""
+    return uuid.uuid4().hex if key is None else str(Key().encode("idempotency_key", key))
 
 
 @dataclass(frozen=True)

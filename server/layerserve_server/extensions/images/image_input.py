@@ -132,9 +132,9 @@ class Rows:
             size = prod(shape) * self._dtype.itemsize
             if size * len(self._several) > self._max_bytes:
                 raise InvalidTensorError(
-                    f"{self._label}, row {index}: got {len(self._several)} images, of which one has {size} bytes as an "
-                    f"array, expected at most {self._max_bytes} bytes together (setting 'max_message_bytes'); send "
-                    "fewer rows at a time"
+                    f"{self._label}, row {index + 1}: got {len(self._several)} images, of which one has {size} bytes "
+                    f"as an array, expected at most {self._max_bytes} bytes together (setting 'max_message_bytes'); "
+                    "send fewer rows at a time"
                 )
             row = self._several[index] = np.empty(shape, self._dtype)
         return memoryview(row.reshape(-1)).cast("B")
@@ -147,7 +147,7 @@ class Rows:
         for index, row in enumerate(rows):
             if row.shape != rows[0].shape:
                 raise InvalidTensorError(
-                    f"{self._label}, row {index}: got an image of shape {shape_text(row.shape)}, expected "
-                    f"{shape_text(rows[0].shape)}, as of row 0; set the input's size in the model's settings"
+                    f"{self._label}, row {index + 1}: got an image of shape {shape_text(row.shape)}, expected "
+                    f"{shape_text(rows[0].shape)}, as in the first row; set the input's size in the model's settings"
                 )
         return np.stack(rows) if rows else np.empty((0, *(length or 1 for length in self._shape)), self._dtype)

@@ -62,7 +62,7 @@ class Images:
 
     def label(self, index: int) -> str:
         """Returns an image in error texts."""
-        return f"{self._label}, row {index}"
+        return f"{self._label}, row {index + 1}"
 
     def decoded(self) -> None:
         """Counts a decoded image."""

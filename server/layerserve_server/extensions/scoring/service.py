@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 
 from layerserve.v1 import scoring_pb2 as pb
@@ -16,11 +17,13 @@ from layerserve_server.extensions.scoring.scoring_job import CHECK
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import seen_by, use_datasets
+from layerserve_server.services.idempotency import keys_of_runs
 from layerserve_server.services.messages import chosen_by, lease, parse
 from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import owned
 from layerserve_server.services.run_replies import run_message
 from layerserve_server.services.run_requests import RunDefaults
+from layerserve_server.training.checks.request_checks import check_key
 from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run
@@ -51,20 +54,26 @@ class ScoringService:
         self._work = work
         self._jobs = jobs
         self._defaults = defaults
+        self._keys = keys_of_runs(runs)
 
     def routes(self) -> Routes:
         """Returns the handlers."""
         return Routes(unary={SERVICE + "Score": self.score})
 
     def score(self, call: Call) -> None:
-        """Handles Score. Raises as `messages.lease`, `DatasetStore.get`, `Quota.run`, `Runs.begin` and CHECK do."""
+        """Handles Score.
+
+        Raises as `messages.lease`, `DatasetStore.get`, `Quota.run`, `Runs.begin`, CHECK and `IdempotencyKeys.begin` do.
+        """
         request = parse(pb.ScoreRequest, call.request)
-        run = self._work.begin(call.caller, lambda: self._begin(call, request))
+        # Before the key is looked up: the run may be of a model that the caller may not use any more.
+        chosen_by(call.caller, "predict", request.model)
+        check_key(request.idempotency_key)
+        begin = partial(self._work.begin, call.caller, lambda: self._begin(call, request))
+        run, _ = self._keys.begin(call.caller, request.idempotency_key, SCORING, request, begin)
         call.answer(pb.ScoreResponse(run=run_message(run)).SerializeToString())
 
     def _begin(self, call: Call, message: pb.ScoreRequest) -> Run:
-        # Before the rest of the request is looked at: its errors are for those who may ask.
-        chosen_by(call.caller, "predict", message.model)
         options = _options(message)
         with lease(self._repository, call.caller, "predict", message.model) as base:
             call.set_metric_labels(base.name, base.version)
@@ -80,6 +89,7 @@ class ScoringService:
                 threads=self._defaults.threads,
                 nice=self._defaults.nice,
                 publish=False,
+                idempotency_key=message.idempotency_key or None,
             )
             run = self._runs.begin(owned(request, call.caller, self._repository), base)
             try:

@@ -212,4 +212,5 @@ class Driver:
 def trial_request(sweep: Sweep, trial: Trial) -> RunRequest:
     """Returns the request of a trial's run. Raises InvalidRequestError if a setting is invalid."""
     request = with_settings(sweep.request, trial.settings)
-    return replace(request, part_of=sweep.id, part=trial.number)
+    # A call with the key of the sweep doesn't find one of its runs.
+    return replace(request, part_of=sweep.id, part=trial.number, idempotency_key=None)

@@ -160,8 +160,6 @@ class Sweeps:
         for array in request.data:
             if array.file is None:
                 raise InvalidRequestError(f"{array.label()}: got an array to send, expected one on the server")
-        if request.idempotency_key:
-            raise InvalidRequestError("idempotency_key: got one for a sweep, expected none")
         if request.on_conflict == "rebase":
             raise InvalidRequestError("on_conflict: got 'rebase' for a sweep, expected 'refuse'")
         check_space(dimensions, request, grid=grid)
@@ -296,6 +294,16 @@ class Sweeps:
         if sweep is None or not visible(sweep.request):
             raise UnknownRunError(f"no sweep '{safe_text(sweep_id, 80)}'")
         return sweep
+
+    def find(self, caller: str, key: str, visible: Callable[[RunRequest], bool]) -> Sweep | None:
+        """Returns the newest sweep with an idempotency key of a caller, whose request is `visible`.
+
+        Raises UnavailableError as `get` does.
+        """
+        for sweep in self.list():
+            if (sweep.request.caller, sweep.request.idempotency_key) == (caller, key) and visible(sweep.request):
+                return sweep
+        return None
 
     def list(self, model: str = "") -> list[Sweep]:
         """Returns the sweeps, or those of one model, newest first. Raises UnavailableError as `get` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import Any
 
 from layerserve.v1 import sweeps_pb2 as pb
@@ -17,10 +18,12 @@ from layerserve_server.extensions.sweeps.space import MAX_DIMENSIONS, Dimension,
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState, Trial, TrialState
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
+from layerserve_server.services.idempotency import IdempotencyKeys
 from layerserve_server.services.messages import lease, model_spec, parse, timestamp
 from layerserve_server.services.open_work import OpenWork
 from layerserve_server.services.run_access import owned, seen_by
 from layerserve_server.services.run_requests import RunDefaults, parsed_json, training_request
+from layerserve_server.training.request import TRAINING
 from layerserve_server.transport.call import Call, Routes
 
 SERVICE = "/layerserve.v1.SweepService/"
@@ -52,6 +55,7 @@ class SweepService:
         self._sweeps = sweeps
         self._work = work
         self._defaults = defaults
+        self._keys = IdempotencyKeys("sweep", sweeps.find)
 
     def routes(self) -> Routes:
         """Returns the handlers."""
@@ -67,7 +71,10 @@ class SweepService:
         )
 
     def create_sweep(self, call: Call) -> None:
-        """Handles CreateSweep. Raises as `messages.lease`, `Quota.run` and `Sweeps.create` do."""
+        """Handles CreateSweep.
+
+        Raises as `messages.lease`, `Quota.run`, `Sweeps.create` and `IdempotencyKeys.begin` do.
+        """
         spec = parse(pb.CreateSweepRequest, call.request).spec
         method = METHODS.get(spec.method)
         if method is None:
@@ -97,7 +104,10 @@ class SweepService:
                 raise
             return sweep
 
-        sweep = self._work.begin(call.caller, begin)
+        # The sweep may be of a model on which the caller has no right any more.
+        call.caller.check_model("train", spec.train.model.name)
+        key, once = spec.train.idempotency_key, partial(self._work.begin, call.caller, begin)
+        sweep, _ = self._keys.begin(call.caller, key, TRAINING, spec, once)
         call.answer(pb.CreateSweepResponse(sweep=self._sweep(sweep)).SerializeToString())
 
     def get_sweep(self, call: Call) -> None:

@@ -262,9 +262,8 @@ def checked_metadata(metadata: Mapping[str, str]) -> Mapping[str, str]:
 
 def _check_conflicts(request: RunRequest) -> None:
     checked_metadata(request.metadata or {})
-    expected, key = request.expected_base_version, request.idempotency_key
-    if key and not Key().valid(key):
-        raise InvalidRequestError(f"idempotency_key: got '{safe_text(key, 150)}', expected {Key().expects}")
+    check_key(request.idempotency_key)
+    expected = request.expected_base_version
     if expected and not request.publish:
         raise InvalidRequestError("expected_base_version: given for a run that doesn't publish its result")
     if request.on_conflict == "rebase":
@@ -272,6 +271,12 @@ def _check_conflicts(request: RunRequest) -> None:
             raise InvalidRequestError("on_conflict: given without expected_base_version")
         if not request.validates:
             raise InvalidRequestError("on_conflict: rebase requires validation data or a validation_split")
+
+
+def check_key(key: str | None) -> None:
+    """Raises InvalidRequestError if there is an idempotency key that can't be one."""
+    if key and not Key().valid(key):
+        raise InvalidRequestError(f"idempotency_key: got '{safe_text(key, 150)}', expected {Key().expects}")
 
 
 def _range(option: Option) -> str:

@@ -174,12 +174,12 @@ def test_what_nobody_waits_for_is_not_decoded(pool_of, counts):
 @pytest.mark.parametrize(
     ("reply", "outcome", "text"),
     [
-        (TimeoutError(), "slow", "row 0: got an image that isn't decoded in 60 seconds (setting 'image_seconds')"),
-        (JobDiedError(9, late=False), "failed", "row 0: the process that decodes it has ended"),
-        (OSError("gone"), "failed", "row 0: the process that decodes it has ended"),
-        ({"shape": [2, 2, 3]}, "failed", "row 0: the process that decodes it has ended"),
-        ({}, "failed", "row 0: the process that decodes it has ended"),
-        ({"reason": "damaged", "text": "got less"}, "damaged", "input 'x', row 0: got less"),
+        (TimeoutError(), "slow", "row 1: got an image that isn't decoded in 60 seconds (setting 'image_seconds')"),
+        (JobDiedError(9, late=False), "failed", "row 1: the process that decodes it has ended"),
+        (OSError("gone"), "failed", "row 1: the process that decodes it has ended"),
+        ({"shape": [2, 2, 3]}, "failed", "row 1: the process that decodes it has ended"),
+        ({}, "failed", "row 1: the process that decodes it has ended"),
+        ({"reason": "damaged", "text": "got less"}, "damaged", "input 'x', row 1: got less"),
     ],
 )
 def test_an_image_that_ends_its_process_fails_its_request_only(pool_of, counts, reply, outcome, text):

@@ -71,11 +71,11 @@ def test_the_client_sends_bytes_files_images_of_pillow_and_arrays(client, tmp_pa
 
 
 def test_a_damaged_image_fails_its_request_and_is_named(client):
-    with pytest.raises(InvalidTensor, match=r"input 'x', row 1: got a damaged image .*, expected a whole one"):
+    with pytest.raises(InvalidTensor, match=r"input 'x', row 2: got a damaged image .*, expected a whole one"):
         client.predict("double", [IMAGES[0], DAMAGED, IMAGES[1]])
     answers = client.predict_many("double", [[IMAGES[0]], [b"no image"]])
     assert next(answers).tolist() == EXPECTED[:1].tolist()
-    with pytest.raises(InvalidTensor, match=r"row 0: got 8 bytes that begin with b'no image'"):
+    with pytest.raises(InvalidTensor, match=r"row 1: got 8 bytes that begin with b'no image'"):
         next(answers)
 
 
@@ -101,7 +101,7 @@ def test_the_open_inference_protocol_has_them_as_bytes(app, connect, http):
     reply = http("POST", "/v2/models/double/infer", IMAGES[1], inference_header_content_length="0")
     assert reply.body.endswith(EXPECTED[1].tobytes())
     refused = http("POST", "/v2/models/double/infer", DAMAGED, inference_header_content_length="0")
-    assert (refused.status, "row 0: got a damaged image" in refused.json["error"]) == (400, True)
+    assert (refused.status, "row 1: got a damaged image" in refused.json["error"]) == (400, True)
 
 
 def test_tensorflow_serving_has_them_as_strings(app, connect, http):
@@ -123,7 +123,7 @@ def test_tensorflow_serving_has_them_as_strings(app, connect, http):
     large = encoded((300, 300), "BMP")
     assert http("POST", path, {"instances": [{"b64": text(large)}]}).json["predictions"] == doubled([large]).tolist()
     refused = http("POST", path, {"instances": [{"b64": text(DAMAGED)}]})
-    assert (refused.status, "input 'x', row 0: got a damaged image" in refused.json["error"]) == (400, True)
+    assert (refused.status, "input 'x', row 1: got a damaged image" in refused.json["error"]) == (400, True)
 
 
 def test_each_protocol_describes_the_input_as_bytes(http):

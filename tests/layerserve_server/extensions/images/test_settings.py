@@ -72,7 +72,7 @@ def test_images_of_an_input_of_any_size_keep_theirs(put_images, start, monkeypat
     with Client(f"127.0.0.1:{start().grpc_port}", timeout=60) as client:
         assert client.predict("double", IMAGES[:1]).tolist() == doubled(IMAGES[:1], row=row).tolist()
         assert np.shape(client.predict("double", [IMAGES[1]] * 3)) == (3, 2, 9, 3)
-        with pytest.raises(InvalidTensor, match=r"row 1: got an image of shape \(2, 9, 3\), expected \(5, 6, 3\)"):
+        with pytest.raises(InvalidTensor, match=r"row 2: got an image of shape \(2, 9, 3\), expected \(5, 6, 3\)"):
             client.predict("double", IMAGES)
 
 

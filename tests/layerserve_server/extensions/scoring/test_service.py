@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from layerserve import (
 )
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
+from layerserve_server.extensions.scoring import service
 from shared_jobs import SharedJobs, used
 from tokens import write_tokens
 
@@ -31,12 +35,12 @@ TOKENS = {
     "other": "rights = ['predict', 'read', 'train']",
     "trainer": "rights = ['train', 'read']",
     "predictor": "rights = ['predict', 'read']",
+    "manager": "rights = ['manage']",
 }
 
 
-@pytest.fixture(scope="module", name="client")
-def _client(tmp_path_factory: pytest.TempPathFactory, jobs: SharedJobs) -> Iterator[Callable[[str], Client]]:
-    """Clients of a server by token."""
+@pytest.fixture(scope="module", name="address")
+def _address(tmp_path_factory: pytest.TempPathFactory, jobs: SharedJobs) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     (folder / "models" / "m" / "1").mkdir(parents=True)
     x = layergraph.Input((3,), name="x")
@@ -53,11 +57,17 @@ def _client(tmp_path_factory: pytest.TempPathFactory, jobs: SharedJobs) -> Itera
     )
     with used(jobs):
         app = App(settings)
-    clients: dict[str, Client] = {}
     with app:
-        yield lambda name: clients.setdefault(name, Client(f"127.0.0.1:{app.grpc_port}", timeout=120, token=name))
-        for one in clients.values():
-            one.close()
+        yield f"127.0.0.1:{app.grpc_port}"
+
+
+@pytest.fixture(scope="module", name="client")
+def _client(address: str) -> Iterator[Callable[[str], Client]]:
+    """Clients of a server by token."""
+    clients: dict[str, Client] = {}
+    yield lambda name: clients.setdefault(name, Client(address, timeout=120, token=name))
+    for one in clients.values():
+        one.close()
 
 
 @pytest.fixture(scope="module", name="dataset")
@@ -95,6 +105,111 @@ def test_a_run_is_followed_and_its_result_downloaded_by_its_owner_only(
     for refused in (seen.cancel, seen.pause, seen.delete, lambda: seen.download("scores.parquet", tmp_path)):
         with pytest.raises(Forbidden, match="it belongs to another caller"):
             refused()
+
+
+def test_a_call_that_is_made_again_finds_its_run(client: Any, dataset: Any) -> None:
+    owner, other = client("owner"), client("other")
+    first = owner.score("m", dataset=dataset, columns=["key"], idempotency_key="nightly")
+    for _ in range(2):
+        assert owner.score("m", dataset=dataset, columns=["key"], idempotency_key="nightly").id == first.id
+        first.wait(timeout=200)
+    assert first.info().idempotency_key == "nightly"
+    with pytest.raises(FailedPrecondition, match=f"the key of run '{first.id}', with another request; .* in columns$"):
+        owner.score("m", dataset=dataset, idempotency_key="nightly")
+    with pytest.raises(FailedPrecondition, match="with another request; it differs in kind"):
+        owner.evaluate("m", np.ones((2, 3)), np.ones((2, 2)), loss="mse", idempotency_key="nightly")
+    with pytest.raises(InvalidArgument, match="idempotency_key: got 'a b', expected 1 to 128 letters"):
+        owner.score("m", dataset=dataset, idempotency_key="a b")
+    # What didn't fit has begun nothing.
+    with pytest.raises(InvalidArgument, match="'id' to keep is missing"):
+        owner.score("m", dataset=dataset, columns=["id"], idempotency_key="weekly")
+    assert owner.score("m", dataset=dataset, idempotency_key="weekly").id != first.id
+    # Keys are each caller's own.
+    with pytest.raises(DatasetNotFound):
+        other.score("m", dataset=dataset, columns=["key"], idempotency_key="nightly")
+
+
+def test_a_call_whose_connection_is_cut_begins_one_run(
+    client: Any, dataset: Any, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = client("owner")
+    known = {one.id for one in owner.runs()}
+    relay = Relay(address)
+    described = service.run_message
+    cuts = []
+
+    def cut_once(run: Any) -> Any:
+        if not cuts:
+            cuts.append(run.id)
+            relay.cut()
+        return described(run)
+
+    monkeypatch.setattr(service, "run_message", cut_once)
+    with closing(relay), Client(relay.address, timeout=120, token="owner") as through:
+        run = through.score("m", dataset=dataset)
+    assert [run.id] == cuts
+    assert {one.id for one in owner.runs()} - known == {run.id}
+
+
+class Relay:
+    """Forwards connections to a server until they are cut."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._server = host, int(port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                ours, _ = self._listener.accept()
+                theirs = socket.create_connection(self._server)
+                self._open += [ours, theirs]
+                for one, other in ((ours, theirs), (theirs, ours)):
+                    threading.Thread(target=self._forward, args=(one, other), daemon=True).start()
+
+    def _forward(self, one: socket.socket, other: socket.socket) -> None:
+        with one, suppress(OSError):
+            while content := one.recv(1 << 16):
+                other.sendall(content)
+        with suppress(OSError):
+            other.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Ends the connections that are open. Their threads close them."""
+        for one in self._open:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Ends all connections."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+
+def test_a_version_that_is_uploaded_during_a_run_is_not_in_its_result(
+    client: Any, dataset: Any, tmp_path: Path
+) -> None:
+    owner, manager = client("owner"), client("manager")
+    for number in (1, 2):
+        x = layergraph.Input((3,), name="x")
+        layergraph.Model(x, layers.Dense(2, name="y")(x)).save(tmp_path / f"{number}.keras")
+    manager.upload("n", tmp_path / "1.keras")
+    run = owner.score("n", dataset=dataset)
+    manager.upload("n", tmp_path / "2.keras")
+    manager.delete_version("n", 1)
+    assert owner.model("n").version == 2
+    run.wait(timeout=200)
+    made = pq.read_table(run.download("scores.parquet", tmp_path))
+    assert made.schema.metadata[b"layerserve.version"] == b"1"
+    x = np.random.default_rng(0).random((20, 3), "float32")
+    first = layergraph.load_model(tmp_path / "1.keras").predict(x)
+    np.testing.assert_allclose(made["y"].to_pylist(), first, rtol=1e-5, atol=1e-6)
 
 
 def test_what_does_not_fit_leaves_no_run(client: Any, dataset: Any) -> None:

@@ -170,13 +170,30 @@ def test_a_sweep_whose_trials_all_fail_has_failed(sweeper, tmp_path):
     assert all("gone.npy" in trial.reason for trial in failed if trial.number)
 
 
+def test_a_call_that_is_made_again_finds_its_sweep_also_after_a_restart(sweeper):
+    keyed = spec([5, 3], idempotency_key="k")
+    sweep_id = sweeper.create(keyed)
+    assert sweeper.create(keyed) == sweep_id
+    sweeper.ended(sweep_id)
+    assert sweeper.create(keyed) == sweep_id
+    # A key of a sweep is none of its runs.
+    runs = sweeper.runs.ListRuns(training_pb2.ListRunsRequest()).runs
+    assert {run.idempotency_key for run in runs} == {""}
+    with pytest.raises(grpc.RpcError, match=f"the key of sweep '{sweep_id}', with another request; .* in dimensions"):
+        sweeper.create(spec([5, 4], idempotency_key="k"))
+    sweeper.app.stop()
+    sweeper.restart()
+    assert sweeper.create(keyed) == sweep_id
+    assert sweeper.create(spec([5, 3])) != sweep_id
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
         ({"method": 9}, "method: got 9"),
         ({"trials": -1}, "trials: got -1"),
         ({"trials": 20_000}, "trials: got 20000, expected at most 10000"),
-        ({"train": {"idempotency_key": "k"}}, "idempotency_key: got one for a sweep, expected none"),
+        ({"train": {"idempotency_key": "a b"}}, "idempotency_key: got 'a b', expected 1 to 128 letters"),
         ({"train": {"on_conflict": 2}}, "on_conflict: got 'rebase' for a sweep, expected 'refuse'"),
         ({"train": {"from_checkpoint": "run/last"}}, "from_checkpoint: only Train and Evaluate can go on from a"),
         ({"dimensions": [pb.Dimension(name="seed")]}, "expected exactly one of values and a range"),
