@@ -124,6 +124,8 @@ class Pair:
             return self.caller.recv(1) == b""
         except TimeoutError:
             return False
+        finally:
+            self.caller.settimeout(None)
 
 
 @pytest.fixture
