@@ -98,7 +98,7 @@ def keywords(source: str, tables: Sequence[str]) -> str:
 
 
 #: Folders with a part of the client: slices, and those of the core.
-PARTS = ("calls", "models", "prediction", "sequences", "training", "scoring", "codegen", *SLICES)
+PARTS = ("calls", "models", "prediction", "explanations", "sequences", "training", "scoring", "codegen", *SLICES)
 #: The files, by path in the package. Some need those before.
 FILES: dict[str, Callable[[], str]] = {
     "async_slices.py": slices,

@@ -46,6 +46,7 @@ from .errors import (
     VersionConflict,
     VersionNotFound,
 )
+from .explanations.explanation import Explanation
 from .models.changes import ModelChange, VersionWarning
 from .models.drawing import ModelGraph
 from .models.info import EngineChoice, ModelInfo
@@ -102,6 +103,7 @@ __all__ = [
     "DeadlineExceeded",
     "EngineChoice",
     "EpochEnd",
+    "Explanation",
     "FailedPrecondition",
     "Forbidden",
     "Internal",

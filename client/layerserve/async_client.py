@@ -6,12 +6,15 @@ from layerserve.async_slices import AsyncSlices
 from layerserve.calls.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, TLS, ChannelOptions, connection
 from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
+from layerserve.explanations.api import AsyncExplanationMethods
 from layerserve.prediction.api import AsyncPredictionMethods
 from layerserve.scoring.api import AsyncScoringMethods
 from layerserve.sequences.api import AsyncSequenceMethods
 
 
-class AsyncClient(AsyncPredictionMethods, AsyncSequenceMethods, AsyncScoringMethods, AsyncSlices):
+class AsyncClient(
+    AsyncPredictionMethods, AsyncExplanationMethods, AsyncSequenceMethods, AsyncScoringMethods, AsyncSlices
+):
     """A connection to a layerserve server, shared by any number of tasks of one event loop.
 
     Example:

@@ -6,13 +6,14 @@ from __future__ import annotations
 from layerserve.calls.connection import DEFAULT_ADDRESS, DEFAULT_TIMEOUT, TLS, ChannelOptions, connection
 from layerserve.calls.service_config import MAX_RETRIES, LoadBalancing
 from layerserve.calls.tokens import Token
+from layerserve.explanations.blocking import ExplanationMethods
 from layerserve.prediction.blocking import PredictionMethods
 from layerserve.scoring.blocking import ScoringMethods
 from layerserve.sequences.blocking import SequenceMethods
 from layerserve.slices import Slices
 
 
-class Client(PredictionMethods, SequenceMethods, ScoringMethods, Slices):
+class Client(PredictionMethods, ExplanationMethods, SequenceMethods, ScoringMethods, Slices):
     """A connection to a layerserve server, shared by any number of threads.
 
     Example:

@@ -108,6 +108,10 @@ class NotSteppableError(LayerGraphError):
         super().__init__(f"the model can't be stepped: {named}{reason}")
 
 
+class ExplanationError(LayerGraphError, ValueError):
+    """An output can't be explained by a tensor. The text names the tensor and the reason."""
+
+
 class OutOfMemoryError(LayerGraphError, MemoryError):
     """A layer needs more memory than there is. Less data may fit."""
 

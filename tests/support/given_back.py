@@ -93,6 +93,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
     },
     "training.conversion": {"Converter": lambda one: {}},
     "extensions.estimates.measured_run": {"MeasuredRuns": lambda one: {}},
+    "extensions.explanations.service": {"ExplanationService": lambda one: {}},
     "training.runs.queue": {"RunQueue": lambda one: {"runs that are being begun": sum(one._beginning.values())}},
     "training.runs.table": {
         "RunTable": lambda one: {

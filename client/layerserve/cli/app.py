@@ -13,6 +13,7 @@ import typer
 from layerserve.calls.tokens import PlaintextTokenWarning
 from layerserve.cli import catalogue, changes, extensions, options, runs, training
 from layerserve.cli.codegen import codegen
+from layerserve.cli.explain import explain
 from layerserve.cli.graph import graph
 from layerserve.cli.groups import HELP_OPTIONS, Group
 from layerserve.cli.predict import predict
@@ -21,7 +22,7 @@ from layerserve.cli.score import score
 from layerserve.cli.slice_commands import slice_commands
 from layerserve.cli.status import status
 from layerserve.cli.top import top
-from layerserve.cli.wrong_lines import explain
+from layerserve.cli.wrong_lines import explain as explain_error
 from layerserve.errors import LayerserveError
 from layerserve.models.changes import VersionWarning
 
@@ -70,6 +71,7 @@ PANELS: dict[str, Mapping[str, Callable[..., Any] | typer.Typer | None]] = {
     "Predict": {
         "predict": predict,
         "score": score,
+        "explain": explain,
         "shapes": catalogue.shapes,
         "graph": graph,
         "codegen": codegen,
@@ -109,14 +111,14 @@ class Commands(Group):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            explain(error, self)
+            explain_error(error, self)
             raise
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
-            explain(error, self, ctx.invoked_subcommand)
+            explain_error(error, self, ctx.invoked_subcommand)
             raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -25,6 +25,7 @@ OWN = {
     "cloud_paths": "layerserve_server.extensions.cloud_paths.extension:CLOUD_PATHS",
     "cluster": "layerserve_server.extensions.cluster.extension:CLUSTER",
     "estimates": "layerserve_server.extensions.estimates.extension:ESTIMATES",
+    "explanations": "layerserve_server.extensions.explanations.extension:EXPLANATIONS",
     "images": "layerserve_server.extensions.images.extension:IMAGES",
     "mirroring": "layerserve_server.extensions.mirroring.extension:MIRRORING",
     "online": "layerserve_server.extensions.online.extension:ONLINE",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from layerserve_server.errors import UnavailableError
-from layerserve_server.repository.leases import LOAD_TRIES
+from layerserve_server.repository.leases import LOAD_TRIES, Choice
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.transport.call import Call
@@ -15,23 +15,26 @@ from layerserve_server.transport.call import Call
 def with_version(
     repository: Repository,
     call: Call,
-    choice: tuple[str, int | None, str | None],
+    choice: Choice,
     work: Callable[[LoadedVersion], None],
     tries: int = LOAD_TRIES,
+    named: Choice | None = None,
 ) -> None:
     """Calls `work` with the chosen version, which is leased meanwhile: now, or after it was loaded.
 
-    Raises as `Leases.lease_loaded` does. After this has returned, errors fail the call.
+    `named` is what the call names, if a canary was chosen instead. Raises as `Leases.lease_chosen` does. After this has
+    returned, errors fail the call.
     """
-    held = repository.leases.lease_loaded(*choice)
+    named = choice if named is None else named
+    held = repository.leases.lease_chosen(choice, named)
     if held is not None:
         with held as version:
             work(version)
         return
     if not tries:
         raise unloaded(choice[0])
-    again = partial(with_version, repository, call, choice, work, tries - 1)
-    repository.leases.when_loaded(*choice, partial(proceed, call, again), lambda: call.answered)
+    again = partial(with_version, repository, call, choice, work, tries - 1, named)
+    repository.leases.when_chosen_loaded(choice, named, partial(proceed, call, again), lambda: call.answered)
 
 
 def proceed(call: Call, again: Callable[[], None], error: Exception | None) -> None:

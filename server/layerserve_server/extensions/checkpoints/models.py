@@ -8,13 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-from layerserve.errors import InvalidTensor
-from layerserve.values import tensors
-
-from layerserve_server.errors import InvalidTensorError, UnknownCheckpointError, VersionFailedError
+from layerserve_server.errors import UnknownCheckpointError, VersionFailedError
 from layerserve_server.inference.admission import admit
-from layerserve_server.inference.runner import Array, ModelRunner, load_plugins
+from layerserve_server.inference.runner import ModelRunner, load_plugins
+from layerserve_server.jobs.array_files import read_array, write_array
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.table import Job
 from layerserve_server.repository.publishing import link_file
@@ -123,11 +120,11 @@ def predict(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
     runner = ModelRunner(cast("Any", model))
     plan = runner.plan(arguments["outputs"])
     folder = Path(arguments["folder"])
-    given = [(one["name"], _read(folder / f"{index}.in", one)) for index, one in enumerate(arguments["inputs"])]
+    given = [(one["name"], read_array(folder / f"{index}.in", one)) for index, one in enumerate(arguments["inputs"])]
     names = tuple(arguments["outputs"]) or tuple(spec.name for spec in plan.output_specs)
     with as_published(model, request):
         results = runner(names, admit(plan, model.input_specs, given).arrays)
-    return {"outputs": [_write(folder / f"{i}.out", name, results[name]) for i, name in enumerate(names)]}
+    return {"outputs": [write_array(folder / f"{i}.out", name, results[name]) for i, name in enumerate(names)]}
 
 
 def _model(arguments: Mapping[str, Any]) -> tuple[RunRequest, Model]:
@@ -156,17 +153,3 @@ def _resolve(model: Model, request: RunRequest) -> None:
     x, y = ({info.name: array for info, array in few if info.role is role} for role in (Role.X, Role.Y))
     if model.compilation is not None:
         adapt_data(model, model.compilation, x, y)
-
-
-def _read(path: Path, described: Mapping[str, Any]) -> Array:
-    name, dtype, shape = described["name"], described["dtype"], tuple(described["shape"])
-    try:
-        return tensors.decode_data(path.read_bytes(), dtype, shape, name)
-    except InvalidTensor as error:
-        raise InvalidTensorError(str(error)) from error
-
-
-def _write(path: Path, name: str, array: Array) -> dict[str, Any]:
-    dtype = tensors.array_dtype(np.asarray(array), name)
-    path.write_bytes(tensors.encode_data(array, dtype, name))
-    return {"name": name, "dtype": dtype, "shape": list(array.shape)}
