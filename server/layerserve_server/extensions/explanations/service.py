@@ -147,7 +147,13 @@ def _check_size(call: Call, rows: int, steps: int) -> None:
 
 def _axes(spec: TensorSpec, target: Sequence[int], rows: int) -> int:
     """Returns the number of indices of an element. Raises InvalidRequestError if `target` has another number."""
-    axes = len(spec.shape) - 1
+    lengths = spec.shape[1:]
+    axes = len(lengths)
+    if not target and any(length is not None and length > 1 for length in lengths):
+        raise InvalidRequestError(
+            f"target: got none, expected the element of output '{spec.name}' to explain: an index for each axis of "
+            f"{lengths}"
+        )
     if target and len(target) not in (axes, rows * axes):
         raise InvalidRequestError(
             f"target: got {len(target)} indices, expected {axes} for output '{spec.name}' of shape "

@@ -10,7 +10,7 @@ from layerserve_server.extensions.page.settings import PageSettings
 logger = logging.getLogger(__name__)
 
 #: Services of other extensions, which the server may be without.
-OPTIONAL = ("SweepService", "CheckpointService")
+OPTIONAL = ("SweepService", "CheckpointService", "ExplanationService")
 
 
 def _main(core: Core) -> Part:

@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 
 from layerserve_server.extensions.page.change_parts import ChangeParts
+from layerserve_server.extensions.page.explain_part import ExplainPart
 from layerserve_server.extensions.page.guard import Guard
 from layerserve_server.extensions.page.model_parts import ModelParts
 from layerserve_server.extensions.page.pages import FOLDER, SECURITY, Pages
@@ -50,6 +51,7 @@ class Page:
         return [
             *(route for one in parts for route in one.routes()),
             *TryParts(pages, guard, served, self._reader).routes(),
+            ExplainPart(pages, guard, self._reader).route(),
         ]
 
     def plain(self) -> Mapping[str, Plain]:

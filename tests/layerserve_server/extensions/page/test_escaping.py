@@ -6,9 +6,12 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 from google.protobuf import symbol_database
 from google.protobuf.message import Message
+from layerserve.v1.explanations_pb2 import ExplainResponse
+from layerserve.values.tensors import encode
 from layerserve_server.access.caller import ANYONE
 from layerserve_server.extensions.page.pages import shape
 from layerserve_server.extensions.page.part import PARTS
@@ -128,7 +131,7 @@ def shown(route: HttpRoute, body: bytes, reply: Message) -> str:
     return route.translate(request).reply(reply.SerializeToString()).body.decode()
 
 
-@pytest.mark.parametrize("name", [*(name for name in ROUTES if name != "predict"), "try images"])
+@pytest.mark.parametrize("name", [*(name for name in ROUTES if name not in ("predict", "explain")), "try images"])
 def test_hostile_text_stays_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "try images":
         monkeypatch.setattr(SERVED, "encoded", {HOSTILE: "image"})
@@ -161,6 +164,18 @@ def test_names_and_text_in_answers_stay_text() -> None:
     assert source.startswith("data:image/png;base64,")
     assert not any(name.startswith("on") for name, _ in seen.attributes)
     assert text.count("&lt;script&gt;") >= 4
+
+
+def test_names_in_explanations_stay_text() -> None:
+    body = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}'
+    numbers = encode(np.zeros((1, 2), "float32"), HOSTILE)
+    one = encode(np.zeros(1, "float32"), HOSTILE)
+    reply = ExplainResponse(attributions=[numbers], outputs=one, baseline_outputs=one, convergence_delta=one)
+    text = shown(ROUTES["explain"], body, reply)
+    seen = Seen(text)
+    assert seen.tags <= TAGS
+    assert not any(name.startswith("on") for name, _ in seen.attributes)
+    assert text.count("&lt;script&gt;") >= 2
 
 
 def test_a_shape_of_a_hostile_length_is_short() -> None:

@@ -47,7 +47,7 @@ def ask(call, route, **headers):
     name = f"{route.path}?{urlencode(FIELDS)}"
     if route.verb == "GET":
         return call("GET", name, **headers)
-    body = BODY if route.path.endswith("/predict") else urlencode(FIELDS).encode()
+    body = BODY if route.path.endswith(("/predict", "/explain")) else urlencode(FIELDS).encode()
     return call("POST", name, body, **{"x-layerserve-page": secret(call), **headers})
 
 

@@ -150,15 +150,22 @@ async function change(form, submitter) {
   submitter.disabled = false;
 }
 
-async function predict(form) {
-  const answer = document.getElementById("answer");
-  const row = form.querySelector("#row").value || 0;
+async function answer(form, part, parameters) {
+  const shown = document.getElementById("answer");
+  const fields = new URLSearchParams({ row: form.querySelector("#row").value || 0, ...parameters });
   try {
     const options = { method: "POST", ...(await bodyOf(form)) };
-    replace(answer, nodesOf(await ask(`${PARTS}${form.dataset.predict}&row=${row}`, options)));
+    replace(shown, nodesOf(await ask(`${PARTS}${part}&${fields}`, options)));
   } catch (error) {
-    answer.replaceChildren(complaint(error));
+    shown.replaceChildren(complaint(error));
   }
+}
+
+async function explain(button) {
+  const [target, to] = ["#target", "#to"].map((one) => button.form.querySelector(one).value);
+  button.disabled = true;
+  await answer(button.form, button.dataset.explain, { target, to });
+  button.disabled = false;
 }
 
 async function copy(button) {
@@ -194,7 +201,7 @@ addEventListener("submit", (event) => {
   const form = event.target;
   if (form.id === "token") useToken(form.querySelector("input").value);
   else if (form.dataset.post) change(form, event.submitter);
-  else if (form.dataset.predict) predict(form);
+  else if (form.dataset.predict) answer(form, form.dataset.predict, {});
   else if (form.dataset.go) location.hash = `${form.dataset.go}?${new URLSearchParams(new FormData(form))}`;
 });
 
@@ -206,6 +213,7 @@ addEventListener("click", (event) => {
   }
   if (event.target.id === "forget") useToken("");
   if (event.target.dataset?.copy) copy(event.target);
+  if (event.target.dataset?.explain) explain(event.target);
   if (event.target.dataset?.zoom) {
     zoomBy(event.target.closest("section").querySelector(".graph"), event.target.dataset.zoom);
   }
