@@ -135,6 +135,8 @@ def _place(tmp_path_factory: pytest.TempPathFactory, jobs: SharedJobs) -> Iterat
     (models / "cats" / "1").mkdir(parents=True)
     cats().save(models / "cats" / "1" / "model.keras")
     (models / "cats" / "layerserve.toml").write_text('[inputs.image]\ndecode = "image"\n')
+    (models / "photos" / "1").mkdir(parents=True)
+    photos().save(models / "photos" / "1" / "model.keras")
     (models / "sensor" / "1").mkdir(parents=True)
     sensor().save(models / "sensor" / "1" / "model.keras")
     (models / "sensor" / "layerserve.toml").write_text("[sequences]\n")
@@ -186,6 +188,14 @@ def cats() -> layergraph.Model:
     return layergraph.Model(image, layers.GlobalAveragePooling2D(name="color")(image))
 
 
+def photos() -> layergraph.Model:
+    """An image -> the probabilities of two classes."""
+    image = layergraph.Input((8, 8, 3), name="image")
+    model = layergraph.Model(image, layers.Dense(2, "softmax")(layers.GlobalAveragePooling2D()(image)))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    return model
+
+
 def sensor() -> layergraph.Model:
     """Readings -> a value for each timestep."""
     x = layergraph.Input((None, 3), name="x")
@@ -208,6 +218,11 @@ def write_files(folder: Path, model: bytes) -> None:
     sentences().save(given / "model.h5")
     (given / "rides.csv").write_text("age,city,price\n" + RIDES)
     Image.new("RGB", (9, 9), (1, 2, 3)).save(given / "cat.png")
+    for name in ("cat", "dog"):
+        (given / "photos" / name).mkdir(parents=True)
+        shutil.copy(given / "cat.png", given / "photos" / name)
+    encoded = [(given / "cat.png").read_bytes()] * 2
+    parquet.write_table(pyarrow.table({"image": encoded, "label": [0, 1]}), given / "photos.parquet")
     authority = Authority(given)
     (given / "clients-ca.pem").write_bytes(authority.ca.cert_pem.bytes())
     client = authority.ca.issue_cert("client", key_type=trustme.KeyType.ECDSA)
@@ -227,8 +242,7 @@ def _shell(
     request: pytest.FixtureRequest,
 ) -> Iterator[Shell]:
     """In a folder with the files, of which Python imports modules. Tutorials have the server's models in it."""
-    for file in (place.folder / "given").iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shutil.copytree(place.folder / "given", tmp_path, dirs_exist_ok=True)
     models = tmp_path / "models"
     if re.search(r"docs/(tutorials|start)/[a-z]", request.node.name):
         models.symlink_to(place.folder / "models")
