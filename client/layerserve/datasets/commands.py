@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +30,12 @@ group = new_group("Upload, list, show and delete datasets.")
 def upload(
     client: Client,
     path: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A .npz, .parquet, .csv or .tsv file.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="A .npz, .parquet, .csv or .tsv file, or a folder with a folder of images for each class.",
+            show_default=False,
+        ),
     ] = None,
     x: Annotated[
         list[str] | None,
@@ -39,6 +44,13 @@ def upload(
     y: Annotated[list[str] | None, typer.Option("--y", metavar=_ARRAYS, help="Targets, in the same forms.")] = None,
     sample_weight: Annotated[
         list[str] | None, typer.Option(metavar=_ARRAYS, help="Weight of each row in the loss.")
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="HEIGHT,WIDTH", help="Size of the images of a folder.  [default: 256,256]")
+    ] = None,
+    label_mode: Annotated[
+        str | None,
+        typer.Option(metavar="[int|categorical|binary]", help="Form of the labels of a folder.  [default: int]"),
     ] = None,
     title: Annotated[str, typer.Option(metavar="TEXT", help="Text to keep with the dataset.")] = "",
     keep_days: Annotated[
@@ -54,10 +66,15 @@ def upload(
     """
     if path is not None and (x or y or sample_weight):
         raise InvalidArgument("dataset: got a FILE and arrays, expected one of the two")
+    inputs, targets = path or (read_arrays(x) if x else None), read_arrays(y) if y else None
+    if path is not None and path.is_dir():
+        inputs, targets = _images(path, image_size, label_mode)
+    elif image_size or label_mode:
+        raise InvalidArgument("dataset: got --image-size or --label-mode, which are for a folder of images only")
     with UploadBar() as shown:
         info = client.datasets.upload(
-            path or (read_arrays(x) if x else None),
-            read_arrays(y) if y else None,
+            inputs,
+            targets,
             sample_weight=read_arrays(sample_weight) if sample_weight else None,
             title=title,
             keep_seconds=None if keep_days is None else keep_days * 86400,
@@ -65,6 +82,21 @@ def upload(
             progress=shown,
         )
     return Result(info, info.id)
+
+
+def _images(folder: Path, size: str | None, label_mode: str | None) -> tuple[Any, Any]:
+    """Returns the images of a folder and their labels. Raises InvalidArgument, also if Pillow isn't installed."""
+    try:
+        from layerserve.images.directory import images_from_directory
+    except ImportError as missing:
+        raise InvalidArgument(f"{folder}: images require {missing.name}: pip install Pillow") from None
+    try:
+        height, width = map(int, (size or "256,256").split(","))
+    except ValueError:
+        raise InvalidArgument(f"--image-size: got {size}, expected a height and a width such as 256,256") from None
+    mode: Any = label_mode or "int"
+    found = images_from_directory(folder, mode, image_size=(height, width))
+    return found.x, found.y
 
 
 @group.command("list")

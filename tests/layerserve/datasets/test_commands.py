@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from layerserve.calls import methods
 from layerserve.v1.sweeps_pb2 import CreateSweepResponse
+from PIL import Image
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -59,11 +60,23 @@ def test_arrays_of_a_dataset_are_named_by_a_prefix(cli, server, id):
     assert [(array.dataset, array.key, array.fill) for array in data] == [(id[:10], "x", "0"), (id[:10], "y,z", "0")]
 
 
+def test_the_images_of_a_folder_are_a_dataset(cli, server, tmp_path):
+    for name in ("cat", "dog", "dog/more"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (5, 6), (1, 2, 3)).save(tmp_path / "photos" / name / "a.png")
+    size = "--image-size 3,4 --label-mode categorical"
+    made = json.loads(cli(f"dataset upload {tmp_path / 'photos'} {size} --json")[1])
+    assert [(one["name"], one["shape"]) for one in made["arrays"]] == [("x", [3, 3, 4, 3]), ("y", [3, 2])]
+
+
 @pytest.mark.parametrize(
     ("line", "status", "text"),
     [
         ("dataset upload", 1, "got no data, expected a file or arrays"),
         ("dataset upload d.npz --x d.npz", 1, "got a FILE and arrays"),
+        ("dataset upload d.npz --image-size 3,4", 1, "got --image-size or --label-mode, which are for a folder"),
+        ("dataset upload . --image-size 3", 1, "--image-size: got 3, expected a height and a width such as 256,256"),
+        ("dataset upload . --label-mode onehot", 1, "label_mode: got 'onehot', expected 'int', 'categorical' or"),
         ("dataset upload none.npz", 1, "none.npz: No such file or directory"),
         ("dataset upload d.txt", 1, "d.txt: got .txt, expected .npz"),
         ("train double --x d.npz", 2, "missing data: pass --x and --y, or --data"),
