@@ -16,11 +16,13 @@ SCORED = {
     **{"to": "s.csv", "columns": ["id"], "input_columns": {"x": ["a"]}, "outputs": ["y"], "batch_size": 7},
     "on_error": "skip",
 }
+EXPLAINED = {"target": 2, "output": "y", "to": ["x"], "baselines": X[:1], "n_steps": 7}
 METHODS: Table = {
     "models": (m.METHODS["ListModels"], (), [{"name": "double"}]),
     "model": (m.METHODS["GetModel"], ("double",), [*WHERE]),
     "predict": (m.METHODS["Predict"], ("double", ROWS), [{"outputs": ["y"], **one} for one in WHERE]),
     "predict_named": (m.METHODS["Predict"], ("double", ROWS), [{"outputs": "y", **one} for one in WHERE]),
+    "explain": (m.METHODS["Explain"], ("double", ROWS), [{**EXPLAINED, **one} for one in WHERE]),
     "node_shapes": (m.METHODS["GetNodeShapes"], ("double",), [{"layers": ("a", "b"), **one} for one in WHERE]),
     "download": (m.METHODS["DownloadModel"], ("double", "."), [{"format": "keras3_h5", **one} for one in WHERE]),
     "runs": (

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from layerserve.errors import (
@@ -21,6 +22,7 @@ from layerserve.models.node_shapes import LayerNodes
 from layerserve.testing.fake_calls import FakeCalls
 from layerserve.testing.fake_model import FakeModel, Function
 from layerserve.v1 import (
+    explanations_pb2,
     graph_pb2,
     models_pb2,
     prediction_pb2,
@@ -28,6 +30,7 @@ from layerserve.v1 import (
 )
 from layerserve.v1.tensor_pb2 import MODEL_FORMAT_KERAS2_H5, MODEL_FORMAT_KERAS3_H5, ModelSpec
 from layerserve.values.tensor_spec import TensorSpec
+from layerserve.values.tensors import decode, encode
 
 #: Size of the pieces of a downloaded file, in bytes; small, so that files in tests have several.
 DOWNLOAD_BYTES = 1024
@@ -111,6 +114,20 @@ class FakeModels(FakeCalls):
                 id=request.id, code=error.status.value[0], message=error.details, metadata=metadata
             )
             return prediction_pb2.PredictStreamResponse(error=failed)
+
+    def Explain(self, request: explanations_pb2.ExplainRequest, context: Any) -> explanations_pb2.ExplainResponse:
+        """Explains the sum of all inputs, whatever the model computes: an element adds its distance to the baseline."""
+        model = self.find(request.model)
+        inputs, baselines = ({one.name: decode(one) for one in given} for given in (request.inputs, request.baselines))
+        starts = {name: np.broadcast_to(baselines.get(name, 0), array.shape) for name, array in inputs.items()}
+        ends = [sum(one.reshape(len(one), -1).sum(1) for one in given.values()) for given in (inputs, starts)]
+        return explanations_pb2.ExplainResponse(
+            model=ModelSpec(name=model.name, version=model.version),
+            attributions=[encode(inputs[name] - starts[name], name) for name in request.to or inputs],
+            outputs=encode(np.asarray(ends[0], "float32")),
+            baseline_outputs=encode(np.asarray(ends[1], "float32")),
+            convergence_delta=encode(np.zeros(len(ends[0]), "float32")),
+        )
 
     def ListModels(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:
         chosen = [model for model in self.models if request.name in ("", model.name)]

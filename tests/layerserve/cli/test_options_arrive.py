@@ -17,7 +17,7 @@ from layerserve.training.options.arguments import TRAIN
 LINES = {
     **dict.fromkeys(("wait", "download"), "double"),
     **dict.fromkeys(("shapes", "codegen", "graph"), "late"),
-    "predict": "late -i d.npz",
+    **dict.fromkeys(("predict", "explain"), "late -i d.npz"),
     "upload": "m.keras new",
     "push": "double hf://me/my.double",
     "remove": "double 1",
@@ -36,6 +36,7 @@ VALUES = {
     **{"validation_x": "FILE --validation-y FILE", "validation_y": "FILE --validation-x FILE"},
     **{"format": "keras2", "losses": "losses.npz", "kind": "evaluation"},
     **{None: "", "N": "7", "COUNT": "7", "TEXT": "some", "KEY": "some", "KEY=VALUE": "some=7", "LOG": "loss"},
+    **{"INDEX[,INDEX]": "2", "NAME": "y"},
     **{
         "TIME": "2026-01-01",
         "PATH": "y.npy",
@@ -47,6 +48,8 @@ VALUES = {
 OTHERS = {
     *("help", "address", "as_json", "output", "detach", "plot", "to", "fill", "data", "wait timeout"),
     *("graph rankdir", "graph limit", "graph plugins", "codegen class_name", "codegen check", "remove everything"),
+    # Of a folder of images, which has a test beside the other commands for datasets.
+    *("dataset upload image_size", "dataset upload label_mode"),
     *("label remove", "canary of_settings", "train validation_data", "run plot by", "predict timing"),
 }
 
