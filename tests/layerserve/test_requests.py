@@ -15,6 +15,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
 SCORED = {
     **{"to": "s.csv", "columns": ["id"], "input_columns": {"x": ["a"]}, "outputs": ["y"], "batch_size": 7},
     "on_error": "skip",
+    "idempotency_key": "k",
 }
 EXPLAINED = {"target": 2, "output": "y", "to": ["x"], "baselines": X[:1], "n_steps": 7}
 METHODS: Table = {
