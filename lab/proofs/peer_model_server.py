@@ -1,6 +1,6 @@
 """Stands for TensorFlow Serving's program in its tests: starts our server by the flags that these pass.
 
-Models of a name or of a file of configuration are copied into a repository. As there, ports are open when the models are
+Models of a name or of a file of configuration are copied into a repository. As there, ports open when the models are
 loaded: connections are then passed on. Other flags have no meaning here.
 """
 
