@@ -311,7 +311,7 @@ def outcomes_of(file: Path, suite: Suite, python: str, ports: Mapping[str, str],
     environment = {**os.environ, **{name: ports.get(value, value) for name, value in suite.environment.items()}}
     environment["PEER_BEFORE_EACH"] = before
     results, log = file.with_suffix(".json"), file.with_suffix(".log")
-    is_test = "unittest" in file.read_text()
+    is_test = "unittest" in (text := file.read_text()) or "tf.test" in text
     command = (
         [python, str(HERE.absolute() / "peer_tests.py"), file.name, results.name, *suite.left_out]
         if is_test

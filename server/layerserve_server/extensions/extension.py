@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from layerserve_server.services.open_inference.additions import Additions
     from layerserve_server.services.open_work import OpenWork
     from layerserve_server.services.prediction.predictor import Predictor
+    from layerserve_server.services.prediction.request_taker import Forward
     from layerserve_server.services.rest.body_reader import BodyReader
     from layerserve_server.services.rest.openapi import Describe
     from layerserve_server.services.run_requests import RunDefaults
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from layerserve_server.training.process.run_process import MakeProcess
     from layerserve_server.training.run_kind import RunKind
     from layerserve_server.training.runs.registry import Runs
-    from layerserve_server.transport.call import Call, Routes
+    from layerserve_server.transport.call import Routes
     from layerserve_server.transport.http.exchange import HttpRoute, Plain
     from layerserve_server.transport.http.hosts import Hosts
     from layerserve_server.transport.probes import MetricPage
@@ -67,8 +68,8 @@ class Process:
     make_decoders: list[MakeDecoders]
     #: Make parts of each version that is read, which live as long as it is in memory.
     make_parts: list[MakeParts]
-    #: Has the main process answer a unary call; None in the main process.
-    forward: Callable[[Call], None] | None = None
+    #: Has the main process answer a unary call (see `ForwardedRequests`); None in the main process.
+    forward: Forward | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -131,13 +131,16 @@ class CallForwarder:
         options += [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
         self._channel = grpc.insecure_channel(f"unix:{socket}", options=options)
 
-    def forward(self, call: Call) -> None:
-        """Has the other server answer a call, which counts it. Never blocks."""
+    def forward(self, call: Call, message: bytes, reply: Callable[[bytes], bytes]) -> None:
+        """Has the other server answer a call by a message, and count it. Never blocks.
+
+        `reply` makes the call's reply of the other server's, and raises as a handler does.
+        """
         call.forwarded = True
         pairs = [pair for pair in call.metadata if pair[0] not in OWN_KEYS and _may_be_sent(*pair)]
         method: Any = self._channel.unary_unary(call.method)
         made: Any = method.future(
-            call.request,
+            message,
             timeout=None if call.deadline is None else max(0.0, call.deadline - time.monotonic()),
             metadata=(
                 *pairs,
@@ -145,7 +148,7 @@ class CallForwarder:
                 *self._gate.stamped(call.certificate_names()),
             ),
         )
-        made.add_done_callback(partial(_pass_on, call))
+        made.add_done_callback(partial(_pass_on, call, reply))
         call.on_gone(lambda: made.cancel())
 
     def close(self) -> None:
@@ -153,11 +156,14 @@ class CallForwarder:
         self._channel.close()
 
 
-def _pass_on(call: Call, made: Any) -> None:
+def _pass_on(call: Call, reply: Callable[[bytes], bytes], made: Any) -> None:
     """Answers a call with the reply to, or the error of, the one that was made for it."""
     code = made.code()
     if code is grpc.StatusCode.OK:
-        call.answer(made.result())
+        try:
+            call.answer(reply(made.result()))
+        except Exception as error:
+            call.fail(error)
     else:
         metadata = tuple((pair[0], pair[1]) for pair in made.trailing_metadata() or ())
         call.fail(StatusError(Failure(code, made.details() or "", metadata)))

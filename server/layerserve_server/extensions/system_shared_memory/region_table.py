@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,7 +77,11 @@ class Region:
 class RegionTable:
     """The registered regions, by owner and name. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` returns the time in seconds."""
+        self._clock = clock
+        #: When regions may be looked through again for those whose file is gone: a caller may ask for it all the time.
+        self._next_look = -math.inf
         self._regions: dict[str, dict[str, Region]] = {}
         self._lock = threading.Lock()
 
@@ -108,7 +115,8 @@ class RegionTable:
 
     def _make_room(self, owner: str) -> None:
         """Forgets regions without a file if there are too many. Raises QuotaError if there still are."""
-        if self._is_full(owner):
+        if self._is_full(owner) and self._clock() >= self._next_look:
+            self._next_look = self._clock() + RETRY_SECONDS
             kept = {
                 one: {name: region for name, region in own.items() if files.exists(region.file_name, region.file)}
                 for one, own in self._regions.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from layerserve_server.extensions.system_shared_memory.region_table import Regio
 from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.services.messages import parse
 from layerserve_server.services.open_inference.inference import SERVICE
-from layerserve_server.transport.call import Call, Routes
+from layerserve_server.transport.call import Call, Handler, Routes
 from layerserve_server.transport.client_address import endpoint, peer_of
 
 
@@ -28,12 +28,16 @@ class SharedMemoryService:
 
     def routes(self) -> Routes:
         """Returns the handlers."""
-        handlers: dict[str, Callable[[Call], Message]] = {
+        handlers: Mapping[str, Callable[[Call], Message]] = {
             "Status": self.status,
             "Register": self.register,
             "Unregister": self.unregister,
         }
-        return Routes(unary={f"{SERVICE}{METHOD}{name}": partial(_answer, one) for name, one in handlers.items()})
+        unary: dict[str, Handler] = {
+            f"{SERVICE}{METHOD}{name}": partial(_answer, one) for name, one in handlers.items()
+        }
+        # The native transport tells the client's address of prompt methods only.
+        return Routes(unary=unary, prompt=set(unary))
 
     def status(self, call: Call) -> pb.SystemSharedMemoryStatusResponse:
         """Handles SystemSharedMemoryStatus. Raises NotFoundError if the request names a region and there is none."""

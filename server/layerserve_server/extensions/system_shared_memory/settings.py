@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from layerserve_server.settings.settings import Settings
 
@@ -28,3 +28,10 @@ class SharedMemorySettings(Settings):
         if value != "off" and sys.platform != "linux":
             raise ValueError("'off': regions are files of /dev/shm, which Linux has")
         return value
+
+    @model_validator(mode="after")
+    def _clients_are_known(self) -> SharedMemorySettings:
+        if self.system_shared_memory != "off" and self.transport == "native" and self.workers > 1:
+            # What the front of a worker passes on has no address of its client.
+            raise ValueError("system_shared_memory requires transport 'grpcio' where there are several workers")
+        return self

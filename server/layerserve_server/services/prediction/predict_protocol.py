@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -121,6 +121,10 @@ class Encoder(Protocol):
         """Returns a serialized reply for each id, with the next `rows` rows of the results each."""
 
 
+def _same(reply: bytes) -> bytes:
+    return reply
+
+
 class PredictProtocol(Protocol):
     """Conversions between a protocol's messages and what is common to all protocols."""
 
@@ -136,6 +140,10 @@ class PredictProtocol(Protocol):
 
     def request(self, message: Any) -> PredictionRequest:
         """Returns the meaning of a parsed message, without decoding its arrays. Raises InvalidRequestError."""
+
+    def method_call(self, message: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
+        """Returns the gRPC method's message for a message, and what makes the reply of the method's reply."""
+        return message, _same
 
     def spans(self, message: bytes, request: PredictionRequest) -> tuple[list[Span], Span | None] | None:
         """Returns where a message has the `data` of its tensors, in their order, and its id, if it has one.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from layerserve_server.services.prediction.predict_protocol import PredictionRequest
 from layerserve_server.transport.call import Call
+
+#: Has the main process answer a call by the method's message, whose reply is made of the method's reply.
+Forward: TypeAlias = Callable[[Call, bytes, Callable[[bytes], bytes]], None]
 
 
 class RequestTaker(Protocol):
@@ -22,9 +25,9 @@ class RequestTaker(Protocol):
 class ForwardedRequests:
     """Has the main process answer requests, which has what they need. It asks for rights."""
 
-    def __init__(self, forward: Callable[[Call], None]) -> None:
+    def __init__(self, forward: Forward) -> None:
         self._forward = forward
 
     def take(self, call: Call, request: PredictionRequest, *, here: bool) -> None:
         """See `RequestTaker`."""
-        self._forward(call)
+        self._forward(call, *request.requested.protocol.method_call(call.request))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.infer_body import JSON_LENGTH, Wanted, in_binary, json_size
 from layerserve_server.services.rest.infer_encoder import BodyEncoder, reply_of
 from layerserve_server.transport.call import Handler
-from layerserve_server.transport.http.exchange import HttpRequest, Translated
+from layerserve_server.transport.http.exchange import HttpRequest, Translated, written
 from layerserve_server.transport.perimeter.limits import COUNTED_BYTES, PROMPT_BYTES
 
 #: Maximum number of handlers that are kept. Clients choose what they are for, so there has to be a limit.
@@ -119,6 +119,11 @@ class InferBodies(InferProtocol):
         names, classes = request.requested.outputs, request.requested.form
         form = classes, tuple(map(wanted.is_binary, names)), wanted.default
         return replace(request, requested=RequestedOutputs(self, names, form))
+
+    def method_call(self, message: bytes) -> tuple[bytes, Callable[[bytes], bytes]]:
+        """See `PredictProtocol`: a body as a message of ModelInfer."""
+        parsed, wanted = self.read_body(message)
+        return parsed.SerializeToString(), lambda reply: written(reply_of(wanted, reply))
 
     def spans(self, message: bytes, request: PredictionRequest) -> tuple[list[Span], Span | None] | None:
         """See `PredictProtocol`. None unless all tensors are in binary, and an id is where clients write it."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from layerserve.v1 import prediction_pb2 as pb
 from layerserve_server.access.gate import Gate
+from layerserve_server.services.prediction.layerserve_v1 import LayerserveV1
 from layerserve_server.services.prediction.request_taker import ForwardedRequests
 from layerserve_server.transport.client_address import PEER_KEY
 from layerserve_server.transport.forwarding import CallForwarder
@@ -51,7 +53,8 @@ def pass_on(put_sum, start_sum, wait_until, tmp_path: Path):
 
     def step(message: pb.PredictRequest) -> Any:
         call: Any = ClientCall(message)
-        steps.take(call, None, here=True)  # type: ignore[arg-type]
+        asked: Any = SimpleNamespace(requested=SimpleNamespace(protocol=LayerserveV1()))
+        steps.take(call, asked, here=True)
         assert call.forwarded  # so that it is counted once
         wait_until(lambda: call.outcome is not None)
         return call.outcome

@@ -18,6 +18,7 @@ from layerserve_server.extensions.installed import Settings
 from layerserve_server.extensions.system_shared_memory.connection_user import connection_user
 from layerserve_server.extensions.system_shared_memory.extension import SYSTEM_SHARED_MEMORY
 from layerserve_server.protocols.inference import inference_pb2 as pb
+from layerserve_server.services.open_inference.infer_protocol import InferProtocol
 from layerserve_server.services.prediction.request_taker import ForwardedRequests
 from shared_memory_requests import SERVICE, X, asked, open_files, placed
 from tokens import entry
@@ -277,12 +278,17 @@ def test_files_of_other_users_are_out_of_reach(call, shared):
 def test_workers_forward_such_requests(tmp_path):
     settings = Settings(path=tmp_path, system_shared_memory="read")
     forwarded: list[Any] = []
-    process: Any = SimpleNamespace(settings=settings, predictor=SimpleNamespace(), forward=forwarded.append)
+    process: Any = SimpleNamespace(
+        settings=settings, predictor=SimpleNamespace(), forward=lambda *call: forwarded.append(call)
+    )
     SYSTEM_SHARED_MEMORY.serving(process)
     taker = process.predictor.placed
     assert isinstance(taker, ForwardedRequests)
-    taker.take("a call", None, here=True)  # type: ignore[arg-type]
-    assert forwarded == ["a call"]
+    call: Any = SimpleNamespace(request=b"message")
+    asked: Any = SimpleNamespace(requested=SimpleNamespace(protocol=InferProtocol()))
+    taker.take(call, asked, here=True)
+    ((passed, message, reply),) = forwarded
+    assert (passed, message, reply(b"reply")) == (call, b"message", b"reply")
 
 
 def test_a_port_of_another_host_is_nobody_of_this_one():

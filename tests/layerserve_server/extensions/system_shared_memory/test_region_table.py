@@ -16,8 +16,13 @@ pytestmark = pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="regions a
 
 
 @pytest.fixture
-def table():
-    return RegionTable()
+def now():
+    return [0.0]
+
+
+@pytest.fixture
+def table(now):
+    return RegionTable(lambda: now[0])
 
 
 def register(table: RegionTable, name: str, key: str | Path, size: int = 64, offset: int = 0, owner: str = "a") -> None:
@@ -94,7 +99,7 @@ def test_a_name_is_registered_once(table, shared):
             register(table, name, path)
 
 
-def test_the_number_of_regions_is_limited_and_those_without_a_file_go_first(table, shared, monkeypatch):
+def test_the_number_of_regions_is_limited_and_those_without_a_file_go_first(table, shared, monkeypatch, now):
     path, gone = shared(), shared()
     refused = 0
     for number in range(10_000):
@@ -104,11 +109,16 @@ def test_the_number_of_regions_is_limited_and_those_without_a_file_go_first(tabl
             refused += 1
     assert (refused, len(table.all("a"))) == (10_000 - 256, 256)
     monkeypatch.setattr(region_table, "MAX_REGIONS", 258)
+    now[0] += 1
     register(table, "one", gone, owner="b")
     register(table, "two", path, owner="b")
     with pytest.raises(QuotaError, match="258 of all"):
         register(table, "three", path, owner="b")
     gone.unlink()
+    # The files are looked at once a second.
+    with pytest.raises(QuotaError):
+        register(table, "three", path, owner="b")
+    now[0] += 1
     register(table, "three", path, owner="b")
     assert [one.name for one in table.all("b")] == ["two", "three"]
     with pytest.raises(NotFoundError):
@@ -122,6 +132,14 @@ def test_other_systems_have_no_such_files(monkeypatch, tmp_path):
     assert Settings(path=tmp_path).system_shared_memory == "off"
     with pytest.raises(ValidationError, match="regions are files of /dev/shm"):
         Settings(path=tmp_path, system_shared_memory="read")
+
+
+def test_the_native_transport_of_several_processes_tells_no_client(tmp_path):
+    from layerserve_server.extensions.installed import Settings
+
+    assert Settings(path=tmp_path, system_shared_memory="read", transport="native").workers == 1
+    with pytest.raises(ValidationError, match="requires transport 'grpcio'"):
+        Settings(path=tmp_path, system_shared_memory="read", transport="native", workers=2)
 
 
 def test_a_full_memory_is_an_error_of_the_request(table, shared, monkeypatch):

@@ -7,12 +7,16 @@ import json
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from echo_servers import needs_native
 from http_calls import Http
 from layerserve import Client
+from layerserve_server.protocols.inference import inference_pb2 as pb
+from layerserve_server.services.rest.infer import InferBodies
 from layerserve_server.services.rest.infer_body import in_binary, read
 
 X = np.arange(6, dtype=np.float32).reshape(3, 2)
@@ -194,6 +198,23 @@ WRONG = {
     "surrogate beside NaN": (asked([1, 2, float("nan"), 4, 5, 6], id="\ud800"), "half of a surrogate pair"),
     "surrogate in a key": (asked([1, 2, float("nan"), 4, 5, 6], parameters={"\ud800": 1}), "surrogate pair"),
 }
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_a_body_is_passed_on_as_a_message_and_the_reply_to_it_is_a_body(binary):
+    """A worker has the main process answer steps of sequences, which knows messages of gRPC."""
+    reader: Any = SimpleNamespace(is_long=lambda size: False)
+    asked_in_json = json.dumps(asked([1, 2, 3, 4, 5, 6], parameters={"sequence_id": 7, "binary_data_output": binary}))
+    bodies = InferBodies(reader, "double", "1", None)
+    message, reply = bodies.method_call(asked_in_json.encode())
+    parsed = pb.ModelInferRequest.FromString(message)
+    assert (parsed.model_name, parsed.model_version, parsed.parameters["sequence_id"].int64_param) == ("double", "1", 7)
+    assert np.frombuffer(parsed.raw_input_contents[0], np.float32).tolist() == [1, 2, 3, 4, 5, 6]
+    answer = pb.ModelInferResponse(model_name="double", model_version="1", raw_output_contents=[bytes(8)])
+    answer.outputs.add(name="y", datatype="FP32", shape=[1, 2])
+    head, _, body = reply(answer.SerializeToString()).partition(b"\r\n\r\n")
+    assert (b"inference-header-content-length" in head, body.endswith(bytes(8))) == (binary, binary)
+    assert b'"name":"y"' in body
 
 
 @pytest.mark.parametrize(("body", "text"), WRONG.values(), ids=WRONG)
