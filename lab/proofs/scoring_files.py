@@ -58,7 +58,7 @@ def main() -> int:
         print(f"Plan.run: {before:,.0f} and {after:,.0f} rows/s of a core; ratio {2 * rate / (before + after):.3f}")
         for name, several in zip(("parent", *["worker"] * WORKERS), zip(*memory, strict=True), strict=True):
             print(f"memory of the {name}, MB:", *(f"{one / 1e6:.0f}" for one in several), flush=True)
-        killed(folder, [*COMMAND, "score", *plain], options, seconds, arguments.kills)
+        killed(folder, [*COMMAND, "score", *plain], options, arguments.kills)
         check(folder / "whole", folder / "killed", arguments.rows)
     return 0
 
@@ -136,35 +136,30 @@ def resident(pid: int) -> int:
         return 0
 
 
-def killed(folder: Path, command: list[str], options: list[str], seconds: float, kills: int) -> None:
+def killed(folder: Path, command: list[str], options: list[str], kills: int) -> None:
     """Scores to "killed", in which a worker, the parent or the whole job is killed in turn."""
-    left, done = kills, 0
+    # In numbers of parts: 0 is while the job starts.
+    moments = sorted(random.choices(range(parts(folder / "whole")), k=kills))
     for attempt in range(kills + 1):
         line = [*command, str(folder / "killed"), *options, *(["--resume"] if attempt else [])]
         with subprocess.Popen(line, stderr=subprocess.DEVNULL) as process:
-            while left:
-                # Every fourth one is killed as it starts, which takes as long as many parts.
-                while left % 4 and process.poll() is None and parts(folder) == done:
-                    time.sleep(0.1)
-                try:
-                    process.wait(random.uniform(0.1, 1.3) * seconds / (kills + 1))
-                    break
-                except subprocess.TimeoutExpired:
-                    pass
+            while moments and process.poll() is None:
+                if parts(folder / "killed") < moments[0]:
+                    time.sleep(0.05)
+                    continue
+                time.sleep(random.uniform(0, 0.5))
                 workers = children(process.pid)
-                victim = VICTIMS[left % 3]
-                left -= 1
-                done = parts(folder)
-                print(f"killed after {done} parts: {victim}", flush=True)
+                victim = VICTIMS[len(moments) % 3]
+                print(f"killed after {parts(folder / 'killed')} parts: {victim}", flush=True)
+                del moments[0]
                 if victim == "a worker" and workers:
                     os.kill(random.choice(workers), signal.SIGKILL)
                     continue
                 for pid in [process.pid, *(workers if victim == "all" else [])]:
                     os.kill(pid, signal.SIGKILL)
                 break
-            process.wait()
         if process.returncode == 0:
-            assert not left, f"the job ended before {left} of the kills; pass more --rows"
+            assert not moments, f"the job ended before {len(moments)} of the kills; pass more --rows"
             print(f"done at attempt {attempt + 1}, {kills} kills")
             return
         assert process.returncode == -signal.SIGKILL, process.returncode
@@ -172,7 +167,7 @@ def killed(folder: Path, command: list[str], options: list[str], seconds: float,
 
 
 def parts(folder: Path) -> int:
-    return len(list((folder / "killed").glob("part-*")))
+    return len(list(folder.glob("part-*")))
 
 
 def check(whole: Path, killed: Path, rows: int) -> None:
