@@ -34,6 +34,9 @@ def loads(body: bytes, what: str = "the body") -> Any:
     """
     try:
         return orjson.loads(body)
+    except SystemError:
+        # What orjson makes of too little memory for a list or an object.
+        raise MemoryError from None
     except ValueError as error:
         # It reports too little memory for deep lists that end early, too: Python's parser tells the two apart.
         if NO_MEMORY not in str(error) and not any(word in body for word in WORDS):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -118,3 +120,25 @@ def test_numbers_come_back_from_json(dtype, shape):
         array = np.ones(shape, dtype)
     back = np.array(json.loads(dumps_array(array.astype(dtype))), dtype).reshape(shape)
     np.testing.assert_array_equal(back, array.astype(dtype))
+
+
+#: Reads a text that takes more memory than the process may have.
+LARGE = """
+import resource, sys
+from layerserve_server.services.rest.json_text import loads
+
+text = b'{"instances":[' + b'{},' * 2_666_666 + b'0]}'
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+for spare in (8, 24, 64, 100, 160):
+    resource.setrlimit(resource.RLIMIT_AS, (used + (spare << 20), resource.RLIM_INFINITY))
+    try:
+        loads(text)
+    except MemoryError:
+        print("too little", end=" ")
+"""
+
+
+def test_a_text_that_takes_too_much_memory_is_told_as_such():
+    """Whatever the library makes of it."""
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["too", "little"] * 5
