@@ -33,7 +33,7 @@ def test_a_sweep_is_described_whole(tmp_path):
         reason="all trials were tried",
         ended_time=3.5,
     )
-    service = SweepService(None, SimpleNamespace(get=lambda *_: sweep, owner=lambda _: "here"), None, None)
+    service = SweepService(None, SimpleNamespace(get=lambda *_: sweep, owner=lambda _: "here", find=None), None, None)
     call = FakeCall(event_batches_here(CallObserver()), sweeps_pb2.GetSweepRequest(sweep_id="s1").SerializeToString())
     service.get_sweep(call)
     (reply,) = call.sent

@@ -15,9 +15,9 @@ def names_in(text):
 
 
 def importers():
-    """What each module imports from the page."""
+    """What each module imports from the page. The core doesn't name extensions, which can be deleted."""
     found = {}
-    for path in ROOT.rglob("*.py"):
+    for path in set(ROOT.rglob("*.py")) - set((ROOT / "extensions").rglob("*.py")):
         if imported := re.search(r"perimeter\.limits import ([^()\n]+|\([^)]+\))", path.read_text()):
             module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removeprefix("transport.")
             found[module] = names_in(imported[1])
