@@ -11,7 +11,7 @@ import numpy as np
 from layerserve.calls.flow import Flow, call
 from layerserve.errors import InvalidArgument
 from layerserve.models.info import model_spec
-from layerserve.models.signatures import Signature, Signatures, fetch_signature
+from layerserve.models.signatures import Signature, Signatures, with_signature
 from layerserve.prediction.prediction import as_asked, call_metadata, output_names
 from layerserve.v1.explanations_pb2 import ExplainRequest, ExplainResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
@@ -71,25 +71,18 @@ def explain(
     label: str | None,
     key: str | None,
 ) -> Flow[Explanation]:
-    """Flow of an explanation. As in `predict`, a cached signature may be stale."""
+    """Flow of an explanation."""
     spec, metadata = model_spec(model, version, label), call_metadata(model, key)
     request = ExplainRequest(model=spec, output=output or "", target=_indices(target), to=output_names(to))
     if not isinstance(n_steps, int) or n_steps < 1:
         raise InvalidArgument(f"n_steps: got {n_steps!r:.80}, expected a positive integer")
     request.steps = min(n_steps, MAX_INDEX)
-    cached = signatures.get(spec)
-    if cached is not None:
-        try:
-            reply = yield from call(_filled(request, inputs, baselines, cached), ExplainResponse, metadata)
-            return _read(signatures, spec, reply, to)
-        except InvalidArgument:
-            fresh = yield from fetch_signature(signatures, spec)
-            if fresh.inputs == cached.inputs:
-                raise
-    else:
-        fresh = yield from fetch_signature(signatures, spec)
-    reply = yield from call(_filled(request, inputs, baselines, fresh), ExplainResponse, metadata)
-    return _read(signatures, spec, reply, to)
+
+    def ask(signature: Signature) -> Flow[Explanation]:
+        reply = yield from call(_filled(request, inputs, baselines, signature), ExplainResponse, metadata)
+        return _read(signatures, spec, reply, to)
+
+    return (yield from with_signature(signatures, spec, ask))
 
 
 def _filled(request: ExplainRequest, inputs: Any, baselines: Any, signature: Signature) -> ExplainRequest:

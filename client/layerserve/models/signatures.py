@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from layerserve.calls.flow import Flow, call
 from layerserve.calls.routing import model_metadata
-from layerserve.errors import ModelNotReady
+from layerserve.errors import InvalidArgument, ModelNotReady
 from layerserve.models.info import ModelInfo, get_model, model_spec
 from layerserve.v1.graph_pb2 import GetNodeShapesRequest, GetNodeShapesResponse
 from layerserve.v1.tensor_pb2 import ModelSpec
 from layerserve.values.tensor_spec import TensorSpec, read_tensor_spec
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,18 @@ def fetch_signature(signatures: Signatures, spec: ModelSpec) -> Flow[Signature]:
     signature = Signature(info.version, info.inputs, info.outputs, info.independent_rows)
     signatures.keep(spec, signature)
     return signature
+
+
+def with_signature(signatures: Signatures, spec: ModelSpec, ask: Callable[[Signature], Flow[R]]) -> Flow[R]:
+    """Flow that asks with a model's signature. A cached one may be stale: if asking fails, it is fetched again."""
+    cached = signatures.get(spec)
+    if cached is not None:
+        try:
+            return (yield from ask(cached))
+        except InvalidArgument:
+            fresh = yield from fetch_signature(signatures, spec)
+            if fresh.inputs == cached.inputs:
+                raise
+    else:
+        fresh = yield from fetch_signature(signatures, spec)
+    return (yield from ask(fresh))

@@ -13,7 +13,7 @@ from layerserve.calls.routing import model_metadata
 from layerserve.calls.tokens import Metadata, Tail
 from layerserve.errors import InvalidArgument
 from layerserve.models.info import get_model, model_spec
-from layerserve.models.signatures import Signature, Signatures, fetch_signature
+from layerserve.models.signatures import Signature, Signatures, with_signature
 from layerserve.prediction.row_parts import Rows, check_part, dependent_rows, part_size
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.v1.tensor_pb2 import ModelSpec, Tensor
@@ -80,22 +80,16 @@ def predict(
     batch_size: int | None = None,
     timing: bool = False,
 ) -> Flow[Prediction]:
-    """Flow of a prediction. A cached signature may be stale, so it is fetched again if the prediction fails with it."""
+    """Flow of a prediction."""
     spec = model_spec(model, version, label)
     names, metadata = output_names(outputs), call_metadata(model, key)
     if timing:
         metadata = (*metadata, ASK_TIMES)
-    cached = signatures.get(spec)
-    if cached is not None:
-        try:
-            return (yield from _predict(signatures, spec, inputs, names, cached, metadata, batch_size))
-        except InvalidArgument:
-            fresh = yield from fetch_signature(signatures, spec)
-            if fresh.inputs == cached.inputs:
-                raise
-    else:
-        fresh = yield from fetch_signature(signatures, spec)
-    return (yield from _predict(signatures, spec, inputs, names, fresh, metadata, batch_size))
+
+    def ask(signature: Signature) -> Flow[Prediction]:
+        return _predict(signatures, spec, inputs, names, signature, metadata, batch_size)
+
+    return (yield from with_signature(signatures, spec, ask))
 
 
 def _predict(
