@@ -231,6 +231,20 @@ def read_note(folder: Path) -> Note:
         return Note()
 
 
+def is_received(folder: Path) -> bool:
+    """Whether a server receives the upload of this folder. True if that can't be found out: it isn't removed then."""
+    try:
+        held = try_lock(folder / LOCK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    if held is None:
+        return True
+    held.close()
+    return False
+
+
 def boot_id() -> str:
     """Returns what distinguishes the machine's starts; empty if the system doesn't have it."""
     try:

@@ -32,10 +32,11 @@ from layerserve_server.datasets.partial_upload import (
     PART_NAME,
     Part,
     WrongDigestError,
+    is_received,
     part_name,
     unwritable,
 )
-from layerserve_server.disk import is_locked, locked, remove_folder, sync
+from layerserve_server.disk import locked, remove_folder, sync
 from layerserve_server.errors import (
     InvalidRequestError,
     RefusedChangeError,
@@ -345,7 +346,7 @@ class DatasetStore:
 
     def _sweep_part(self, path: Path, now: float) -> None:
         with self._changing():
-            if now - _age(path) <= self._limits.upload_seconds or is_locked(path / LOCK):
+            if now - _age(path) <= self._limits.upload_seconds or is_received(path):
                 return
             shutil.rmtree(path, ignore_errors=True)
         logger.info("removed an upload that hasn't been finished in time", extra={"upload": path.name})

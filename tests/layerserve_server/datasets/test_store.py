@@ -583,6 +583,23 @@ def test_a_dataset_is_kept_for_a_time_after_its_last_use(make_store, tmp_path, s
     assert bool(store.datasets()) == (kept is None)
 
 
+def test_an_upload_that_may_be_going_on_is_not_removed(make_store, monkeypatch):
+    store = make_store()
+    part = begin(store)
+    store.close(part)
+    age(part.folder, 200)
+
+    def unreadable(path):
+        raise PermissionError(errno.EACCES, "not allowed", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "try_lock", unreadable)
+        store.sweep(unused)
+    assert part.folder.exists()
+    store.sweep(unused)
+    assert not part.folder.exists()
+
+
 def test_a_cut_upload_is_kept_for_its_time(make_store):
     store = make_store()
     part = begin(store)
