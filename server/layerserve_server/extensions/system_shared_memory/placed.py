@@ -12,7 +12,7 @@ import numpy as np
 from layerserve_server.errors import InvalidRequestError, TooLargeError, safe_text
 from layerserve_server.extensions.system_shared_memory.region_table import Region, RegionTable
 from layerserve_server.services.open_inference.infer_protocol import InferTensor
-from layerserve_server.services.prediction.places import Place
+from layerserve_server.services.prediction.places import REGION, Place
 from layerserve_server.services.prediction.predict_protocol import PredictionRequest
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.transport.call import Call
@@ -39,7 +39,7 @@ class PlacedRequests:
         outputs = {name: RegionSink(name, find, place) for name, place in places.outputs.items()}
         if outputs and not self._writes:
             raise InvalidRequestError(
-                f"output '{safe_text(min(outputs), 80)}': parameter 'shared_memory_region': this server only reads "
+                f"output '{safe_text(min(outputs), 80)}': parameter '{REGION}': this server only reads "
                 "shared memory (setting 'system_shared_memory'); leave it out"
             )
         for sink in outputs.values():

@@ -18,7 +18,7 @@ from layerserve_server.protocols.inference.inference_pb2 import InferParameter, 
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.open_inference.datatypes import datatype
 from layerserve_server.services.prediction.encoder import cut, fill_each, joined
-from layerserve_server.services.prediction.places import NO_SINKS, Place, Sink
+from layerserve_server.services.prediction.places import NO_SINKS, REGION, REGION_OFFSET, REGION_SIZE, Place, Sink
 
 RAW_TAG = tag(ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER)
 #: Dtypes whose elements are sent in another form than arrays have them.
@@ -130,9 +130,9 @@ class InferEncoder:
 def _parameters(place: Place) -> dict[str, InferParameter]:
     """Returns the parameters of an output that is in shared memory."""
     return {
-        "shared_memory_region": InferParameter(string_param=place.region),
-        "shared_memory_offset": InferParameter(int64_param=place.offset),
-        "shared_memory_byte_size": InferParameter(int64_param=place.size),
+        REGION: InferParameter(string_param=place.region),
+        REGION_OFFSET: InferParameter(int64_param=place.offset),
+        REGION_SIZE: InferParameter(int64_param=place.size),
     }
 
 

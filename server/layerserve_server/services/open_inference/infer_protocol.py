@@ -24,7 +24,7 @@ from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.services.messages import parse
 from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
 from layerserve_server.services.open_inference.encoder import InferEncoder
-from layerserve_server.services.prediction.places import Place, Places
+from layerserve_server.services.prediction.places import REGION, REGION_OFFSET, REGION_SIZE, Place, Places
 from layerserve_server.services.prediction.predict_protocol import (
     BytesRequest,
     Encoder,
@@ -45,8 +45,6 @@ FINAL_RESPONSE = ModelInferResponse(
     parameters={"triton_final_response": InferParameter(bool_param=True)}
 ).SerializeToString()
 RESPONSE_TAG = tag(ModelStreamInferResponse.INFER_RESPONSE_FIELD_NUMBER)
-#: Parameters of a tensor in shared memory.
-REGION, REGION_OFFSET, REGION_SIZE = "shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"
 #: Field of InferTensorContents by dtype.
 CONTENTS = {
     "bool": "bool_contents",
@@ -103,7 +101,7 @@ class InferProtocol(PredictProtocol):
             placed = index in places.inputs
             # MLServer's clients send empty contents beside raw ones.
             if (raw or placed) and tensor.contents.ListFields():
-                where = "a shared_memory_region" if placed else "raw_input_contents"
+                where = f"a {REGION}" if placed else "raw_input_contents"
                 raise InvalidTensorError(
                     f"input '{safe_text(tensor.name, 80)}': got contents beside {where}, expected one of them"
                 )

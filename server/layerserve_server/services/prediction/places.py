@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+#: Parameters of a tensor in shared memory, in the Open Inference Protocol.
+REGION: Final = "shared_memory_region"
+REGION_OFFSET: Final = "shared_memory_offset"
+REGION_SIZE: Final = "shared_memory_byte_size"
 
 
 @dataclass(frozen=True, slots=True)

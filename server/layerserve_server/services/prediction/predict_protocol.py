@@ -95,8 +95,7 @@ class PredictionRequest:
 
     def fill(self, encoder: Any, results: Arrays) -> bytes:
         """Returns the reply by an `Encoder`. Raises as it does, and as `Sink.write`."""
-        message: bytes
-        message = encoder.fill(results, self.id, self.sinks) if self.sinks else encoder.fill(results, self.id)
+        message: bytes = encoder.fill(results, self.id, self.sinks) if self.sinks else encoder.fill(results, self.id)
         return message
 
 

@@ -19,6 +19,7 @@ from layerserve_server.services.prediction.decoder import TemplatedRequest
 from layerserve_server.services.prediction.encoded_rows import EncodedRows
 from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
 from layerserve_server.services.prediction.observer import Answered, RequestObserver, Watch
+from layerserve_server.services.prediction.places import REGION
 from layerserve_server.services.prediction.predict_protocol import PredictionRequest, PredictProtocol
 from layerserve_server.services.prediction.request_taker import RequestTaker
 from layerserve_server.services.prediction.request_template import RequestTemplate, RequestTemplates
@@ -80,7 +81,7 @@ class Predictor:
         if request.places is not None:
             if self.placed is None:
                 raise InvalidRequestError(
-                    "parameter 'shared_memory_region': shared memory is disabled; send the data in the message"
+                    f"parameter '{REGION}': shared memory is disabled; send the data in the message"
                 )
             self.placed.take(call, request, here=here)
         elif request.sequence is not None:

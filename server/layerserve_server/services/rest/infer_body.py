@@ -13,6 +13,7 @@ from layerserve_server.errors import InvalidRequestError, InvalidTensorError, sa
 from layerserve_server.jobs.channel import Channel
 from layerserve_server.protocols.inference.inference_pb2 import InferParameter, ModelInferRequest
 from layerserve_server.services.open_inference.datatypes import DTYPES, dtype
+from layerserve_server.services.prediction.places import REGION
 from layerserve_server.services.rest.body_job import send_outline
 from layerserve_server.services.rest.json_arrays import Place, array_of
 from layerserve_server.services.rest.json_text import field, kind_of, loads, text_bytes
@@ -24,7 +25,7 @@ MAX_DIGITS = 18
 #: A body, for errors.
 EXAMPLE = '{"inputs": [{"name": ..., "datatype": ..., "shape": [...], "data": [...]}]}'
 #: Parameters of inputs whose elements aren't in the JSON.
-_ELSEWHERE = frozenset({"binary_data_size", "shared_memory_region"})
+_ELSEWHERE = frozenset({"binary_data_size", REGION})
 #: Datatypes that JSON has no elements for.
 BINARY_ONLY = ("FP16", "BF16")
 
