@@ -12,12 +12,11 @@ from layerserve_server.extensions.page.fields import Fields
 from layerserve_server.extensions.page.guard import Guard
 from layerserve_server.extensions.page.pages import Pages, short
 from layerserve_server.extensions.page.part import Show, changed
+from layerserve_server.extensions.page.run_parts import CHECKPOINTS
 from layerserve_server.services.management import SERVICE as MANAGEMENT
 from layerserve_server.services.training import SERVICE as TRAINING
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute
 
-#: Of an extension that may not be there.
-CHECKPOINTS = "/layerserve.v1.CheckpointService/"
 #: Methods about a run that take its id only, with what they did.
 OF_RUN = {
     "PauseRun": "is being paused",

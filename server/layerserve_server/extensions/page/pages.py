@@ -50,7 +50,7 @@ class Pages:
     """The templates."""
 
     def __init__(self, without: Container[str] = ()) -> None:
-        """There are no links to services `without` which the server is."""
+        """`without` has the services that the server lacks: the page has no links to them."""
         loader = FileSystemLoader(FOLDER / "templates")
         self._environment = Environment(
             loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

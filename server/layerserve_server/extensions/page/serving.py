@@ -37,7 +37,7 @@ class Page:
     def __init__(self, served: Served, hosts: Hosts, reader: BodyReader, without: Container[str] = ()) -> None:
         """`hosts` has the names under which browsers reach the server; `reader` reads long bodies.
 
-        The page has no links to services `without` which the server is.
+        `without` has the services that the server lacks: the page has no links to them.
         """
         self._pages = Pages(without)
         self._guard = Guard(hosts)
