@@ -60,7 +60,7 @@ def hostile(address: tuple[str, int], unit: bytes, seconds: float) -> Counter[st
 
 
 def heads(address: tuple[str, int], size: int, seconds: float) -> Counter[str]:
-    """Requests whose headers nobody has sent before, of about this size, one after the other; their statuses."""
+    """Sends requests with new headers of about this size, one after the other. Returns their statuses."""
     seen: Counter[str] = Counter()
     until, number = time.monotonic() + seconds, 0
     while time.monotonic() < until:

@@ -44,7 +44,7 @@ class ServerService:
         return Routes(unary={SERVICE + "GetServer": self.get_server})
 
     def get_server(self, call: Call) -> None:
-        """Handles GetServer. Only callers that may change all models are told the host, process and misplaced files."""
+        """Handles GetServer. Host, process and misplaced files are for callers that may change all models."""
         parse(pb.GetServerRequest, call.request)
         manages = call.caller.manages_all
         misplaced = self._repository.folder.misplaced() if manages else {}

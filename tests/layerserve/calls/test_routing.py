@@ -116,7 +116,7 @@ def in_child(check):
     """Whether a check succeeds in a forked child."""
     child = os.fork()
     if not child:
-        signal.alarm(20)  # a lock that nobody releases
+        signal.alarm(20)  # the lock may never be released
         os._exit(0 if check() else 1)
     return os.waitpid(child, 0)[1] == 0
 

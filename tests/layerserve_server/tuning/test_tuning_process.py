@@ -107,7 +107,7 @@ def test_stopping_ends_the_child(tmp_path: Path, own_jobs: Jobs, job: Wanted) ->
     with pytest.raises(CallCancelledError):
         process.tune(replace(job, derived="faulty_plans:sleeps"), lambda: (job.folder / "pid").exists())
     pid = int((job.folder / "pid").read_text())
-    # Its supervisor kills it, and nobody waits for that: otherwise the time limit of tests ends this.
+    # Its supervisor kills it later. If it never does, the time limit of tests ends this loop.
     while is_running(pid):
         time.sleep(0.01)
 

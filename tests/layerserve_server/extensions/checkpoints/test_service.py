@@ -1,4 +1,4 @@
-"""What callers ask of checkpoints, and who may, through a real port."""
+"""Calls about checkpoints, and the rights for them, through a real port."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Explanations by a server: their numbers, who may ask for what, limits, and what callers are told."""
+"""Explanations by a server: numbers, rights, limits and errors."""
 
 from __future__ import annotations
 
