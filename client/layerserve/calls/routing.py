@@ -119,6 +119,8 @@ class Routes(Generic[C]):
 
     def begin_anew(self) -> None:
         """Forgets the servers. For a forked child, without the threads that held locks or resolved the name."""
+        # gRPC may wait forever for the parent's threads when one of their channels is freed.
+        _PARENTS.append(self._servers)
         self._lock = threading.Lock()
         self._seen, self._servers = (), {}
         self.addresses.resolve_anew()
@@ -132,6 +134,8 @@ class Routes(Generic[C]):
 
 #: Those of this process.
 _ROUTES: WeakSet[Routes[Any]] = WeakSet()
+#: Servers of the processes that this one was forked from.
+_PARENTS: list[object] = []
 
 
 def _begin_anew() -> None:

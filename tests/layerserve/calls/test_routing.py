@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 from clocks import replace_time
-from layerserve.calls import routing, server_addresses
+from layerserve.calls import routing
 from layerserve.calls.routing import Routes, Server, model_metadata, ranked
-from layerserve.calls.server_addresses import ServerAddresses
 
 MODELS = [f"m{number}" for number in range(1000)]
 FOUR = tuple(f"10.0.0.{number}:8500" for number in range(1, 5))
@@ -112,41 +110,71 @@ def test_only_so_many_orders_are_remembered(monkeypatch):
     assert len(made._ranked) <= 10
 
 
+def run(program):
+    """Runs a program in a process of its own: gRPC doesn't let a process fork that has used it as this one has."""
+    done = subprocess.run([sys.executable, "-c", FORK + program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+FORK = """
+import os, signal, threading, time, weakref
+from layerserve.calls import server_addresses
+from layerserve.calls.routing import Routes, Server
+from layerserve.calls.server_addresses import ServerAddresses
+
 def in_child(check):
-    """Whether a check succeeds in a forked child."""
     child = os.fork()
     if not child:
         signal.alarm(20)  # the lock may never be released
         os._exit(0 if check() else 1)
     return os.waitpid(child, 0)[1] == 0
 
+def connect(address):
+    return Server(address, threading.Lock())
+"""
+
 
 def test_a_forked_child_waits_for_no_lock_of_its_parents_threads():
-    routes = Routes(ServerAddresses("10.0.0.1:1,10.0.0.2:1"), 1, lambda address: Server(address, threading.Lock()))
-    (server, *_) = routes.order("m")
-    with routes._lock, server.checking:
-        assert in_child(lambda: not routes.order("m")[0].checking.locked())
-    assert routes.order("m")[0] is server
+    run("""
+routes = Routes(ServerAddresses("10.0.0.1:1,10.0.0.2:1"), 1, connect)
+server = routes.order("m")[0]
+with routes._lock, server.checking:
+    assert in_child(lambda: not routes.order("m")[0].checking.locked())
+assert routes.order("m")[0] is server
+""")
 
 
-def test_a_forked_child_resolves_a_name_that_its_parent_was_resolving(monkeypatch):
-    asked, go = threading.Event(), threading.Event()
+def test_a_forked_child_frees_no_channel_of_its_parent():
+    """gRPC may wait forever for threads that the child doesn't have."""
+    run("""
+class Channel:
+    pass
 
-    def resolve(name):
-        asked.set()
-        go.wait(20)
-        return FOUR
+routes = Routes(ServerAddresses("10.0.0.1:1,10.0.0.2:1"), 1, lambda address: Server(Channel(), threading.Lock()))
+channel = weakref.ref(routes.order("m")[0].channel)
+assert in_child(lambda: routes.order("m")[0].channel is not channel() and channel() is not None)
+""")
 
-    monkeypatch.setattr(server_addresses, "_addresses", resolve)
-    routes = Routes(ServerAddresses("models.test:8500"), 1, lambda address: Server(address, threading.Lock()))
-    routes.addresses.wait(0.0)
-    assert asked.wait(20)
 
-    def found():
-        go.set()
-        routes.addresses.wait(3)
-        return routes.addresses.known() == FOUR
+def test_a_forked_child_resolves_a_name_that_its_parent_was_resolving():
+    run("""
+asked, go = threading.Event(), threading.Event()
 
-    assert in_child(found)
+def resolve(name):
+    asked.set()
+    go.wait(20)
+    return ("10.0.0.1:8500", "10.0.0.2:8500")
+
+server_addresses._addresses = resolve
+routes = Routes(ServerAddresses("models.test:8500"), 1, connect)
+routes.addresses.wait(0.0)
+assert asked.wait(20)
+
+def found():
     go.set()
-    routes.addresses.wait(20)
+    routes.addresses.wait(3)
+    return len(routes.addresses.known()) == 2
+
+assert in_child(found)
+go.set()
+""")
