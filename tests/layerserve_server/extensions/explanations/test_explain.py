@@ -49,7 +49,16 @@ def words() -> Model:
     return Model(ids, {"a": layers.Dense(2, name="a")(h), "b": layers.Dense(1, name="b")(h)})
 
 
-MAKERS = {"pictures": pictures, "words": words}
+def wide() -> Model:
+    """A model whose explanation of many rows in many steps takes minutes."""
+    x = Input((1024,), name="x")
+    h = x
+    for _ in range(4):
+        h = layers.Dense(1024, activation="relu")(h)
+    return Model(x, layers.Dense(1, name="y")(h))
+
+
+MAKERS = {"pictures": pictures, "words": words, "wide": wide}
 
 
 @pytest.fixture(scope="module")
@@ -186,10 +195,19 @@ def test_rows_times_steps_are_limited(connect, monkeypatch):
         client.explain("pictures", IMAGES, 0)
 
 
-def test_a_caller_that_leaves_ends_the_work(connect):
-    client = connect(retries=0)
+def test_a_caller_that_leaves_ends_the_work(connect, monkeypatch):
+    explained, ended = service.explained, threading.Event()
+
+    def noted(*arguments):
+        try:
+            return explained(*arguments)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(service, "explained", noted)
     with pytest.raises(DeadlineExceeded):
-        client.explain("pictures", np.repeat(IMAGES, 300, 0), 0, n_steps=300, timeout=3)
+        connect(retries=0).explain("wide", np.ones((1000, 1024), "float32"), n_steps=1000, timeout=3)
+    assert ended.wait(30)
 
 
 def test_a_few_are_computed_at_a_time(connect, monkeypatch):
