@@ -572,9 +572,9 @@ class HttpConnection(asyncio.Protocol):
         return b"".join((line, self.pool.date, CLOSE if self._closes else b"", *rest))
 
     def _end_reply(self) -> None:
-        self._received.popleft()
+        request = self._received.popleft()
         if self._closes:
-            self._close()
+            self._close(unread=not request.complete)
             return
         self._answered = self.loop.time()
         if self._idle_timer is None:
@@ -582,14 +582,23 @@ class HttpConnection(asyncio.Protocol):
         if self._received:
             self.loop.call_soon(self._advance)
 
-    def _close(self) -> None:
-        """Takes nothing more, and closes the connection.
+    def _close(self, *, unread: bool) -> None:
+        """Answers nothing more, and closes the connection: at once, unless a part of a request is `unread`.
 
-        Not one of a worker, which does it after the reply: it would lose that if it still sends the request.
+        The client would then fail to send that part, and lose the reply, as the kernel resets the connection. So the
+        part is read, and dropped. A worker closes its connection itself, after the reply.
         """
         self._refused = True
-        if self not in self.pool.relayed:
+        if self in self.pool.relayed:
+            return
+        if not unread:
             self.transport.close()
+            return
+        self.read_on()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._stop_timer()
+        self._timer = self.loop.call_later(self.pool.limits.stalled_seconds, self.transport.abort)
 
     def _last(self) -> bool:
         """Whether the connection closes after the reply to its current request."""
@@ -661,16 +670,14 @@ class HttpConnection(asyncio.Protocol):
 
     def _close_with(self, reply: HttpReply) -> None:
         """Answers outside of any request, unless a reply is being written, and closes the connection."""
-        self._refused = True
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         if self._replying or len(self._received) > 1:
+            self._refused = True
             self.transport.abort()
             return
         self.transport.write(b"".join((first_line(reply.status), CLOSE, head_of(reply), reply.body)))
-        self._close()
-        # What a client that reads nothing leaves in the buffer would keep the connection.
-        self.loop.call_later(self.pool.limits.stalled_seconds, self.transport.abort)
+        self._close(unread=True)
 
 
 def names_in(certificate: Any) -> list[str]:

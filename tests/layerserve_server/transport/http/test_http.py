@@ -243,6 +243,29 @@ def test_a_client_that_sends_too_slowly_is_cut_off(serve, sent):
     assert call("GET", "/v2").status == 200
 
 
+@pytest.mark.parametrize("path", ["/nothing", "/v2/models/double/infer"])
+def test_the_reply_to_a_refused_request_reaches_a_client_that_still_sends_it(serve, tmp_path, path):
+    app, _ = serve(tokens=write_tokens(tmp_path / "tokens.toml"))
+    status = Http(app.http_port)("POST", path, bytes(20_000_000)).status
+    assert status == (404 if path == "/nothing" else 401)
+
+
+def test_a_client_that_never_ends_a_refused_request_is_cut_off(serve):
+    app, call = serve(stalled_seconds=0.3)
+
+    def send_slowly(client):
+        for _ in range(1000):
+            client.sendall(b"x")
+            time.sleep(0.02)
+
+    with socket.create_connection(("127.0.0.1", app.http_port), timeout=30) as client:
+        client.sendall(b"PUT /nothing HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n")
+        assert client.recv(12) == b"HTTP/1.1 404"
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            send_slowly(client)
+    assert call("GET", "/v2").status == 200
+
+
 def test_a_client_that_reads_nothing_is_cut_off(serve, wait_until, monkeypatch, caplog):
     monkeypatch.setattr(limits, "SLOWEST_BYTES", 1 << 30)
     app, call = serve(stalled_seconds=0.3)

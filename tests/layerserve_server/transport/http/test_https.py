@@ -129,3 +129,12 @@ def test_a_client_certificate_has_the_rights_of_its_name(start, put, authority, 
     assert status(app, context_of(authority, "other")) == 401
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.BadStatusLine)):
         status(app, context_of(authority))
+
+
+def test_the_reply_to_a_refused_request_reaches_a_client_that_still_sends_it(start, put, authority):
+    put("double")
+    app = start(http_port=0, tls_certificate=authority.chain, tls_key=authority.key)
+    connection = http.client.HTTPSConnection("localhost", app.http_port, context=context_of(authority), timeout=30)
+    with contextlib.closing(connection):
+        connection.request("PUT", "/nothing", bytes(20_000_000))
+        assert connection.getresponse().status == 404

@@ -23,16 +23,28 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n"
 
 
 @pytest.fixture
-def worker(tmp_path):
-    """The server of a worker, and the port."""
-    limits = some_limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=1, max_calls=8)
-    shared = SharedPort(tmp_path / "owner.sock", owner=False)
-    server = HttpServer(
-        [], {}, Routes(), Metrics(), limits, MemoryBudget(1 << 20), Gate(), host="127.0.0.1", port=0, shared=shared
-    )
-    server.start()
-    yield server
-    server.stop(0.0)
+def serve(tmp_path):
+    """A server without routes, of the process that owns the port or of a worker."""
+    servers = []
+
+    def start(*, owner):
+        limits = some_limits(max_message_bytes=1 << 20, rpc_threads=1, max_streams=1, max_calls=8)
+        shared = SharedPort(tmp_path / "owner.sock", owner=owner)
+        memory, gate = MemoryBudget(1 << 20), Gate()
+        servers.append(
+            HttpServer([], {}, Routes(), Metrics(), limits, memory, gate, host="127.0.0.1", port=0, shared=shared)
+        )
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop(0.0)
+
+
+@pytest.fixture
+def worker(serve):
+    return serve(owner=False)
 
 
 @pytest.fixture
@@ -146,3 +158,21 @@ def test_long_bodies_and_replies_are_passed_on_whole_and_not_kept(worker, main, 
             while lines.readline() != b"\r\n":
                 pass
             assert lines.read() == body
+
+
+def test_the_reply_to_a_request_of_which_a_part_is_unread_reaches_the_worker(serve, tmp_path):
+    """If the main process closed the connection, the worker would fail to send the rest, and not read the reply."""
+    serve(owner=True)
+    whose = {"address": "ipv4:192.0.2.7:4000", "certificate_names": [], "closes": False}
+    with socket.socket(socket.AF_UNIX) as relayed, relayed.makefile("rb") as lines:
+        relayed.settimeout(30)
+        relayed.connect(str(socket_of(tmp_path)))
+        put = b"PUT /a HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000\r\n\r\n"
+        relayed.sendall(json.dumps(whose).encode() + b"\n" + put)
+        assert lines.readline().startswith(b"HTTP/1.1 404")
+        relayed.sendall(b"x" * 1_000_000)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += lines.readline()
+        assert b"connection: close\r\n" in head
+        assert "error" in json.loads(lines.read(int(head.partition(b"content-length: ")[2].split()[0])))
