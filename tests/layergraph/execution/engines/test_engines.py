@@ -720,7 +720,8 @@ def test_a_call_that_asks_for_training_stays_on_torch_and_moves_no_statistics() 
 
 #: Engines that have weights of their own in the process's memory.
 WITH_COPIES = ("torchscript", "onnxruntime", "openvino")
-#: Prints each fork, and for each engine how many copies of the weights are left in memory after three loads.
+#: Prints each fork, for each engine how many copies of the weights are left in memory after three loads, and what was
+#: written into the home folder.
 RELOADS = """
 import ctypes, gc, os, sys
 os.register_at_fork(before=lambda: print("forks", flush=True))
@@ -746,6 +747,7 @@ for engine in sys.argv[1:]:
     for _ in range(3):
         load_and_forget(engine)
     print(engine, (resident() - before) / (2048 * 1024 * 4))
+print("written", *(path for path in Path.home().rglob("*") if path.is_file()))
 """
 
 
@@ -755,6 +757,8 @@ def _printed(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
     engines = [engine for engine in WITH_COPIES if THERE.get(engine, True)]
     # In a separate process, whose memory is used by this alone.
     environment = {**os.environ, "HOME": str(tmp_path_factory.mktemp("home"))}
+    for name in ("CI", "ORT_DISABLE_TELEMETRY"):  # Reports are off with them.
+        environment.pop(name, None)
     command = [sys.executable, "-c", RELOADS, *engines]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return [line.split() for line in done.stdout.splitlines()]
@@ -776,6 +780,12 @@ def test_openvino_reports_to_nobody(printed: list[list[str]]) -> None:
     Two forks at once have deadlocked: h5py and concurrent.futures take their locks before a fork.
     """
     assert ["forks"] not in printed
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for the process's memory")
+def test_no_engine_keeps_reports_for_its_makers(printed: list[list[str]]) -> None:
+    """ONNX Runtime keeps what it will send in the home folder."""
+    assert printed[-1] == ["written"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the thread's signal stack")
