@@ -230,8 +230,9 @@ class Connections:
 
     def _watch(self) -> None:
         checked, rest, pause = time.monotonic(), 0.0, CHECK_SECONDS
-        while not self._stopping.wait(rest):
-            self._check_now.wait(pause - rest)
+        while not self._stopping.is_set():
+            if self._check_now.wait(pause):
+                self._stopping.wait(checked + rest - time.monotonic())
             self._check_now.clear()
             now, buffered = time.monotonic(), self._buffered
             try:
@@ -381,7 +382,8 @@ def cookie_of(descriptor: int) -> int:
 
 def socket_option(descriptor: int, level: int, option: int, size: int) -> bytes:
     """Returns a socket option of a descriptor without taking ownership. Raises OSError if it isn't a socket."""
-    borrowed = socket.socket(fileno=descriptor)
+    # Otherwise Python would ask for the family, type and protocol of each.
+    borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptor)
     try:
         return borrowed.getsockopt(level, option, size)
     finally:
