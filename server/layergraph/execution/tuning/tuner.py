@@ -42,7 +42,8 @@ ROWS = (1, 2, 8, 32)
 _CHECKED_ROWS = (1, 3, 5)
 #: Maximum time of an engine's call, as a fraction of eager torch's, to be chosen over it.
 _WORTH = 0.95
-#: Maximum time of one call, as a fraction of the total; larger row counts are left out.
+#: Maximum time of one call, as a fraction of the total. Row counts that take eager torch longer aren't compared, and
+#: engines are timed without it there.
 _MOST_OF_THE_TIME = 0.05
 #: Maximum time of eager torch for all compared rows, as a fraction of the total; at least two row counts are compared.
 _COMPARING = 0.15
@@ -190,10 +191,11 @@ class _Bench:
         self._sampler = Sampler(plan.input_specs, plan.run_eagerly)
         one = self._sampler.rows(1)
         self._row = lower_quartiles({EAGER: lambda: plan.run_eagerly(one)}, 0.0)[EAGER]
-        self._rows = [count for count in rows if count == 1 or count * self._row < seconds * _MOST_OF_THE_TIME]
+        self._rows, self._most = rows, seconds * _MOST_OF_THE_TIME
+        compared = [count for count in rows if count == 1 or count * self._row < self._most]
         lengths = (False, True) if self._sampler.open_axes else (False,)
-        checked = self._affordable(sorted({*_CHECKED_ROWS, *self._rows}), seconds / len(lengths))
-        self._rows = [count for count in self._rows if count in checked]
+        checked = self._affordable(sorted({*_CHECKED_ROWS, *compared}), seconds / len(lengths))
+        self._compared = {count for count in compared if count in checked}
         allowance.require(self._row * (sum(checked) * len(lengths) + _RECORDED_ROWS))
         self._cases = [self._sampler.rows(count, other=other) for count in checked for other in lengths]
         began = time.monotonic()
@@ -280,18 +282,21 @@ class _Bench:
         before = self._rows_seconds
         for place, rows in enumerate(self._rows):
             self._allowance.wait()
+            eager = rows in self._compared
+            if not eager and not (found and found[-1].tuned):
+                break
             # A single row can't be split.
             tried = [tuned for tuned in fit if rows > 1 or not tuned.name.endswith(SPLIT_ROWS)]
             tried.sort(key=lambda tuned: before[tuned.name])
-            timed = self._in_time(tried, rows)
+            timed = self._in_time(tried, rows, eager=eager)
             if len(timed) < len(tried):
                 names = ", ".join(tuned.name for tuned in tried if tuned not in timed)
                 logger.info("no time left to time %s for %d rows", names, rows)
-            if not self._allowance.left or (tried and not timed):
+            if not self._allowance.left or ((tried or not eager) and not timed):
                 break
             seconds = self._allowance.left / (len(self._rows) - place)
             inputs = self._sampler.rows(rows, seed=1)
-            calls: dict[str, Callable[[], Any]] = {EAGER: partial(self._plan.run_eagerly, inputs)}
+            calls: dict[str, Callable[[], Any]] = {EAGER: partial(self._plan.run_eagerly, inputs)} if eager else {}
             calls |= {tuned.name: partial(tuned.run, inputs) for tuned in timed}
             times = lower_quartiles(calls, seconds, spinning=not self._shared)
             before = {name: seconds * rows for name, seconds in self._rows_seconds.items()} | times
@@ -300,11 +305,13 @@ class _Bench:
             found.append(Choice(rows, best.name if best else EAGER, milliseconds, best))
         return found
 
-    def _in_time(self, fit: Sequence[Tuned], rows: int) -> list[Tuned]:
+    def _in_time(self, fit: Sequence[Tuned], rows: int, *, eager: bool) -> list[Tuned]:
         """The first of these engines for which time is left to call each of them, and eager torch, repeatedly."""
-        needed = _LEAST_CALLS * rows * self._row
+        needed = _LEAST_CALLS * rows * self._row if eager else 0.0
         timed = []
         for tuned in fit:
+            if not eager and rows * self._rows_seconds[tuned.name] > self._most:
+                break
             needed += _LEAST_CALLS * rows * self._rows_seconds[tuned.name]
             if needed > self._allowance.left:
                 break
@@ -322,21 +329,21 @@ def _best(
     """The fastest engine, or a single-threaded one that takes less than `worth_threads` times as long.
 
     If it can't be written to a file, one that can, if that takes less than `worth_building` times as long. None stands
-    for eager torch.
+    for eager torch, which may not have been timed.
     """
     best = _fastest(timed, times, worth_threads)
     if best is not None and not has_file(best.name):
         other = _fastest([tuned for tuned in timed if has_file(tuned.name)], times, worth_threads)
-        if times[other.name if other else EAGER] < times[best.name] * worth_building:
+        if times.get(other.name if other else EAGER, math.inf) < times[best.name] * worth_building:
             return other
     return best
 
 
 def _fastest(timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: float) -> Tuned | None:
     best = min(timed, key=lambda tuned: times[tuned.name], default=None)
-    if best is not None and times[best.name] > times[EAGER] * _WORTH:
+    if best is not None and times[best.name] > times.get(EAGER, math.inf) * _WORTH:
         best = None
-    fastest = times[best.name if best else EAGER]
+    fastest = times[best.name] if best else times.get(EAGER, math.inf)
     single = [tuned for tuned in timed if tuned.name.endswith(ONE_THREAD)]
     return next((tuned for tuned in single if times[tuned.name] < fastest * worth_threads), best)
 

@@ -113,6 +113,39 @@ def test_an_engine_that_is_pinned_is_built_whatever_its_time(
     assert plan.tune(engines=names, seconds=SECONDS, pin=True).choices[0].engine == "engine_0"
 
 
+def test_engines_are_timed_for_rows_that_take_eager_torch_too_long(
+    plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is slower for few rows may be faster for many."""
+    slow_torch(plan, clock, monkeypatch, 0.05)
+
+    def engine(call: float, row: float) -> Any:
+        def make(source: Any) -> Any:
+            def run(arrays: Any) -> Any:
+                clock.now += call + len(arrays[0]) * row
+                return [output.numpy() for output in source.program([torch.from_numpy(array) for array in arrays])]
+
+            return run
+
+        return make
+
+    made = {"for_few": engine(0.0, 0.01), "for_many": engine(0.05, 0.005), "slow": engine(0.0, 0.04)}
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", made)
+    found = plan.tune(engines=tuple(made), seconds=20.0)
+    assert clock.now <= 20.0
+    assert [(choice.rows, choice.engine) for choice in found.choices] == [
+        (1, "for_few"),
+        (2, "for_few"),
+        (8, "for_few"),
+        (32, "for_many"),
+    ]
+    # A call of the others takes more than a twentieth of the time.
+    assert found.choices[-1].milliseconds.keys() == {"for_few", "for_many"}
+    monkeypatch.setattr("layergraph.execution.tuning.tuner.ENGINES", {"slow": engine(0.1, 0.05)})
+    found = plan.tune(engines=("slow",), seconds=20.0)
+    assert [(choice.rows, choice.engine) for choice in found.choices] == [(1, "eager"), (2, "eager"), (8, "eager")]
+
+
 def test_where_time_is_short_the_best_of_fewer_rows_goes_on(
     plan: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
