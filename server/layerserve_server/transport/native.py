@@ -185,19 +185,29 @@ class NativeServer:
 
     def _serve(self) -> None:
         self._batches.bind_to_thread()
-        alone = False
-        while (events := self._arrived(busily=alone)) is not None:
-            alone = len(events) == 1
-            now = time.monotonic()
-            for kind, number, method, request, client, details in events:
-                try:
-                    if kind == self._event_call:
-                        self._take(number, method, request, client, details, now)
-                    elif (call := self._calls.get(number)) is not None:
-                        call.gone()
-                except Exception:
-                    logger.exception("failed to process an event of the native front")
-            self._batches.finish()
+        arrived: int | None = 0
+        while arrived is not None:
+            arrived = self._serve_batch(busily=arrived == 1)
+
+    def _serve_batch(self, *, busily: bool) -> int | None:
+        """Waits for events and processes them. Returns their number, or None after the front is closed.
+
+        Messages must not outlive it: the next one may come hours later.
+        """
+        events = self._arrived(busily=busily)
+        if events is None:
+            return None
+        now = time.monotonic()
+        for kind, number, method, request, client, details in events:
+            try:
+                if kind == self._event_call:
+                    self._take(number, method, request, client, details, now)
+                elif (call := self._calls.get(number)) is not None:
+                    call.gone()
+            except Exception:
+                logger.exception("failed to process an event of the native front")
+        self._batches.finish()
+        return len(events)
 
     def _arrived(self, *, busily: bool) -> list[tuple[Any, ...]] | None:
         """Waits for events, at first by polling if `busily`. Returns None after the front is closed."""
