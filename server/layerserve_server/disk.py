@@ -94,15 +94,29 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[TextIOWrapper]:
         yield file
 
 
+def take_lock(file: TextIOWrapper, kind: int) -> bool:
+    """Takes a lock of a file that `open_lock` has opened, without waiting. Returns False if another process holds it.
+
+    Raises OSError if the file system has no locks: nobody holds it, and nobody can.
+    """
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def try_lock(path: Path) -> TextIOWrapper | None:
     """Takes a lock, which is held until the returned file is closed; None if it is held. Raises OSError."""
     file = open_lock(path)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        if take_lock(file, fcntl.LOCK_EX):
+            return file
+    except OSError as error:
         file.close()
-        return None
-    return file
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    file.close()
+    return None
 
 
 def is_locked(path: Path, *, shared: bool = False) -> bool:

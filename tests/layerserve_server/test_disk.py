@@ -1,14 +1,19 @@
 """Files that the server writes for itself: damage of one of them is an error that their readers expect."""
 
+import errno
+import fcntl
 import json
+import os
+import re
 
 import pytest
 from damaged_files import DAMAGES, TEXTS, check_goes_on
 from layerserve_server.artifacts.artifacts import Artifacts
-from layerserve_server.datasets.dataset import RECORD, SAMPLE, Dataset, read_samples
+from layerserve_server.datasets.dataset import RECORD, SAMPLE, Dataset, Declaration, read_samples
 from layerserve_server.datasets.partial_upload import NOTE as UPLOAD
-from layerserve_server.datasets.partial_upload import read_note
-from layerserve_server.disk import json_object, locked
+from layerserve_server.datasets.partial_upload import Part, read_note
+from layerserve_server.disk import json_object, locked, try_lock
+from layerserve_server.errors import RefusedChangeError
 from layerserve_server.repository.usage import Usage
 from layerserve_server.training.events import Event
 from layerserve_server.training.program.main import _locked
@@ -93,6 +98,31 @@ def test_what_a_link_in_place_of_a_lock_leads_to_is_not_emptied(name, tmp_path):
     with pytest.raises(OSError, match="symbolic links"):
         lock(tmp_path)
     assert (tmp_path / "theirs").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda folder: FolderOwner(folder).acquire(),
+        lambda folder: Part(folder, Declaration("npz", 1, "0"), "ann"),
+    ],
+    ids=["run", "upload"],
+)
+def test_a_file_system_without_locks_is_no_other_server(take, number, tmp_path, monkeypatch):
+    def missing(file, kind):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with pytest.raises((OSError, RefusedChangeError), match=re.escape(os.strerror(number))):
+        take(tmp_path)
+
+
+def test_a_lock_that_is_held_is_not_taken(tmp_path):
+    held = try_lock(tmp_path / "lock")
+    assert try_lock(tmp_path / "lock") is None
+    held.close()
+    try_lock(tmp_path / "lock").close()
 
 
 def test_an_object_is_read():

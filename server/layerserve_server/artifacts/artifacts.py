@@ -19,12 +19,13 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from layerserve_server.artifacts import flushing
 from layerserve_server.artifacts.flushing import Flusher
-from layerserve_server.disk import json_object, open_lock, sha256
+from layerserve_server.disk import json_object, open_lock, sha256, take_lock
 from layerserve_server.errors import CallCancelledError
 from layerserve_server.jobs.channel import never
 
@@ -130,13 +131,13 @@ class Artifacts:
         """Holds the lock of a key, alone by default, while it is made or read. Raises OSError."""
         (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         with self._lock(key) as file:
-            while not _try(file, kind):
+            while not take_lock(file, kind):
                 if stopped():
                     raise CallCancelledError("waiting for another process was stopped")
                 time.sleep(TRY_SECONDS)
             yield
 
-    def _lock(self, key: str) -> IO[str]:
+    def _lock(self, key: str) -> TextIOWrapper:
         # Few files: one for each folder would stay for ever.
         return open_lock(self.folder / "locks" / key.rpartition("-")[2][:2])
 
@@ -197,17 +198,8 @@ class Artifacts:
     def _remove(self, entry: Path) -> None:
         # Another process may be reading it.
         with suppress(OSError), self._lock(entry.name) as file:
-            if _try(file, fcntl.LOCK_EX):
+            if take_lock(file, fcntl.LOCK_EX):
                 shutil.rmtree(entry, ignore_errors=True)
-
-
-def _try(file: IO[str], kind: int) -> bool:
-    """Whether the lock could be taken. Raises OSError if the file system has no locks."""
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _digests(folder: Path, names: Collection[str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ import os
 import select
 import sys
 import time
+from io import TextIOWrapper
 from pathlib import Path
 
 from layerserve_server.disk import try_lock
@@ -48,10 +49,9 @@ def main(runs: Path, notes: Path, spec: str) -> None:
     os.nice(NICE)
     # Not the setting itself, which may hold a password.
     name = f"{spec.partition(':')[0]}-{hashlib.sha256(spec.encode()).hexdigest()[:12]}"
-    notes.mkdir(parents=True, exist_ok=True)
-    while (lock := try_lock(notes / f"{name}.lock")) is None:
-        if _closed(SECONDS):
-            return
+    lock = _only_one(notes, name)
+    if lock is None:
+        return
     with lock:
         follower: Follower | None = None
         failures = 0
@@ -74,6 +74,21 @@ def main(runs: Path, notes: Path, spec: str) -> None:
             if closed and wait:
                 return
             closed = closed or _closed(wait)
+
+
+def _only_one(notes: Path, name: str) -> TextIOWrapper | None:
+    """Waits for the sink's lock and returns it; None once standard input is closed."""
+    while True:
+        wait = SECONDS
+        try:
+            notes.mkdir(parents=True, exist_ok=True)
+            if (lock := try_lock(notes / f"{name}.lock")) is not None:
+                return lock
+        except OSError as error:
+            wait = RETRY_SECONDS[-1]
+            logger.warning("run sink %s: %s; trying again in %g s", name, safe_text(str(error), 200), wait)
+        if _closed(wait):
+            return None
 
 
 def _closed(seconds: float) -> bool:

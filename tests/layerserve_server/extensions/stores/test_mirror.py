@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import shutil
@@ -358,6 +360,17 @@ def test_a_second_server_needs_a_folder_of_its_own(store, make_mirror, tmp_path,
     with pytest.raises(OSError, match="is used by another server"):
         other.open()
     other.stop()
+
+
+def test_a_folder_in_which_nothing_can_be_locked_is_no_other_server_s(store, tmp_path, seen, monkeypatch):
+    def missing(file, kind):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    mirror = module.Mirror("memory://models", store, Cache(tmp_path / "cache"), seen)
+    with pytest.raises(OSError, match=r"No locks available.*/cache/lock"):
+        mirror.open()
+    mirror.stop()
 
 
 def test_copies_that_are_not_in_use_make_room(store, make_mirror, seen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -83,3 +84,16 @@ def test_another_server_s_process_copies(tmp_path, monkeypatch, closing):
         waits = closing(3)
         module.main(tmp_path, tmp_path, SPEC)
     assert waits == [module.SECONDS] * 3
+
+
+def test_a_folder_in_which_nothing_can_be_locked_is_tried_again(tmp_path, monkeypatch, closing, caplog):
+    monkeypatch.setattr(module, "make_sink", lambda spec, folder: pytest.fail("another server may copy"))
+
+    def missing(file, kind):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    waits = closing(2)
+    module.main(tmp_path, tmp_path, SPEC)
+    assert waits == [module.RETRY_SECONDS[-1]] * 2
+    assert "No locks available" in caplog.messages[0]
