@@ -183,21 +183,23 @@ class DatasetStore:
     def finish(self, part: Part) -> Dataset:
         """Checks and describes the file of a part, and publishes it as a dataset.
 
-        If another stream has done that already, returns its dataset. Raises as `Part.check` and the function that
-        describes files do. A file that isn't the declared one or can't be read is removed.
+        If another stream of the caller has done that already, returns its dataset. Raises as `Part.check` and the
+        function that describes files do. A file that isn't the declared one or can't be read is removed.
         """
         with part.finishing:
-            known = self._declared_again(part.declared, part.owner, new=True)
+            known = self._declared_again(part.declared, part.owner, new=False)
             if known is None:
                 try:
                     part.check()
-                    description = self._described(part.folder, part.declared)
+                    # Only now: of another caller's dataset, the content proves what the digest alone doesn't.
+                    known = self._declared_again(part.declared, part.owner, new=True)
+                    if known is None:
+                        description = self._described(part.folder, part.declared)
+                        known = self._publish(part.folder, part.declared, part.owner, description)
                 except (WrongDigestError, InvalidRequestError) as error:
                     self._discard(part, error)
                     raise
-                known = self._publish(part.folder, part.declared, part.owner, description)
-            else:
-                shutil.rmtree(part.folder, ignore_errors=True)
+            shutil.rmtree(part.folder, ignore_errors=True)
         with self._lock:
             # Not for streams that come later: its folder is gone.
             if self._parts.get(part.folder.name) is part:

@@ -119,6 +119,19 @@ def test_a_digest_alone_gives_no_access_to_what_another_caller_has_uploaded(make
     assert not part.folder.exists()
 
 
+@pytest.mark.parametrize("sent", [b"", CONTENT[:-1], b"x" * len(CONTENT)], ids=["nothing", "a part", "other bytes"])
+def test_who_does_not_send_the_content_gets_nothing_of_another_caller_s_dataset(make_store, sent):
+    store = make_store()
+    upload(store)
+    part = begin(store, replace(DECLARED, shared=True), owner="bob")
+    part.add(0, sent)
+    with pytest.raises(IncompleteDataError):
+        store.finish(part)
+    store.close(part)
+    dataset = store.get(DIGEST)
+    assert (dataset.owners, dataset.shared) == (("ann",), False)
+
+
 def test_a_shared_dataset_is_not_sent_by_others(make_store):
     store = make_store()
     upload(store, replace(DECLARED, shared=True))
