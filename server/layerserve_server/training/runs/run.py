@@ -217,17 +217,18 @@ class Run:
     @property
     def seconds(self) -> float:
         """Training time in seconds, without the time between an interruption and the next start."""
-        spent, began, last = 0.0, None, 0.0
+        spent, since = 0.0, None
         for event in self.log.copy():
             if isinstance(event.what, events.Started):
-                began = last = event.time
-            elif isinstance(event.what, (events.Step, events.Epoch)):
-                last = event.time
-            elif isinstance(event.what, (events.Queued, events.Paused, *LAST)) and began is not None:
+                since = event.time
+            elif isinstance(event.what, (events.Step, events.Epoch)) and since is not None:
+                # Each interval by itself: a clock that is set back meanwhile takes away no more than that.
+                spent, since = spent + max(0.0, event.time - since), event.time
+            elif isinstance(event.what, (events.Queued, events.Paused, *LAST)):
                 # Up to the last step or epoch: later work of a killed process is lost, and its end may be recorded much
                 # later, by the next server.
-                spent, began = spent + last - began, None
-        return spent if began is None else spent + time.time() - began
+                since = None
+        return spent if since is None else spent + max(0.0, time.time() - since)
 
     @property
     def created_time(self) -> float:

@@ -135,6 +135,15 @@ def test_a_budget_of_time_does_not_depend_on_the_systems_clock(tmp_path, monkeyp
     assert trained.seconds == 8.5
 
 
+def test_a_clock_that_is_set_back_takes_away_the_interval_in_which_it_was(tmp_path, monkeypatch):
+    times = [(1000.0, STARTED), (1003.0, epoch(1)), (503.5, epoch(2)), (505.5, epoch(3))]
+    with (tmp_path / "events.jsonl").open("ab") as file:
+        for number, (at, what) in enumerate(times, start=1):
+            file.write(Event(number, at, what).to_line())
+    replace_time(monkeypatch, run_module, time=lambda: 100.0)
+    assert run_of(tmp_path).seconds == 3 + 0 + 2 + 0
+
+
 def test_a_run_that_never_trained_has_no_seconds(tmp_path):
     assert run_of(tmp_path, ACCEPTED, QUEUED).seconds == 0
     assert Run("r", tmp_path / "none", REQUEST, EventLog(tmp_path / "none"), KIND).created_time == 0
