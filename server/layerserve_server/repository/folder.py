@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -48,6 +48,9 @@ class RepositoryFolder:
         self._sighted: dict[tuple[str, int], Fingerprint] = {}
         #: Paths that were reported as misplaced, with what was expected.
         self._misplaced: Mapping[str, str] = {}
+        #: What the last look has found in the folder, and the models whose folder it couldn't read, with the reason.
+        self._versions: Sequence[FoundVersion] = ()
+        self._unread: Mapping[str, str] = {}
         #: Versions that can't be loaded as they are there, with the reason, and those that were reported.
         self._refused: frozenset[tuple[str, str]] = frozenset()
         self._reported: frozenset[tuple[str, str]] = frozenset()
@@ -55,7 +58,8 @@ class RepositoryFolder:
     def find(self, only: str) -> Found | None:
         """Finds all versions, or those of the model `only`.
 
-        Returns None if the disk can't be read: loaded versions stay in use.
+        Returns None if the disk can't be read: loaded versions stay in use. If the folder of one model can't be read,
+        its versions are those of the last look.
         """
         found: list[FoundVersion] = []
         elsewhere = self.source.versions() if self.source is not None else ()
@@ -64,9 +68,14 @@ class RepositoryFolder:
                 found.append(layout.find_single_file(self.file_name, self._path))
             if self.file_name is None or self.root.is_dir():
                 contents = layout.find_in_folder(self.root)
-                found += contents.versions
-                self._report_misplaced(contents.misplaced)
-                self._report_refused(contents.versions)
+                kept = [one for one in self._versions if one.name in contents.unread]
+                self._versions = [*contents.versions, *kept]
+                found += self._versions
+                absent = contents.unread.keys() - {one.name for one in kept}
+                self._report_unread({name: why for name, why in contents.unread.items() if name not in absent})
+                reasons = {name: f"its folder can't be read: {contents.unread[name]}" for name in absent}
+                self._report_misplaced(contents.misplaced | reasons)
+                self._report_refused(self._versions)
             # What the folder has comes first. A copy that it lacks may just be replaced.
             found += elsewhere
         except OSError as error:
@@ -116,6 +125,13 @@ class RepositoryFolder:
             if path not in self._misplaced:
                 logger.warning("'%s' isn't served: %s", path, expected)
         self._misplaced = dict(misplaced)
+
+    def _report_unread(self, unread: Mapping[str, str]) -> None:
+        """Logs which folders of models can't be read, once for each as long as it stays so."""
+        for name, why in unread.items():
+            if name not in self._unread:
+                logger.error("the folder of model '%s' can't be read; its versions stay in use: %s", name, why)
+        self._unread = unread
 
     def _report_refused(self, versions: Iterable[FoundVersion]) -> None:
         """Logs what is wrong with versions, once as long as it stays so.

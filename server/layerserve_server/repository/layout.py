@@ -111,18 +111,22 @@ class Contents(NamedTuple):
     versions: list[FoundVersion]
     #: Models that are in the wrong place or have a wrong name, so that they aren't served: path -> what was expected.
     misplaced: dict[str, str]
+    #: Models whose folder can't be read, with the reason.
+    unread: dict[str, str]
 
 
 def find_in_folder(root: Path) -> Contents:
     """Finds all versions in a repository folder. Raises OSError if the folder itself can't be read."""
     found: dict[tuple[str, int], FoundVersion] = {}
     misplaced: dict[str, str] = {}
+    unread: dict[str, str] = {}
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
             if MODEL_NAME.fullmatch(entry.name):
-                versions, others = _find_in_model(entry.name, Path(entry.path))
-                found.update({(one.name, one.version): one for one in versions})
-                misplaced.update(others)
+                of_model = _find_in_model(entry.name, Path(entry.path))
+                found.update({(one.name, one.version): one for one in of_model.versions})
+                misplaced.update(of_model.misplaced)
+                unread.update(of_model.unread)
             elif not entry.name.startswith(".") and _may_be_model(Path(entry.path)):
                 misplaced[entry.name] = NAME_RULE
         elif Path(entry.name).suffix in SUFFIXES:
@@ -137,7 +141,7 @@ def find_in_folder(root: Path) -> Contents:
             misplaced[entry.name] = "it is a symbolic link, expected a folder"
     # Names of files needn't be text, and these are logged and sent.
     named = {safe_text(path): safe_text(expected) for path, expected in misplaced.items()}
-    return Contents(list(found.values()), named)
+    return Contents(list(found.values()), named, unread)
 
 
 def find_flat_file(name: str, path: Path) -> FoundVersion:
@@ -205,8 +209,10 @@ def _fingerprint_of(path: Path) -> Fingerprint | None:
 def _find_in_model(name: str, folder: Path) -> Contents:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError:
-        return Contents([], {})
+    except FileNotFoundError:
+        return Contents([], {}, {})
+    except OSError as error:
+        return Contents([], {}, {name: error.strerror})
     labels = {entry.name: Path(entry.path) for entry in entries if entry.name.endswith(CLASS_LABELS)}
     versions, others = [], []
     for entry in entries:
@@ -214,7 +220,7 @@ def _find_in_model(name: str, folder: Path) -> Contents:
             versions.append(find_version(name, int(entry.name), Path(entry.path), labels))
         else:
             others.append(entry)
-    return Contents(versions, {} if versions else _misplaced_in_model(name, others))
+    return Contents(versions, {} if versions else _misplaced_in_model(name, others), {})
 
 
 def _misplaced_in_model(name: str, entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:

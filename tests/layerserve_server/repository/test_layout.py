@@ -60,7 +60,7 @@ def test_a_link_to_the_folder_of_a_model_is_misplaced(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     (root / "a").symlink_to(tmp_path / "elsewhere")
-    assert find_in_folder(root) == ([], {"a": "it is a symbolic link, expected a folder"})
+    assert find_in_folder(root) == ([], {"a": "it is a symbolic link, expected a folder"}, {})
 
 
 @pytest.mark.parametrize(

@@ -794,6 +794,35 @@ def test_a_repository_that_can_not_be_written_is_told(make, put, tmp_path, monke
         repository.publisher.check_publishable("double", 1)
 
 
+def test_a_model_whose_folder_can_not_be_read_stays_in_use(make, put, tmp_path, monkeypatch, caplog):
+    put()
+    put("other")
+    folder, scandir = str(tmp_path / "models" / "double"), os.scandir
+
+    def refuse(path):
+        if os.fspath(path) == folder:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    repository = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        put("other", 2)
+        for _ in range(2):
+            repository.scan()
+        assert (answering(repository, "double"), answering(repository, "other")[0]) == ((1, 0), 2)
+        fresh = make()
+        assert fresh.folder.misplaced() == {"double": "its folder can't be read: Permission denied"}
+    assert [text for text in caplog.messages if "'double'" in text and "can't be read" in text] == [
+        "the folder of model 'double' can't be read; its versions stay in use: Permission denied",
+        "'double' isn't served: its folder can't be read: Permission denied",
+    ]
+    shutil.rmtree(folder)
+    repository.scan()
+    with pytest.raises(UnknownModelError):
+        repository.leases.lease("double")
+
+
 def test_before_the_first_look_nothing_is_denied(make, put):
     put()
     repository = make(scan=False)
