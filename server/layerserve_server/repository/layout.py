@@ -212,7 +212,7 @@ def _find_in_model(name: str, folder: Path) -> Contents:
     except FileNotFoundError:
         return Contents([], {}, {})
     except OSError as error:
-        return Contents([], {}, {name: error.strerror})
+        return Contents([], {}, {name: error.strerror or str(error)})
     labels = {entry.name: Path(entry.path) for entry in entries if entry.name.endswith(CLASS_LABELS)}
     versions, others = [], []
     for entry in entries:
