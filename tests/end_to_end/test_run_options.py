@@ -199,13 +199,9 @@ def test_a_run_whose_time_is_spent_publishes_the_best_epoch_so_far(client: Clien
     [
         ({"freeze": "lstm_*"}, r"pattern 'lstm_\*' matches no layer"),
         ({"callbacks": ["EarlyStoping"]}, "EarlyStoping.*EarlyStopping"),
-        ({"callbacks": [{"class_name": "EarlyStopping", "config": {"patiense": 3}}]}, "patiense.*patience"),
         ({"callbacks": [{"class_name": "EarlyStopping", "config": {"monitor": "val_acc"}}]}, "val_acc"),
         ({"callbacks": [{"class_name": "CSVLogger", "config": {"filename": "/etc/x"}}]}, "expected a relative path"),
-        ({"callbacks": [{"class_name": "ModelCheckpoint", "config": {"filepath": "../x.keras"}}]}, "relative path"),
         ({"publish": "best", "monitor": "acuracy"}, "monitor.*acuracy.*accuracy"),
-        ({"publish": "best", "monitor": "val_loss"}, "requires validation data"),
-        ({"publish": Publish(if_improved="loss")}, "requires validation data"),
         ({"publish": Publish(if_improved="acc"), "validation_split": 0.5}, "publish_if_improved.*acc"),
         ({"resources": Resources(max_memory_bytes=1000)}, "bytes of memory, expected at most 1000"),
         ({"resources": Resources(max_disk_bytes=1000)}, "bytes of disk, expected at most 1000"),

@@ -14,6 +14,7 @@ from typing import Any
 
 from layerserve.errors import InvalidArgument
 from layerserve.scoring.files.locations import Location
+from layerserve.values.table_files.formats import is_hidden
 
 #: Suffixes by kind.
 KINDS = {
@@ -90,7 +91,7 @@ def find(location: Location, name: str = "") -> Source:
     if not location.exists():
         raise InvalidArgument(f"IN: {location.url!r} doesn't exist; expected a file or a folder")
     is_folder = location.is_folder()
-    names = [name for name in location.below() if _is_seen(name)] if is_folder else [location.name]
+    names = [name for name in location.below() if not is_hidden(name)] if is_folder else [location.name]
     by_kind = {kind: [name for name in names if name.lower().endswith(ends)] for kind, ends in KINDS.items()}
     found = {kind: several for kind, several in by_kind.items() if several}
     if not found:
@@ -108,11 +109,6 @@ def find(location: Location, name: str = "") -> Source:
     if name and not is_folder:
         files = tuple(replace(file, name=name) for file in files)
     return Source(location, kind, files)
-
-
-def _is_seen(name: str) -> bool:
-    """Whether a file is data: as in Spark and pyarrow, names that begin with "_" and "." are something else."""
-    return not any(part.startswith(("_", ".")) for part in name.split("/"))
 
 
 def _file(folder: Location, name: str) -> InputFile:

@@ -20,7 +20,7 @@ FORMATS: Mapping[str, Callable[[str, BinaryIO], Table]] = {
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a file of a folder, by its path in it, is left out, as other readers do."""
+    """Whether a file of a folder, by its path in it, is left out, as in Spark and pyarrow."""
     return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
