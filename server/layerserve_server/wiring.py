@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -25,8 +24,9 @@ from layerserve_server.inference import runner
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.runner import LoadModel, ModelRunner, ServedModel
 from layerserve_server.jobs.jobs import Jobs
+from layerserve_server.observability.access_log import AccessLog
 from layerserve_server.observability.metrics import Metrics
-from layerserve_server.observability.telemetry import telemetry_of
+from layerserve_server.observability.telemetry import CallTelemetry
 from layerserve_server.quantization.graphs import QuantizedGraphs
 from layerserve_server.repository.folder import RepositoryFolder
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
@@ -82,7 +82,7 @@ class Inference:
         """`load` loads a model file (see `ModelLoader`); `group` is what its processes share. Nothing is loaded yet.
 
         A worker has the `main_socket`, of the main process, and fetches no models. Raises TokensFileError,
-        CertificateError and UnknownExporterError.
+        CertificateError, and ValueError if an extension can't make its tracer.
         """
         worker = main_socket is not None
         self._settings = settings
@@ -91,7 +91,7 @@ class Inference:
         self.gate = make_gate(settings, self.metrics, group)
         self.certificates = make_certificates(settings, self.metrics)
         #: None if there are neither traces nor an access log.
-        self.telemetry = telemetry_of(settings.access_log, os.environ, self.metrics.telemetry_dropped)
+        self.telemetry = make_telemetry(settings, self.metrics)
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings, jobs, imports)
         #: None if PATH is a folder or file of this machine.
@@ -331,6 +331,18 @@ def make_source(settings: Settings, metrics: Metrics, *, fetches: bool) -> Sourc
     """
     made = (one.source(settings, metrics, fetches) for one in ALL)
     return next((one for one in made if one is not None), None)
+
+
+def make_telemetry(settings: Settings, metrics: Metrics) -> CallTelemetry | None:
+    """Returns what reports each call; None if there are neither traces nor an access log.
+
+    Raises ValueError if an extension can't make its tracer.
+    """
+    tracers = (one.tracer(partial(metrics.telemetry_dropped, "traces")) for one in ALL)
+    tracer = next((one for one in tracers if one is not None), None)
+    share = settings.access_log
+    log = AccessLog(share, partial(metrics.telemetry_dropped, "access_log")) if share else None
+    return CallTelemetry(tracer, log) if tracer is not None or log is not None else None
 
 
 def make_gate(settings: Settings, metrics: Metrics, group: ProcessGroup | None = None) -> Gate:

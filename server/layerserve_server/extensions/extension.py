@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from layerserve_server.jobs.jobs import Jobs
     from layerserve_server.observability.families import Families
     from layerserve_server.observability.metrics import Metrics
+    from layerserve_server.observability.telemetry import Tracer
     from layerserve_server.repository.management import Manager
     from layerserve_server.repository.model_settings import ModelSettings
     from layerserve_server.repository.repository import Repository
@@ -202,6 +203,9 @@ class Extension:
     #: Makes what reads PATH if `Settings.source_of` says that it does, with whether this process fetches or waits for
     #: another that does. Raises ValueError.
     source: Callable[[Settings, Metrics, bool], Source | None] = _none
+    #: Makes what traces the calls and runs of a process; None if traces are off. It calls the argument with the number
+    #: of traces that are lost. Raises ValueError.
+    tracer: Callable[[Callable[[int], None]], Tracer | None] = _none
     #: Makes its metrics of every process, for their documentation.
     metrics: Callable[[Families], None] | None = None
     #: Makes its kinds of runs.

@@ -37,6 +37,7 @@ OWN = {
     "system_shared_memory": "layerserve_server.extensions.system_shared_memory.extension:SYSTEM_SHARED_MEMORY",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
     "tokens_oidc": "layerserve_server.extensions.tokens_oidc.extension:TOKENS_OIDC",
+    "tracing": "layerserve_server.extensions.tracing.extension:TRACING",
     "trackers": "layerserve_server.extensions.trackers.extension:TRACKERS",
     "triton_metrics": "layerserve_server.extensions.triton_metrics.extension:TRITON_METRICS",
 }

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from layerserve_server.observability import otel_variables
 from layerserve_server.observability.access_log import AccessLog
 from layerserve_server.transport.call import Finished, Trace
 from layerserve_server.transport.client_address import host_of
-
-if TYPE_CHECKING:  # packages that may be missing
-    from layerserve_server.observability.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
 #: Services without traces and lines: probes call them every few seconds.
 UNREPORTED = ("/grpc.health.v1.Health/",)
+
+
+class Tracer(Protocol):
+    """Makes traces of calls and runs. The core has none."""
+
+    def begin(self, name: str, metadata: Sequence[tuple[str, str | bytes]], arrived: float) -> Trace | None:
+        """Returns the trace of a call to the method `name`; None if it isn't sampled."""
+
+    def run_ended(
+        self,
+        headers: Mapping[str, str],
+        name: str,
+        times: tuple[float, float],
+        attributes: Mapping[str, Any],
+        happened: Sequence[tuple[str, float, Mapping[str, Any]]],
+        failure: str,
+    ) -> None:
+        """Exports the span of a run, with what happened in it. `headers` are those of `Trace.headers`.
+
+        Times are Unix times in seconds; `failure` is empty if there is none.
+        """
+
+    def close(self) -> None:
+        """Exports the spans that wait."""
 
 
 class CallTelemetry:
@@ -54,30 +73,3 @@ class CallTelemetry:
             self.tracer.close()
         if self._access_log is not None:
             self._access_log.close()
-
-
-def telemetry_of(
-    access_log: float, environment: Mapping[str, str], dropped: Callable[[str, int], None]
-) -> CallTelemetry | None:
-    """Returns what reports each call; None if there are neither traces nor an access log.
-
-    `access_log` is the share of calls that have a line, and the variables OTEL_* of the environment turn on traces.
-    `dropped` counts what is lost, by kind. Raises UnknownExporterError.
-    """
-    tracer = _tracer(environment, partial(dropped, "traces"))
-    log = AccessLog(access_log, partial(dropped, "access_log")) if access_log else None
-    return CallTelemetry(tracer, log) if tracer is not None or log is not None else None
-
-
-def _tracer(environment: Mapping[str, str], dropped: Callable[[int], None]) -> Tracer | None:
-    if not otel_variables.names(environment):
-        return None
-    try:
-        from layerserve_server.observability.tracing import Tracer, exporters
-    except ImportError:
-        logger.error(
-            "OTEL_* variables turn on traces, which require two packages: "
-            "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc"
-        )
-        return None
-    return Tracer(environment, exporters(environment), dropped)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from layerserve_server.observability.telemetry import CallTelemetry, telemetry_of
+from layerserve_server.observability.telemetry import CallTelemetry
 
 PREDICT, HEALTH = "/layerserve.v1.PredictionService/Predict", "/grpc.health.v1.Health/Check"
 
@@ -41,21 +40,3 @@ def test_a_call_goes_on_without_a_trace_and_without_a_line(caplog: pytest.LogCap
     telemetry.begin(HEALTH, (), 0.0)
     telemetry.ended(call(HEALTH), "OK", 0.5)
     assert faulty.calls == [PREDICT, PREDICT]
-
-
-def test_without_its_extra_a_server_says_what_traces_need(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "layerserve_server.observability.tracing", None)
-    environment = {"OTEL_TRACES_EXPORTER": "otlp"}
-    assert telemetry_of(0.0, {}, lambda kind, count: None) is None
-    assert not caplog.messages
-    assert telemetry_of(0.0, environment, lambda kind, count: None) is None
-    assert caplog.messages == [
-        "OTEL_* variables turn on traces, which require two packages: "
-        "pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc"
-    ]
-    only_lines = telemetry_of(1.0, environment, lambda kind, count: None)
-    assert only_lines is not None
-    assert only_lines.tracer is None
-    only_lines.close()

@@ -39,8 +39,8 @@ from opentelemetry.trace import (
 )
 
 from layerserve_server.access.gate import Pairs
+from layerserve_server.extensions.tracing.otel_variables import names
 from layerserve_server.observability.background import Background
-from layerserve_server.observability.otel_variables import names
 from layerserve_server.transport.call import Trace
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ def exporters(environment: Mapping[str, str]) -> list[SpanExporter]:
     return made
 
 
-class Tracer:
-    """Decides which calls are sampled, and exports their spans."""
+class OpenTelemetryTracer:
+    """Decides which calls are sampled, and exports their spans (see observability.telemetry.Tracer)."""
 
     def __init__(
         self,
@@ -158,10 +158,7 @@ class Tracer:
         happened: Sequence[tuple[str, float, Mapping[str, Any]]],
         failure: str,
     ) -> None:
-        """Exports the span of a run, with what happened in it. `headers` are those of `CallTrace.headers`.
-
-        Times are Unix times in seconds; `failure` is empty if there is none.
-        """
+        """Exports the span of a run, with what happened in it (see observability.telemetry.Tracer)."""
         _, trace_id, span_id, _ = headers["traceparent"].split("-")
         state = TraceState.from_header([headers.get("tracestate", "")])
         flags = TraceFlags(TraceFlags.SAMPLED)
@@ -248,7 +245,7 @@ class CallTrace:
 
     def __init__(
         self,
-        tracer: Tracer,
+        tracer: OpenTelemetryTracer,
         name: str,
         context: SpanContext,
         parent: SpanContext | None,

@@ -36,7 +36,7 @@ from layerserve_server.training.runs.table import RunTable, copy_version
 
 if TYPE_CHECKING:
     from layerserve_server.observability.metrics import Metrics
-    from layerserve_server.observability.tracing import Tracer
+    from layerserve_server.observability.telemetry import Tracer
 
 logger = logging.getLogger(__name__)
 

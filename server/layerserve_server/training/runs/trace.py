@@ -15,7 +15,7 @@ from layerserve_server.training import events
 from layerserve_server.training.runs.run import Run
 
 if TYPE_CHECKING:
-    from layerserve_server.observability.tracing import Tracer
+    from layerserve_server.observability.telemetry import Tracer
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,11 @@ import pytest
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve.values import tensors
-from layerserve_server.observability import otel_variables
+from layerserve_server.extensions.tracing import otel_variables
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk isn't installed")
-from layerserve_server.observability.telemetry import CallTelemetry
-from layerserve_server.observability.tracing import Tracer, UnknownExporterError, exporters
+from layerserve_server.extensions.tracing.tracer import OpenTelemetryTracer, UnknownExporterError, exporters
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
@@ -44,7 +43,7 @@ class Traced:
     def tracer(self, **environment):
         for name, value in environment.items():
             self._monkeypatch.setenv(name, value)
-        return Tracer(environment, [self.exporter])
+        return OpenTelemetryTracer(environment, [self.exporter])
 
     def spans(self, tracer):
         tracer.flush()
@@ -64,7 +63,8 @@ def serve(put, start, connect, traced, monkeypatch):
 
     def begin(**options):
         tracer = traced.tracer()
-        monkeypatch.setattr("layerserve_server.wiring.telemetry_of", lambda *_: CallTelemetry(tracer, None))
+        monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+        monkeypatch.setattr("layerserve_server.extensions.tracing.tracer.OpenTelemetryTracer", lambda *_: tracer)
         put("double")
         app = start(**options)
 
@@ -356,8 +356,8 @@ def test_a_collector_that_is_away_does_not_delay_a_stop(traced, monkeypatch):
             return SpanExportResult.FAILURE
 
     over = threading.Event()
-    monkeypatch.setattr("layerserve_server.observability.tracing.CLOSE_SECONDS", 0.2)
-    tracer = Tracer({}, [Away(), traced.exporter])
+    monkeypatch.setattr("layerserve_server.extensions.tracing.tracer.CLOSE_SECONDS", 0.2)
+    tracer = OpenTelemetryTracer({}, [Away(), traced.exporter])
     tracer.begin("/a.B/C", [SAMPLED], 0.0).end("", "", "OK")
     began = time.monotonic()
     tracer.close()

@@ -1,0 +1,1 @@
+"""Traces of calls and runs by OpenTelemetry."""
