@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pytest
 from clocks import replace_time
 from layerserve import (
+    Client,
     InvalidArgument,
     InvalidTensor,
     LayerNotFound,
@@ -117,8 +119,11 @@ def test_a_file_that_is_replaced_ends_it(server: FakeServer, scorer: Scorer) -> 
 
 
 def test_a_server_that_is_busy_or_restarts_is_asked_again(
-    server: FakeServer, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A channel's own retries have real pauses.
+    monkeypatch.setattr(server_model, "Client", partial(Client, retries=0))
+    scorer: Scorer = request.getfixturevalue("scorer")
     slept: list[float] = []
     replace_time(monkeypatch, server_model, monotonic=lambda: sum(slept), sleep=slept.append)
     scorer(batch())
