@@ -95,8 +95,8 @@ def state(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(serve, state):
-    """A server without further options, which SIGTERM ends."""
-    process, port, metrics = serve(state)
+    """A server with HTTP, which SIGTERM ends."""
+    process, port, metrics = serve(state, "--http-port", 0)
     yield process, port, metrics
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
@@ -106,14 +106,15 @@ def request():
     return prediction_pb2.PredictRequest(model=tensor_pb2.ModelSpec(name="m"), inputs=[tensors.encode(X, "x")])
 
 
+def page_of(url):
+    with urllib.request.urlopen(url, timeout=30) as reply:
+        return reply.read().decode()
+
+
 def counted(url, method="Predict"):
     """Calls of a method answered by all processes together."""
-    with urllib.request.urlopen(url, timeout=30) as reply:
-        text = reply.read().decode()
-    (line,) = [
-        line for line in text.splitlines() if re.match(rf'layerserve_requests_total{{method="{method}",.*"OK"', line)
-    ]
-    return float(line.split()[-1])
+    counts = re.findall(rf'^layerserve_requests_total{{method="{method}",.*"OK".* (.*)$', page_of(url), re.MULTILINE)
+    return sum(map(float, counts))
 
 
 def children(process):
@@ -135,45 +136,6 @@ def check_process_metrics(process, url):
     (worker,) = children(process)
     files = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (process.pid, worker)]
     assert float(series["process_open_fds"]) > max(files)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
-def test_every_process_answers_and_one_that_dies_is_replaced(server, file):
-    process, port, metrics = server
-    expected = load_model(file).predict(X)
-    options = [("grpc.use_local_subchannel_pool", 1)]
-
-    def ask(count):
-        for _ in range(count):
-            with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
-                response = prediction_pb2_grpc.PredictionServiceStub(channel).Predict(request(), timeout=30)
-                np.testing.assert_allclose(tensors.decode(response.outputs[0]), expected, atol=1e-5)
-                # What isn't Predict comes to the owner from whatever process took the connection.
-                models = models_pb2_grpc.ModelServiceStub(channel)
-                with pytest.raises(grpc.RpcError) as caught:
-                    models.GetModel(models_pb2.GetModelRequest(model=tensor_pb2.ModelSpec(name="n")), timeout=30)
-                assert caught.value.code() is grpc.StatusCode.NOT_FOUND
-                assert dict(caught.value.trailing_metadata())["layerserve-reason"] == "model_not_found"
-                streamed = prediction_pb2.PredictStreamRequest(request=request())
-                (answer,) = prediction_pb2_grpc.PredictionServiceStub(channel).PredictStream(
-                    iter([streamed]), timeout=30
-                )
-                np.testing.assert_allclose(tensors.decode(answer.response.outputs[0]), expected, atol=1e-5)
-                health, model = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
-                model.service = "layerserve.model/m"
-                assert health.Check(model, timeout=30).status == health_pb2.HealthCheckResponse.SERVING
-                watch = health.Watch(model, timeout=30)
-                assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-                watch.cancel()
-
-    ask(12)
-    assert counted(metrics) == 12
-    check_process_metrics(process, metrics)
-    (worker,) = children(process)
-    os.kill(worker, signal.SIGKILL)
-    while not [pid for pid in children(process) if pid != worker]:
-        time.sleep(0.05)
-    ask(4)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
@@ -218,10 +180,10 @@ def connected_ports(pid):
     return {str(int(row[2].rpartition(":")[2], 16)) for row in rows if row[9] in inodes}
 
 
-@pytest.fixture(scope="module")
-def web(serve, tmp_path_factory):
-    """A server with HTTP, its worker, and the URL of its metrics."""
-    process, _, metrics = serve(tmp_path_factory.mktemp("web"), "--http-port", 0)
+@pytest.fixture
+def web(server):
+    """The server, its worker, and the URL of its metrics."""
+    process, _, metrics = server
     (worker,) = children(process)
     return process, worker, metrics
 
@@ -230,7 +192,7 @@ def web(serve, tmp_path_factory):
 def test_every_process_answers_http_and_all_other_paths_are_the_owners(web, file):
     process, worker, metrics = web
     expected = load_model(file).predict(X).ravel()
-    before = counted(metrics, "http:ModelInfer") if "http:ModelInfer" in page_of(metrics) else 0
+    before = counted(metrics, "http:ModelInfer")
     replies = []
     for pid in (process.pid, worker):
         call = in_process(process.http_port, pid)
@@ -263,11 +225,6 @@ def test_every_process_answers_http_and_all_other_paths_are_the_owners(web, file
     assert replies[0] == replies[1]
     assert counted(metrics, "http:ModelInfer") == before + 6
     assert counted(metrics, "http:RepositoryIndex") >= 6
-
-
-def page_of(url):
-    with urllib.request.urlopen(url, timeout=30) as reply:
-        return reply.read().decode()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
@@ -313,12 +270,19 @@ models = ["m"]
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
-def test_every_process_admits_the_same_callers_and_none_can_be_deceived(serve, tmp_path):
-    authority = Authority(tmp_path)
-    tokens = write_tokens(tmp_path / "tokens.toml", more=CERTIFICATES)
+@pytest.fixture(scope="module")
+def guarded(serve, tmp_path_factory):
+    """A server with HTTP, tokens and certificates, and the authority of these."""
+    folder = tmp_path_factory.mktemp("guarded")
+    authority = Authority(folder)
+    tokens = write_tokens(folder / "tokens.toml", more=CERTIFICATES)
     tls = [("--" + name.replace("_", "-"), path) for name, path in authority.settings.items()]
-    process, port, metrics = serve(tmp_path, "--tokens", tokens, *chain.from_iterable(tls))
+    return *serve(folder, "--tokens", tokens, "--http-port", 0, *chain.from_iterable(tls)), authority
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
+def test_every_process_admits_the_same_callers_and_none_can_be_deceived(guarded):
+    process, port, metrics, authority = guarded
     assert len(children(process)) == 1
     options = [("grpc.use_local_subchannel_pool", 1)]
     shop, stranger = authority.client("shop"), authority.client("stranger")
@@ -370,11 +334,8 @@ def test_every_process_admits_the_same_callers_and_none_can_be_deceived(serve, t
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
-def test_callers_over_http_have_the_same_rights_in_every_process(serve, tmp_path):
-    authority = Authority(tmp_path)
-    tokens = write_tokens(tmp_path / "tokens.toml", more=CERTIFICATES)
-    tls = [("--" + name.replace("_", "-"), path) for name, path in authority.settings.items()]
-    process, _, _ = serve(tmp_path, "--tokens", tokens, "--http-port", 0, *chain.from_iterable(tls))
+def test_callers_over_http_have_the_same_rights_in_every_process(guarded):
+    process, _, _, authority = guarded
     (worker,) = children(process)
 
     def statuses(name, **headers):
@@ -419,9 +380,48 @@ def test_all_processes_map_the_same_weights_and_none_has_hdf5(server, state, wai
     def maps():
         return [Path(f"/proc/{pid}/maps").read_text() for pid in (process.pid, *children(process))]
 
-    # One of them may have started just now, in place of another.
     wait_until(lambda: sum(str(arrays) in text for text in maps()) == 2)
     assert not [text for text in maps() if "hdf5" in text or "h5py" in text]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
+def test_every_process_answers_and_one_that_dies_is_replaced(server, file):
+    process, port, metrics = server
+    expected = load_model(file).predict(X)
+    options = [("grpc.use_local_subchannel_pool", 1)]
+
+    def ask(count):
+        for _ in range(count):
+            with grpc.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:
+                response = prediction_pb2_grpc.PredictionServiceStub(channel).Predict(request(), timeout=30)
+                np.testing.assert_allclose(tensors.decode(response.outputs[0]), expected, atol=1e-5)
+                # What isn't Predict comes to the owner from whatever process took the connection.
+                models = models_pb2_grpc.ModelServiceStub(channel)
+                with pytest.raises(grpc.RpcError) as caught:
+                    models.GetModel(models_pb2.GetModelRequest(model=tensor_pb2.ModelSpec(name="n")), timeout=30)
+                assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+                assert dict(caught.value.trailing_metadata())["layerserve-reason"] == "model_not_found"
+                streamed = prediction_pb2.PredictStreamRequest(request=request())
+                (answer,) = prediction_pb2_grpc.PredictionServiceStub(channel).PredictStream(
+                    iter([streamed]), timeout=30
+                )
+                np.testing.assert_allclose(tensors.decode(answer.response.outputs[0]), expected, atol=1e-5)
+                health, model = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+                model.service = "layerserve.model/m"
+                assert health.Check(model, timeout=30).status == health_pb2.HealthCheckResponse.SERVING
+                watch = health.Watch(model, timeout=30)
+                assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+                watch.cancel()
+
+    before = counted(metrics)
+    ask(12)
+    assert counted(metrics) == before + 12
+    check_process_metrics(process, metrics)
+    (worker,) = children(process)
+    os.kill(worker, signal.SIGKILL)
+    while not [pid for pid in children(process) if pid != worker]:
+        time.sleep(0.05)
+    ask(4)
 
 
 def test_counts_of_all_processes_are_added_up():
