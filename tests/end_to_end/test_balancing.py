@@ -27,6 +27,7 @@ def server_process(models: Path, folder: Path) -> Iterator[tuple[subprocess.Pope
     """A server and its address."""
     command = [sys.executable, "-m", "layerserve_server", str(models), "--host", "127.0.0.1", "--grpc-port", "0"]
     command += ["--metrics-port", "0", "--tuning-seconds", "0", "--transport", TRANSPORT, "--state", str(folder)]
+    command += ["--no-warm-training"]
     log = folder.with_suffix(".log")
     with log.open("wb") as output:
         process = subprocess.Popen(command, stderr=output)

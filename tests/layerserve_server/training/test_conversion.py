@@ -88,7 +88,7 @@ def test_what_is_no_model_fails(converter: Converter, tmp_path: Path) -> None:
 
 
 def test_what_takes_more_memory_than_it_may_is_too_large(jobs: SharedJobs, tmp_path: Path) -> None:
-    path = saved(tmp_path / "m.keras", units=4_000_000)
+    path = saved(tmp_path / "m.keras", units=200_000)
     with (
         pytest.raises(TooLargeError, match=r"converting file m\.keras takes more than 1048576 bytes of memory"),
         Converter(jobs.with_limits(20.0, 1 << 20)).converted(path, "keras3_h5", 0),

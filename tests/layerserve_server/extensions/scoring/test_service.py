@@ -123,7 +123,9 @@ def test_a_call_that_is_made_again_finds_its_run(client: Any, dataset: Any) -> N
     # What didn't fit has begun nothing.
     with pytest.raises(InvalidArgument, match="'id' to keep is missing"):
         owner.score("m", dataset=dataset, columns=["id"], idempotency_key="weekly")
-    assert owner.score("m", dataset=dataset, idempotency_key="weekly").id != first.id
+    second = owner.score("m", dataset=dataset, idempotency_key="weekly")
+    assert second.id != first.id
+    second.cancel()
     # Keys are each caller's own.
     with pytest.raises(DatasetNotFound):
         other.score("m", dataset=dataset, columns=["key"], idempotency_key="nightly")
@@ -149,6 +151,7 @@ def test_a_call_whose_connection_is_cut_begins_one_run(
         run = through.score("m", dataset=dataset)
     assert [run.id] == cuts
     assert {one.id for one in owner.runs()} - known == {run.id}
+    owner.run(run.id).cancel()
 
 
 class Relay:

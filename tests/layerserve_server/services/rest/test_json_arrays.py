@@ -127,9 +127,9 @@ LARGE = """
 import resource, sys
 from layerserve_server.services.rest.json_text import loads
 
-text = b'{"instances":[' + b'{},' * 2_666_666 + b'0]}'
+text = b'{"instances":[' + b'{},' * 666_666 + b'0]}'
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-for spare in (8, 24, 64, 100, 160):
+for spare in (2, 6, 16, 25, 40):
     resource.setrlimit(resource.RLIMIT_AS, (used + (spare << 20), resource.RLIM_INFINITY))
     try:
         loads(text)
