@@ -515,7 +515,7 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     Balances.create(tmp_path / "balances")
     configuration = json.dumps({"settings": settings.model_dump(mode="json"), **files})
     monkeypatch.setattr(sys, "stdin", Orders(f"{configuration}\n{line}"))
-    worker.main()
+    worker.main(sys.stdout)
 
     assert done == [
         (signal.SIGINT, signal.SIG_IGN),

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TextIO, TypeAlias
 
 logger = logging.getLogger(__name__)
 
@@ -121,12 +121,13 @@ class Orders:
         scan: Callable[[str, Mapping[str, Collection[int]] | None], None],
         serving: Callable[[str], Mapping[str, Any]],
         drain: Callable[[], None],
+        answers: TextIO,
     ) -> None:
         """`scan` scans a model (see `Repository.scan`), `serving` returns what is then served of it.
 
-        `drain` has connections of HTTP closed.
+        `drain` has connections of HTTP closed. `answers` is what the main process reads.
         """
-        self._scan, self._serving, self._drain = scan, serving, drain
+        self._scan, self._serving, self._drain, self._answers = scan, serving, drain, answers
         self._pool = ThreadPoolExecutor(1, "orders")
 
     def take(self, lines: Iterable[str]) -> float:
@@ -150,4 +151,4 @@ class Orders:
             self._scan(model, None if versions is None else {model: versions})
         except Exception:
             logger.exception("the scan of model '%s' failed", model)
-        print(json.dumps({"order": number, "serving": self._serving(model)}), flush=True)
+        print(json.dumps({"order": number, "serving": self._serving(model)}), file=self._answers, flush=True)

@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TextIO, get_args
 
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.extensions.installed import Settings
@@ -34,8 +34,8 @@ from layerserve_server.wiring import JOB_MODULES, Inference, ModelLoader, make_i
 logger = logging.getLogger(__name__)
 
 
-def main() -> None:
-    """Serves until standard input ends."""
+def main(answers: TextIO) -> None:
+    """Serves until standard input ends. The main process reads `answers`."""
     # A terminal signals the whole process group; only the main process handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configuration: dict[str, Any] = json.loads(sys.stdin.readline())
@@ -76,8 +76,9 @@ def main() -> None:
     inference.fill()
     pages = {"/metrics": MetricPage(inference.metrics.registry)}
     probes = Probes("127.0.0.1", 0, pages, lambda: True, inference.gate.admit_own)
-    print(json.dumps({"metrics_port": probes.port}), flush=True)
-    orders = Orders(repository.scan, repository.catalogue.serving, (lambda: None) if http is None else http.drain)
+    print(json.dumps({"metrics_port": probes.port}), file=answers, flush=True)
+    drain = (lambda: None) if http is None else http.drain
+    orders = Orders(repository.scan, repository.catalogue.serving, drain, answers)
     grace = orders.take(sys.stdin)
     orders.close()
     watcher.stop()
@@ -127,6 +128,9 @@ def _settings(values: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    # Plugins and other packages may print: that goes where the log goes.
+    ours = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    main(ours)
     # Without waiting for threads of idle connections.
     os._exit(0)

@@ -63,6 +63,7 @@ def test_whatever_is_printed_is_a_log_line(tmp_path: Path) -> None:
     (tmp_path / "noisy.py").write_text(NOISY)
     command = [sys.executable, "-m", "layerserve_server", str(tmp_path), "--host", "127.0.0.1", "--grpc-port", "0"]
     command += ["--metrics-port", "-1", "--log-format", "json", "--plugins", "noisy", "--no-warm-training"]
+    command += ["--workers", "2"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert server.stdout is not None
@@ -77,7 +78,7 @@ def test_whatever_is_printed_is_a_log_line(tmp_path: Path) -> None:
     assert printed == ""
     found = lines(said + rest)
     for text in ("printed", "written", "past Python", "by a child", "by a child with an error", "logged by a library"):
-        assert ("warning", text) in found
+        assert found.count(("warning", text)) == 2, text
     assert any(level == "warning" and "UserWarning: warned" in text for level, text in found)
     assert any(
         level == "error" and "uncaught exception in thread Thread-1 (<lambda>): division by zero" in text

@@ -2,7 +2,6 @@
 
 import io
 import json
-import sys
 import threading
 
 import pytest
@@ -53,9 +52,8 @@ def test_what_lags_behind_is_told_with_the_reason():
     assert lagging({**STATE, "canary": 0.5}, [0], {0: STATE}) == ["worker process 1: canary is None, expected 0.5"]
 
 
-def test_a_worker_carries_out_its_orders_in_turn_until_the_end(monkeypatch):
+def test_a_worker_carries_out_its_orders_in_turn_until_the_end():
     out, scanned, gate = io.StringIO(), [], threading.Event()
-    monkeypatch.setattr(sys, "stdout", out)
 
     def scan(model, catalogue):
         assert gate.wait(30)
@@ -64,7 +62,7 @@ def test_a_worker_carries_out_its_orders_in_turn_until_the_end(monkeypatch):
             raise OSError("gone")
 
     drained = []
-    orders = Orders(scan, lambda model: {"model": model}, lambda: drained.append(True))
+    orders = Orders(scan, lambda model: {"model": model}, lambda: drained.append(True), out)
     lines = [
         json.dumps({"order": number, "scan": model, "versions": versions})
         for number, (model, versions) in enumerate((("a", None), ("bad", [1]), ("b", [])))
@@ -77,4 +75,4 @@ def test_a_worker_carries_out_its_orders_in_turn_until_the_end(monkeypatch):
     assert scanned == [("a", None), ("bad", {"bad": [1]}), ("b", {"b": []})]
     answers = [json.loads(line) for line in out.getvalue().splitlines()]
     assert answers == [{"order": n, "serving": {"model": model}} for n, model in enumerate(("a", "bad", "b"))]
-    assert Orders(scan, dict, list).take([]) == 0.0
+    assert Orders(scan, dict, list, out).take([]) == 0.0
