@@ -188,6 +188,34 @@ def test_a_dropped_image_is_predicted_and_inner_tensors_are_drawn(page: Any, app
     assert drawn.first.evaluate("image => image.complete && image.naturalWidth") == 4
 
 
+def test_an_output_is_explained_by_the_pixels_of_an_image(page: Any, app: App) -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    show(page, "try?name=picture&version=2")
+    page.locator("#image-1").set_input_files({"name": "p.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    page.get_by_label("Element of the output").fill("1")
+    page.get_by_role("button", name="Explain").click()
+    page.wait_for_selector("#answer h2:has-text('Explanation by version 2, row 0')")
+    with Client(f"127.0.0.1:{app.grpc_port}") as client:
+        expected = client.explain("picture", pixels[None] / np.float32(255), 1, version=2)
+    shown = [float(text) for text in page.locator("#answer li b").all_inner_texts()]
+    of_expected = (expected.outputs, expected.baseline_outputs, expected.convergence_delta)
+    np.testing.assert_allclose(shown, np.ravel(of_expected), rtol=1e-3)
+    drawn = page.locator("#answer .output img")
+    assert drawn.count() == 1
+    assert drawn.evaluate("image => image.complete && image.naturalWidth") == 6
+    sums = expected.attributions.sum(-1)
+    low, high = [float(one) for one in re.findall("is ([-0-9.e]+),", page.locator("#answer .output p").inner_text())]
+    np.testing.assert_allclose([low, high], [sums.min(), sums.max()], atol=1e-4)
+    # A tensor inside of the graph, whose name may be anything.
+    page.get_by_label("Attribute to").fill(HOSTILE)
+    page.get_by_role("button", name="Explain").click()
+    page.wait_for_selector("#answer h3:has-text('<img src=x onerror=hacked')")
+    assert page.locator("#answer .output img").evaluate("image => image.naturalWidth") == 4
+    assert page.get_by_role("button", name="Explain").is_enabled()
+
+
 def test_the_graph_says_which_pixels_it_expects_and_probabilities_are_bars_of_classes(page: Any, app: App) -> None:
     show(page, "try?name=photos")
     assert page.get_by_label("Values from").input_value() == "0,255"
