@@ -26,6 +26,13 @@ class FileIdentity:
 
     device: int
     number: int
+    #: The user of the operating system whom it belongs to. A number is given to another file when this one is deleted.
+    user: int
+
+    @classmethod
+    def of(cls, state: os.stat_result) -> FileIdentity:
+        """Returns which file has a status."""
+        return cls(state.st_dev, state.st_ino, state.st_uid)
 
 
 class UnusableFileError(InvalidRequestError):
@@ -45,7 +52,7 @@ def identify(name: str, user: int, end: int) -> FileIdentity:
             raise UnusableFileError("the file belongs to another user than the one who runs the client")
         if found.st_size < end:
             raise UnusableFileError(f"the file has {found.st_size} bytes, expected at least {end}")
-        return FileIdentity(found.st_dev, found.st_ino)
+        return FileIdentity.of(found)
 
 
 def exists(name: str, file: FileIdentity) -> bool:
@@ -54,7 +61,7 @@ def exists(name: str, file: FileIdentity) -> bool:
         found = os.lstat(FOLDER / name)
     except OSError:
         return False
-    return (found.st_dev, found.st_ino) == (file.device, file.number)
+    return FileIdentity.of(found) == file
 
 
 def read(name: str, file: FileIdentity, offset: int, size: int) -> bytes:
@@ -82,7 +89,7 @@ def write(name: str, file: FileIdentity, offset: int, content: memoryview) -> No
 @contextmanager
 def _reopened(name: str, file: FileIdentity, flags: int, end: int) -> Iterator[int]:
     with _opened(name, flags) as (opened, found):
-        if (found.st_dev, found.st_ino) != (file.device, file.number):
+        if FileIdentity.of(found) != file:
             raise UnusableFileError("the file was replaced; register it again")
         if found.st_size < end:
             raise UnusableFileError(f"the file has {found.st_size} bytes now, expected at least {end}")

@@ -56,8 +56,7 @@ class Region:
             )
 
     def read(self, place: Place) -> bytes:
-        """Returns the bytes of a place. Raises InvalidRequestError."""
-        self.check(place)
+        """Returns the bytes of a place, which is checked. Raises InvalidRequestError."""
         try:
             return files.read(self.file_name, self.file, self.offset + place.offset, place.size)
         except UnusableFileError as error:

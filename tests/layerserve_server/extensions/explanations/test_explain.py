@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from layerserve import (
     InvalidTensor,
     LabelNotFound,
     MissingInput,
+    ModelNotReady,
     Overloaded,
     TooLarge,
     UnknownInput,
@@ -29,6 +31,7 @@ from layerserve.cli.app import run
 from layerserve_server.app import App
 from layerserve_server.extensions.explanations import service
 from layerserve_server.extensions.installed import Settings
+from layerserve_server.jobs.jobs import Jobs
 from shared_jobs import used
 from tokens import write_tokens
 
@@ -228,6 +231,91 @@ def test_a_few_are_computed_at_a_time(connect, monkeypatch):
             client.explain("pictures", IMAGES, 0)
         may_go_on.set()
         assert [one.result(120).outputs.shape for one in made] == [(3,)] * service.MAX_EXPLANATIONS
+
+
+def test_memory_is_limited(connect, monkeypatch):
+    limits = Jobs.limits
+    monkeypatch.setattr(Jobs, "limits", lambda *of: replace(limits(*of), memory_bytes=16 << 20))
+    client = connect(retries=0)
+    with pytest.raises(TooLarge, match="explaining the output takes more than 16777216 bytes of memory"):
+        client.explain("wide", np.ones((4096, 1024), "float32"), n_steps=100)
+    monkeypatch.undo()
+    assert client.explain("wide", np.ones((1, 1024), "float32"), n_steps=1).outputs.shape == (1,)
+
+
+@pytest.fixture
+def versions(models, jobs, tmp_path):
+    """A server of a model with two versions, the second of which is the canary, and their files."""
+    folder = tmp_path / "changed" / "m"
+    files = {}
+    for version, factor in ((1, 1.0), (2, 100.0)):
+        x = Input((2,), name="x")
+        files[version] = folder / str(version) / "model.keras"
+        files[version].parent.mkdir(parents=True)
+        Model(x, layers.Rescaling(factor, name="y")(layers.Reshape((2, 1))(x))).save(files[version])
+    (folder / "layerserve.toml").write_text('default_version = 1\ncanary = "50 %"\n')
+    (folder / "labels.json").write_text('{"canary": 2}')
+    with used(jobs):
+        app = App(Settings(path=folder.parent, host="127.0.0.1", grpc_port=0, metrics_port=-1, drain_seconds=0))
+    with app, Client(f"127.0.0.1:{app.grpc_port}", timeout=120, retries=0) as client:
+        yield client, files
+
+
+PAIR = np.array([[2.0, 3.0]], "float32")
+
+
+def test_the_version_is_that_of_a_prediction_and_is_told(versions):
+    client, _ = versions
+    found = {key: client.explain("m", PAIR, (1, 0), n_steps=1, key=key) for key in "abcdef"}
+    assert {one.version for one in found.values()} == {1, 2}
+    for key, one in found.items():
+        assert (
+            one.outputs.tolist()
+            == client.predict("m", PAIR, key=key)[:, 1, 0].tolist()
+            == [3 * 100 ** (one.version - 1)]
+        )
+    assert client.explain("m", PAIR, (1, 0), n_steps=1, label="canary").version == 2
+
+
+@pytest.mark.parametrize("moment", ["before", "meanwhile", "deleted"])
+def test_a_file_that_changed_since_it_was_loaded_isnt_explained_as_the_version(versions, monkeypatch, moment):
+    client, files = versions
+    other = files[1].with_name("other")
+    other.write_bytes(files[2].read_bytes())
+
+    def change():
+        files[1].unlink() if moment == "deleted" else other.rename(files[1])
+
+    if moment == "meanwhile":
+        explained = service.explained
+        monkeypatch.setattr(service, "explained", lambda *of: (change(), explained(*of))[1])
+    else:
+        change()
+    with pytest.raises(
+        ModelNotReady, match=r"model 'm' version 1: its file (was replaced after|can't be read any more)"
+    ):
+        client.explain("m", PAIR, (1, 0), version=1)
+    # What is loaded answers on, or what replaced it.
+    assert client.predict("m", PAIR, version=1)[0, 1, 0] in (3, 300)
+
+
+def test_a_version_that_is_deleted_meanwhile_is_explained_to_the_end(versions, monkeypatch):
+    client, _ = versions
+    explained, began, may_go_on = service.explained, threading.Event(), threading.Event()
+
+    def held(*arguments):
+        found = explained(*arguments)
+        began.set()
+        assert may_go_on.wait(60)
+        return found
+
+    monkeypatch.setattr(service, "explained", held)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(client.explain, "m", PAIR, (1, 0), version=1)
+        assert began.wait(60)
+        client.delete_version("m", 1, force=True)
+        may_go_on.set()
+        assert (made.result(60).version, made.result().outputs.tolist()) == (1, [3])
 
 
 def test_the_command_prints_and_writes_attributions(app, tmp_path, capsys):

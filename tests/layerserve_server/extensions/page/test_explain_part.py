@@ -69,3 +69,18 @@ def test_the_channels_of_images_are_added_up():
     assert "bright is 7" in html
     for text in ("What image adds", "(2, 5, 4, 3)", "What facts adds", ">0.75<", ">0.125<", ">0.0625<"):
         assert text in html
+
+
+@pytest.mark.parametrize(("rows", "row", "shown"), [(1, 7, 0), (0, 0, 0)])
+def test_a_row_that_isnt_there_is_the_last_one(rows, row, shown):
+    _, translated = asked(f"name=m&row={row}")
+    numbers = encode(np.ones(rows, "float32"))
+    reply = pb.ExplainResponse(
+        attributions=[encode(np.ones((rows, 5, 4, 3), "float32"), "image")],
+        outputs=numbers,
+        baseline_outputs=numbers,
+        convergence_delta=numbers,
+    )
+    html = translated.reply(reply.SerializeToString()).body.decode()
+    assert f"row {shown}</h2>" in html
+    assert html.count(">1<") == 3 * rows

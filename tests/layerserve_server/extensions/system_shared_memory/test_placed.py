@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,6 +180,31 @@ def test_a_file_that_changes_costs_its_own_requests(call, shared):
     refused("it isn't a regular file")
     assert call.infer(asked())
     assert open_files() == before
+
+
+def test_a_lease_of_the_file_makes_no_thread_wait(call, shared):
+    path = shared(X.tobytes() + bytes(48))
+    call.register("r", path)
+    # Its holder, this process, has 45 seconds to give it back before another one may open the file.
+    with path.open("r+b") as held:
+        fcntl.fcntl(held, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        with pytest.raises(grpc.RpcError, match="the file can't be used: Resource temporarily unavailable"):
+            call.infer(asked(placed("r", 16)))
+        assert call.infer(asked())
+
+
+def test_a_file_that_went_to_another_user_is_out_of_reach(call, shared):
+    """The number of a deleted file may be that of another user's next one."""
+    if os.geteuid():
+        pytest.skip("only root gives files away")
+    path = shared(X.tobytes() + bytes(48))
+    call.register("r", path)
+    os.chown(path, 12345, -1)
+    for request in (asked(placed("r", 16)), asked(None, placed("r", 16, 16))):
+        with pytest.raises(grpc.RpcError, match="the file was replaced; register it again"):
+            call.infer(request)
+    assert path.read_bytes()[16:] == bytes(48)
 
 
 def test_a_region_that_was_unregistered_meanwhile_is_not_written(put, start, caller, shared, load_fake, wait_until):
