@@ -68,12 +68,13 @@ class ExplainPart:
 
         def show(answer: bytes) -> HttpReply:
             reply = pb.ExplainResponse.FromString(answer)
+            shown = min(row, max(0, reply.outputs.shape[0] - 1))
             return self._pages.html(
                 "explanation.html",
                 version=reply.model.version,
-                row=row,
-                numbers=_numbers(reply, row),
-                tensors=[_attributed(tensor, row) for tensor in reply.attributions],
+                row=shown,
+                numbers=_numbers(reply, shown),
+                tensors=[_attributed(tensor, shown) for tensor in reply.attributions],
             )
 
         return Translated(message.SerializeToString(), show)
@@ -95,7 +96,7 @@ def _numbers(reply: pb.ExplainResponse, row: int) -> list[tuple[str, float]]:
         "Error of the sum": reply.convergence_delta,
     }
     arrays = {name: tensors.decode(tensor) for name, tensor in named.items()}
-    return [(name, float(array[min(row, len(array) - 1)])) for name, array in arrays.items()]
+    return [(name, float(array[row])) for name, array in arrays.items() if len(array)]
 
 
 def _attributed(tensor: Tensor, row: int) -> Attributed:
