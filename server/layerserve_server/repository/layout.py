@@ -92,9 +92,14 @@ class FoundVersion:
         return f"model '{self.name}' version {self.version}"
 
     @property
+    def model_fingerprint(self) -> Fingerprint:
+        """The fingerprint of the model's files: without those of its proof and its labels."""
+        return self.fingerprint[: 5 * (1 + len(self.parts))]
+
+    @property
     def size(self) -> int:
         """Size of the model's files, in bytes."""
-        return sum(self.fingerprint[2 : 5 * (1 + len(self.parts)) : 5])
+        return sum(self.model_fingerprint[2::5])
 
     @property
     def modified(self) -> float:
@@ -175,9 +180,7 @@ def find_file(
         return FoundVersion(name, version, path, NOTHING, problem=f"{path.name}: {error.strerror}")
     problem = "" if stat.S_ISREG(state.st_mode) else f"{path.name} is {_kind(state.st_mode)}, expected a regular file"
     parts = tuple(sorted(parts))
-    marks = fingerprint(state)
-    for part in parts:
-        marks += _fingerprint_of(path.parent / part) or NOTHING
+    marks = fingerprint(state) + _fingerprint_of_parts(path, parts)
     for optional in (proof, proof.removesuffix(PROOF) + CALIBRATION):
         marks += _fingerprint_of(path.with_name(optional)) or ()
     labels = tuple((name, file) for name, file in sorted(class_labels.items()) if _is_regular(file))
@@ -189,6 +192,15 @@ def find_file(
 def fingerprint(state: os.stat_result) -> Fingerprint:
     """Returns the fingerprint of a file."""
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+def model_fingerprint(path: Path, parts: Iterable[str]) -> Fingerprint:
+    """Returns the fingerprint that a model file and its parts have now. Raises OSError if the file is gone."""
+    return fingerprint(os.lstat(path)) + _fingerprint_of_parts(path, parts)
+
+
+def _fingerprint_of_parts(path: Path, parts: Iterable[str]) -> Fingerprint:
+    return sum((_fingerprint_of(path.parent / part) or NOTHING for part in parts), ())
 
 
 def _labels_beside(name: str, path: Path) -> dict[str, Path]:

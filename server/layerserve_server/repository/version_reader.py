@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +17,7 @@ from layerserve_server.inference.input_decoder import InputDecoder
 from layerserve_server.inference.runner import ModelRunner, ServedModel, TensorSpec
 from layerserve_server.repository import publishing
 from layerserve_server.repository.class_labels import read_class_labels
-from layerserve_server.repository.layout import FoundVersion, fingerprint
+from layerserve_server.repository.layout import FoundVersion, model_fingerprint
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.signatures import check_signatures
 from layerserve_server.repository.version import LoadedVersion, VersionPart
@@ -108,7 +107,7 @@ class VersionReader:
         # the next scan has them read again.
         try:
             digest = version_digest(found, self._digest)
-            return digest if fingerprint(os.lstat(found.path)) == found.fingerprint[:5] else ""
+            return digest if model_fingerprint(found.path, found.parts) == found.model_fingerprint else ""
         except OSError:
             return ""
 

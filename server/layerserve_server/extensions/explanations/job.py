@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from layerserve_server.errors import InvalidRequestError, InvalidTensorError, UnknownOutputError
+from layerserve_server.errors import InvalidRequestError, InvalidTensorError, UnknownOutputError, VersionFailedError
 from layerserve_server.inference.runner import Array, load_plugins
 from layerserve_server.jobs.array_files import read_array, write_array
 from layerserve_server.jobs.channel import Channel
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
 from layerserve_server.jobs.table import Job
+from layerserve_server.repository.layout import FoundVersion, model_fingerprint
 
 EXPLAIN: Final = Job(f"{__name__}:explain", "explaining the output", nice=10, setting="explain_seconds")
 
@@ -26,7 +27,7 @@ class Question:
     `target` has the indices of the element, or those of each row after one another; `axes` is the number of indices.
     """
 
-    model: Path
+    found: FoundVersion
     inputs: Mapping[str, Array]
     baselines: Mapping[str, Array]
     output: str
@@ -60,7 +61,10 @@ def explained(
     with tempfile.TemporaryDirectory(prefix="layerserve-explanation-") as name:
         folder = Path(name)
         arguments = {
-            "model": str(question.model),
+            "model": str(question.found.path),
+            "parts": question.found.parts,
+            "fingerprint": question.found.model_fingerprint,
+            "label": question.found.label,
             "folder": name,
             "inputs": _written(folder, "input", question.inputs),
             "baselines": _written(folder, "baseline", question.baselines),
@@ -99,7 +103,8 @@ def explain(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
     # Gradients that vanish over the timesteps of a sequence become denormal, with which processors are slow.
     torch.set_flush_denormal(True)
     load_plugins()
-    model = load_model(Path(arguments["model"]))
+    model = load_model(_unchanged(arguments))
+    _unchanged(arguments)
     target = np.array(arguments["target"], np.int64)
     axes = arguments["axes"]
     if target.size != axes:
@@ -124,6 +129,18 @@ def explain(arguments: Mapping[str, Any], channel: Channel) -> dict[str, Any]:
     named += [("baseline_outputs", found.baseline_outputs), ("convergence_delta", found.delta)]
     folder = Path(arguments["folder"])
     return {"results": [write_array(folder / f"result-{index}", *pair) for index, pair in enumerate(named)]}
+
+
+def _unchanged(arguments: Mapping[str, Any]) -> Path:
+    """Returns the model's file. Raises VersionFailedError if it isn't the one that predicts."""
+    path = Path(arguments["model"])
+    try:
+        now = list(model_fingerprint(path, arguments["parts"]))
+    except OSError as error:
+        raise VersionFailedError(f"{arguments['label']}: its file can't be read any more: {error.strerror}") from error
+    if now != arguments["fingerprint"]:
+        raise VersionFailedError(f"{arguments['label']}: its file was replaced after it was loaded; try again later")
+    return path
 
 
 def _read(arguments: Mapping[str, Any], what: str) -> dict[str, Array]:

@@ -88,7 +88,7 @@ class ExplanationService:
             admitted = _decoded(call, endpoint.decoder, message.inputs)
             _check_size(call, admitted.rows, steps)
             question = Question(
-                model=version.found.path,
+                found=version.found,
                 inputs=admitted.arrays,
                 baselines=_baselines(call, endpoint, message.baselines, admitted),
                 output=output,
