@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 import numpy as np
 from layerserve.v1 import explanations_pb2 as pb
@@ -27,10 +28,12 @@ from layerserve_server.services.prediction.predict_protocol import RequestedOutp
 from layerserve_server.services.prediction.predictor import Predictor
 from layerserve_server.services.waiting import with_version
 from layerserve_server.transport.call import Call, Routes
+from layerserve_server.transport.client_address import host_of
 
 SERVICE = "/layerserve.v1.ExplanationService/"
 #: Maximum number of concurrent explanations: each occupies a thread of the calls, a core, and the memory of a model.
-MAX_EXPLANATIONS = 2
+#: And of one caller, so that no caller keeps others from theirs.
+MAX_EXPLANATIONS, MAX_CALLER_EXPLANATIONS = 2, 1
 #: Time after which a refused client may retry, in seconds.
 RETRY_SECONDS = 2.0
 #: Number of steps if the request has none, the most that it may have, and the most rows times steps.
@@ -49,7 +52,9 @@ class ExplanationService:
         self._jobs = jobs
         self._seconds = seconds
         self._protocol = LayerserveV1()
-        self._slots = threading.BoundedSemaphore(MAX_EXPLANATIONS)
+        #: Whose outputs are being explained.
+        self._callers: list[str] = []
+        self._lock = threading.Lock()
 
     def routes(self) -> Routes:
         """Returns the handler."""
@@ -82,9 +87,7 @@ class ExplanationService:
         if len(set(message.to)) < len(message.to):
             raise InvalidRequestError(f"to: got {safe_text(str(list(message.to)))}, expected each tensor once")
         steps = message.steps or DEFAULT_STEPS
-        if not self._slots.acquire(blocking=False):
-            raise BusyError("other outputs are being explained", retry_after=RETRY_SECONDS)
-        try:
+        with self._slot(call.caller.owner or host_of(str(call.client()), call.metadata)):
             admitted = _decoded(call, endpoint.decoder, message.inputs)
             _check_size(call, admitted.rows, steps)
             question = Question(
@@ -99,9 +102,20 @@ class ExplanationService:
             )
             limits = self._jobs.limits(version.parameter_count, self._seconds)
             found = explained(self._jobs, question, limits, lambda: call.answered, call.hold)
-        finally:
-            self._slots.release()
         call.answer(_reply(version, found).SerializeToString())
+
+    @contextmanager
+    def _slot(self, caller: str) -> Iterator[None]:
+        """Raises BusyError if as many outputs as possible are being explained, for all or for a caller."""
+        with self._lock:
+            if len(self._callers) >= MAX_EXPLANATIONS or self._callers.count(caller) >= MAX_CALLER_EXPLANATIONS:
+                raise BusyError("other outputs are being explained", retry_after=RETRY_SECONDS)
+            self._callers.append(caller)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._callers.remove(caller)
 
 
 def _decoded(call: Call, decoder: Decoder, given: Sequence[tensor_pb2.Tensor]) -> Admitted:

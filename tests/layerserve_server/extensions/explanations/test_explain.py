@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from layergraph.utils import set_random_seed
 from layerserve import (
     Client,
     DeadlineExceeded,
+    Explanation,
     Forbidden,
     InvalidArgument,
     InvalidTensor,
@@ -80,7 +81,12 @@ def app(models, jobs, tmp_path_factory):
     (folder / "models" / "pictures" / "layerserve.toml").write_text('[inputs.image]\ndecode = "image"\n')
     tokens = write_tokens(
         folder / "tokens.toml",
-        {"reader": 'rights = ["predict", "read"]', "caller": 'rights = ["predict"]', "watcher": 'rights = ["read"]'},
+        {
+            "reader": 'rights = ["predict", "read"]',
+            "caller": 'rights = ["predict"]',
+            "third": 'rights = ["predict"]',
+            "watcher": 'rights = ["read"]',
+        },
     )
     settings = Settings(
         path=folder / "models", host="127.0.0.1", grpc_port=0, metrics_port=-1, drain_seconds=0, tokens=tokens
@@ -222,14 +228,24 @@ def test_a_few_are_computed_at_a_time(connect, monkeypatch):
         return explained(*arguments)
 
     monkeypatch.setattr(service, "explained", held)
-    client = connect(retries=0)
+    first, second, third = (connect(name, retries=0) for name in ("reader", "caller", "third"))
     with ThreadPoolExecutor() as pool:
-        made = [pool.submit(client.explain, "pictures", IMAGES, 0, n_steps=2) for _ in range(service.MAX_EXPLANATIONS)]
-        for _ in made:
+
+        def begin(client: Client) -> Future[Explanation]:
+            one = pool.submit(client.explain, "pictures", IMAGES, 0, n_steps=2)
             assert began.acquire(timeout=60)
-        with pytest.raises(Overloaded, match="other outputs are being explained"):
-            client.explain("pictures", IMAGES, 0)
-        may_go_on.set()
+            return one
+
+        try:
+            made = [begin(first)]
+            # A caller leaves room for others.
+            with pytest.raises(Overloaded, match="other outputs are being explained"):
+                first.explain("pictures", IMAGES, 0)
+            made.append(begin(second))
+            with pytest.raises(Overloaded, match="other outputs are being explained"):
+                third.explain("pictures", IMAGES, 0)
+        finally:
+            may_go_on.set()
         assert [one.result(120).outputs.shape for one in made] == [(3,)] * service.MAX_EXPLANATIONS
 
 
