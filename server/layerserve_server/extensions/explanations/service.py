@@ -58,7 +58,9 @@ class ExplanationService:
 
     def routes(self) -> Routes:
         """Returns the handler."""
-        return Routes(unary={SERVICE + "Explain": self.explain})
+        # The native transport tells the client's address of prompt methods only: the canary goes by it.
+        method = SERVICE + "Explain"
+        return Routes(unary={method: lambda call: call.in_pool(lambda: self.explain(call))}, prompt={method})
 
     def explain(self, call: Call) -> None:
         """Handles Explain. Raises as `chosen_by`, `with_version`, `endpoint_of`, `Decoder.read` and `explained` do."""
