@@ -36,6 +36,8 @@ serve: $(STAMP) ## Serve the models in ./models (built from the zoo if missing)
 
 .PHONY: test
 test: $(STAMP) ## Run the tests in JOBS=3 processes (about 7 minutes on 2 cores)
+	@# Many tests start servers, which would compile every module where Python writes no bytecode itself.
+	@$(BIN)/python -m compileall -q client modelzoo server tests
 	$(PYTEST)
 
 .PHONY: check
