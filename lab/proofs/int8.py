@@ -25,7 +25,7 @@ import keras
 import layergraph
 import numpy as np
 import torch
-from layergraph.execution.engines.exported_graph import UnfitError
+from layergraph.execution.engines.engine import UnfitError
 from layergraph.golden import Golden, GoldenMismatchError, write_golden
 from layergraph.lower_precision import reduce_precision
 from sklearn.datasets import load_digits, load_sample_images

@@ -12,23 +12,13 @@ Names are Keras's: `import layergraph as keras` is sufficient for many of its gu
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from layergraph import layers
-from layergraph.functional import operators
-from layergraph.functional.input import Input
-from layergraph.functional.input_spec import InputSpec
-from layergraph.functional.naming import clear_session
-from layergraph.layers import Layer
-from layergraph.models.loading import load_model
-from layergraph.models.model import Model
-from layergraph.models.sequential import Sequential
-from layergraph.ops import operations
-
 if TYPE_CHECKING:
     from layergraph import (
         activations,
         callbacks,
         constraints,
         initializers,
+        layers,
         losses,
         metrics,
         models,
@@ -39,6 +29,13 @@ if TYPE_CHECKING:
         saving,
         utils,
     )
+    from layergraph.functional.input import Input
+    from layergraph.functional.input_spec import InputSpec
+    from layergraph.functional.naming import clear_session
+    from layergraph.layers import Layer
+    from layergraph.models.loading import load_model
+    from layergraph.models.model import Model
+    from layergraph.models.sequential import Sequential
 
 __all__ = [
     "Input",
@@ -64,7 +61,16 @@ __all__ = [
     "utils",
 ]
 
-operators.install(operations)
+#: Modules of the names that aren't modules themselves.
+_MODULES = {
+    "Input": "functional.input",
+    "InputSpec": "functional.input_spec",
+    "Layer": "layers",
+    "Model": "models",
+    "Sequential": "models",
+    "clear_session": "functional.naming",
+    "load_model": "models",
+}
 
 #: Names of Keras that custom layers use, and what they use here.
 _INSTEAD = {
@@ -74,8 +80,15 @@ _INSTEAD = {
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use, which keeps `import layergraph` fast.
+    # Imported on first use: what uses `layergraph.errors` or `layergraph.archive` only doesn't need torch.
     if name in __all__:
-        return importlib.import_module(f"layergraph.{name}")
+        # With Python's operators on symbolic tensors, whatever is used first.
+        importlib.import_module("layergraph.models")
+        module = importlib.import_module(f"layergraph.{_MODULES.get(name, name)}")
+        return getattr(module, name) if name in _MODULES else module
     instead = f"; expected {_INSTEAD[name]}" if name in _INSTEAD else ""
     raise AttributeError(f"module 'layergraph' has no attribute '{name}'{instead}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

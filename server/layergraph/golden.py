@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,9 @@ from layergraph.archive.files import open_regular
 from layergraph.archive.keras_zip import KerasZip
 from layergraph.archive.limits import MIB, LoadLimits
 from layergraph.errors import CorruptFileError, DataError, GraphError, ModelFileError
-from layergraph.models.model import Model
+
+if TYPE_CHECKING:
+    from layergraph.models.model import Model
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 

@@ -22,7 +22,7 @@ from layerserve_server.inference import runner
 from layerserve_server.inference.runner import LoadModel
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.process_metrics import ProcessMetrics, register_build_info
-from layerserve_server.processes.supervisor import AllMetrics, Supervisor, threads
+from layerserve_server.processes.supervisor import AllMetrics, Supervisor
 from layerserve_server.repository.audit import AuditLog
 from layerserve_server.repository.changes import Changes
 from layerserve_server.repository.management import Manager
@@ -41,7 +41,16 @@ from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.probes import MetricPage, Probes
-from layerserve_server.wiring import ALL, JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
+from layerserve_server.wiring import (
+    ALL,
+    JOB_MODULES,
+    Inference,
+    ModelLoader,
+    make_imports,
+    prepare,
+    routes_of,
+    torch_threads,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -184,17 +193,16 @@ class App:
         self._transport.start()
         if self._http is not None:
             self._http.start()
-        runner.set_threads(threads(self.settings) if self._workers else self.settings.compute_threads)
         if self._imports is not None:
             logger.info("model files are read by a separate process with %s", sandbox.description())
-        if custom := runner.load_plugins(self.settings.plugins):
-            logger.info("custom layers: %s", ", ".join(custom))
+        if runner.has_plugins(self.settings.plugins):
+            # Otherwise with the first model that wasn't kept: it takes seconds.
+            prepare(self.settings.plugins, torch_threads(self.settings))
         if self.settings.training_device != "cpu":
             # Imported here, since it imports torch.
             from layerserve_server.training.process.gpu import check
 
             check(self.settings.training_device)
-        runner.make_ready()
         if self.settings.warm_training and self.settings.training_slots:
             # While models are loaded, so that it doesn't compete for the processor with requests afterwards.
             self._jobs.warm_up()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from layergraph.golden import check_golden, golden_path
 
 from layerserve_server.access.gate import Gate
 from layerserve_server.access.group import ProcessGroup
@@ -29,6 +33,7 @@ from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.telemetry import CallTelemetry
 from layerserve_server.quantization.graphs import QuantizedGraphs
 from layerserve_server.repository.folder import RepositoryFolder
+from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
 from layerserve_server.repository.remembered_callers import RememberedCallers
 from layerserve_server.repository.repository import Repository, RepositoryOptions
@@ -45,11 +50,14 @@ from layerserve_server.transport.native import NativeServer
 from layerserve_server.transport.perimeter.limits import Limits
 from layerserve_server.transport.perimeter.memory import MemoryBudget, default_limit
 from layerserve_server.transport.status import WORDS
+from layerserve_server.tuning.chosen_engines import ChosenEngines
+from layerserve_server.tuning.kept_models import KeptModels
 
 if TYPE_CHECKING:
+    from layergraph import Model
+
     from layerserve_server.transport.http.exchange import Plain
     from layerserve_server.transport.http.server import HttpServer
-    from layerserve_server.tuning.chosen_engines import ChosenEngines
     from layerserve_server.tuning.tuner import Tuner
 
 
@@ -64,6 +72,8 @@ WORDS.update({service: words for one in ALL for service, words in one.words.item
 JOB_MODULES = [module for one in ALL for module in one.job_modules]
 #: Interval at which it is written down which models were used last, in seconds.
 USAGE_SECONDS = 10.0
+#: Time after which a version that was kept is read from its file, in seconds. Calls are answered meanwhile.
+WHOLE_AFTER_SECONDS = 1.0
 
 
 class Inference:
@@ -116,6 +126,7 @@ class Inference:
                 sha256 if imports is None else imports.sha256,
                 self.make_decoders,
                 self.make_parts,
+                partial(open_kept, settings, kept_models(settings)),
             ),
             self.metrics,
             RepositoryOptions(
@@ -126,6 +137,8 @@ class Inference:
                 loads=settings.loads,
                 defaults=model_settings()(),
                 queue_limits=partial(queue_limits, settings),
+                # Workers answer Predict only.
+                whole_after=math.inf if worker else WHOLE_AFTER_SECONDS,
             ),
             remembered=RememberedCallers(settings.state_folder / "callers", writes=not worker),
             ready=self._ready,
@@ -380,6 +393,7 @@ class ModelLoader:
 
     def __call__(self, path: Path, model: ModelSettings = DEFAULTS) -> ServedModel:
         """Loads a model file. Raises layergraph's errors."""
+        prepare(self._settings.plugins, torch_threads(self._settings))
         return self.configured(model)(path)
 
     def configured(self, model: ModelSettings) -> LoadModel:
@@ -407,6 +421,51 @@ class ModelLoader:
         return load
 
 
+@cache
+def prepare(plugins: str, threads: int) -> None:
+    """Imports what loading a model file needs, with torch, once. Raises ConfigError if a plugin can't be imported."""
+    runner.set_threads(threads)
+    if custom := runner.load_plugins(plugins):
+        logger.info("custom layers: %s", ", ".join(custom))
+    runner.make_ready()
+
+
+def torch_threads(settings: Settings) -> int:
+    """Returns torch's number of threads in each process; 0 for its default."""
+    return settings.compute_threads or (
+        max(1, (os.cpu_count() or 1) // settings.workers) if settings.workers > 1 else 0
+    )
+
+
+def kept_models(settings: Settings) -> KeptModels | None:
+    """Returns where versions are kept; None if the settings choose no engines, or limit memory."""
+    if settings.tuning_seconds <= 0 or settings.max_model_bytes:
+        return None
+    return KeptModels(
+        settings.state_folder / "kept", _chosen_engines(settings), settings.compute_threads, torch_threads(settings)
+    )
+
+
+def open_kept(
+    settings: Settings, models: KeptModels | None, found: FoundVersion, digest: str, model: ModelSettings
+) -> ServedModel | None:
+    """Returns what was kept of a version, if its settings change nothing in how it is computed.
+
+    Raises GoldenMismatchError if its engines differ from the golden file beside it.
+    """
+    padded = settings.pads(found.name) if model.pad_sequences is None else model.pad_sequences
+    precision = model.precision or settings.precision
+    if models is None or engine_of(settings, model) != "auto" or precision != "float32" or padded:
+        return None
+    if model.warm_up_rows or model.compute_threads or runner.has_plugins(settings.plugins):
+        return None
+    kept = models.open(digest)
+    proof = golden_path(found.path)
+    if kept is not None and os.path.lexists(proof):
+        check_golden(cast("Model", kept), proof, model.golden_rtol, model.golden_atol)
+    return kept
+
+
 def engine_of(settings: Settings, model: ModelSettings) -> str:
     """Returns the engine of a model, or "auto"."""
     return model.engine or settings.engine
@@ -427,12 +486,11 @@ def make_tuner(settings: Settings, jobs: Jobs, imports: Imports | None = None) -
         seconds=settings.tuning_seconds,
         threads=settings.compute_threads,
         max_bytes=settings.tuning_max_bytes,
+        kept=kept_models(settings),
     )
 
 
 def _chosen_engines(settings: Settings) -> ChosenEngines:
-    from layerserve_server.tuning.chosen_engines import ChosenEngines
-
     return ChosenEngines(settings.state_folder / "engines")
 
 

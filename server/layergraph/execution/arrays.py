@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -55,12 +54,3 @@ def to_numpy(value: torch.Tensor | Strings) -> np.ndarray[Any, Any]:
     if value.dtype == torch.bfloat16:
         value = value.float()
     return np.ascontiguousarray(value.cpu().numpy()).reshape(tuple(value.shape))
-
-
-def is_finite(array: np.ndarray[Any, Any]) -> bool:
-    """Whether an array has no NaN or infinity. False, too, if the sum of its squares overflows."""
-    if array.dtype.kind != "f":
-        return True
-    flat = array.reshape(-1)
-    # One BLAS call is several times as fast as numpy.isfinite.
-    return math.isfinite(np.dot(flat, flat))

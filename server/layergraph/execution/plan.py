@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from layergraph.errors import DataError
-from layergraph.execution.arrays import as_tensor, check_fit, is_finite
+from layergraph.execution.arrays import as_tensor, check_fit
 from layergraph.execution.eager_plan import EagerPlan
+from layergraph.execution.finite import is_finite
 from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, difference, same_kind
 from layergraph.execution.tuning.engine_folder import open_engines
 from layergraph.execution.tuning.result import Choice, Lengths, Tuned, Tuning
@@ -134,8 +135,13 @@ class Plan(EagerPlan):
         return self.use(tune(self, **options))
 
     def open_engines(self, folder: Path, threads: int, *, shared: bool, compare: bool = False) -> Tuning:
-        """Uses the engines that `tune` has written to `folder` (see `engine_folder.open_engines` for the rest)."""
-        return self.use(open_engines(folder, self, threads, shared=shared, compare=compare))
+        """Uses the engines that `tune` has written to `folder` (see `engine_folder.open_engines`).
+
+        With `compare`, eager torch's outputs are compared with those that were written.
+        """
+        dtypes = [spec.dtype for spec in self.input_specs]
+        reference = self.run_eagerly if compare else None
+        return self.use(open_engines(folder, dtypes, threads, shared=shared, reference=reference))
 
     def use(self, tuning: Tuning) -> Tuning:
         """Uses the engines of `tuning` until a weight changes."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Array = np.ndarray[Any, Any]
 
@@ -57,7 +59,7 @@ class MappedText:
         shape = (max(0, stop - start), *self.shape[1:])
         return MappedText(self._content, self._ends, shape, self._before + start * self._row_elements)
 
-    def take(self, rows: slice | torch.Tensor) -> Array:
+    def take(self, rows: slice | torch.Tensor | Array) -> Array:
         """Reads rows: an object array of `bytes`."""
         chosen = range(len(self))[rows] if isinstance(rows, slice) else rows.tolist()
         found = np.empty((len(chosen), self._row_elements), object)

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from layergraph.training.mapped_text import MappedText
+
+if TYPE_CHECKING:
+    import torch
 
 Array = np.ndarray[Any, Any]
 
@@ -163,7 +165,7 @@ def _empty(array: Array | MappedText, rows: int) -> Array:
 def _copy(array: Array | MappedText, rows: Array, target: Array, places: Array) -> None:
     """Copies rows of an array to places in another, which ascend."""
     if isinstance(array, MappedText):
-        target[places] = array.take(torch.from_numpy(rows))
+        target[places] = array.take(rows)
     elif places[-1] - places[0] < len(places):
         # Adjacent, as most are: without another copy.
         np.take(array, rows, 0, target[places[0] : places[-1] + 1], "clip")

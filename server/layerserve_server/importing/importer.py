@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from layergraph.archive.imported.form import raised
+from layergraph.archive.saved_model.opening import SAVED_MODEL, VARIABLES
+from layergraph.errors import CorruptFileError
+
 from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import Channel, JobDiedError
 from layerserve_server.jobs.jobs import Jobs
@@ -57,10 +61,6 @@ class Reading:
 
     def check(self) -> None:
         """Waits for the reply, which may be an error. Raises ConnectionError without a reply."""
-        # Imported here, since layergraph imports torch.
-        from layergraph.archive.imported.form import raised
-        from layergraph.errors import CorruptFileError
-
         try:
             reply = self._channel.receive()
             error = raised(reply["error"], self._path) if "error" in reply else None
@@ -88,9 +88,6 @@ def _death(died: JobDiedError) -> str:
 
 def _size(path: Path) -> int:
     """Size of a file; of a SavedModel folder or its `saved_model.pb`, that of all files of the folder."""
-    # Imported here, since layergraph imports torch.
-    from layergraph.archive.saved_model.opening import SAVED_MODEL, VARIABLES
-
     folder = path.parent if path.name == SAVED_MODEL else path
     try:
         if not folder.is_dir():

@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
+from layergraph.execution.kept_plan import NotKeptError
+
 from layerserve_server.errors import (
     BusyError,
     CallCancelledError,
@@ -439,7 +441,7 @@ class BatchQueue:
         """Runs a batch and answers its requests. With `report_first` the observer is called before the replies."""
         try:
             results = self._compute(group)
-        except (InvalidRequestError, TooLargeError) as error:
+        except (InvalidRequestError, TooLargeError, NotKeptError) as error:
             if group.size > 1:
                 # The content of one request is invalid, or all together need too much memory; others must not fail.
                 for part in group.split():

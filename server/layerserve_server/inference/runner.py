@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -274,6 +275,11 @@ def load_plugins(modules: str | None = None) -> list[str]:
     else:
         os.environ[PLUGINS_VARIABLE] = modules
     return plugins.load_plugins(name.strip() for name in modules.split(",") if name.strip())
+
+
+def has_plugins(modules: str) -> bool:
+    """Whether the setting, or an installed package, has custom layers."""
+    return bool(modules.strip() or entry_points(group="layergraph.layers"))
 
 
 def set_threads(count: int) -> None:

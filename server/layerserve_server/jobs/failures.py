@@ -56,7 +56,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 def reply_of(error: Exception) -> dict[str, Any]:
     """Returns the reply of a job that ended with an error."""
-    # layergraph may be imported without its package's own imports, or not at all.
+    # Jobs may need layergraph or not.
     from layergraph.errors import ConfigError, LayerGraphError, ModelFileError
 
     if type(error).__name__ in REFUSALS and isinstance(error, ServerError):

@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server.jobs import failures, table
-from layerserve_server.jobs.bare import import_bare
 from layerserve_server.jobs.channel import Channel
 from layerserve_server.jobs.limits import JobLimits
 
@@ -38,8 +37,6 @@ def main() -> None:
     Arguments: "warm" or "cold", the seconds without a connection after which the process ends, and further modules.
     """
     kind, idle, *modules = sys.argv[1:]
-    if kind == "cold":
-        import_bare("layergraph")
     prepare(modules, warm=kind == "warm")
     serve(handle, None if idle == "inf" else float(idle))
 

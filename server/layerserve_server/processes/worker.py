@@ -21,7 +21,6 @@ from typing import Any, TextIO, get_args
 
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.inference import runner
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability import logs
 from layerserve_server.processes.repository_sync import Orders
@@ -43,9 +42,6 @@ def main(answers: TextIO) -> None:
     logs.set_up(settings.log_level, settings.log_format)
     if settings.log_format == "json":
         logs.take_all(sys.stderr)
-    runner.set_threads(settings.compute_threads)
-    runner.load_plugins(settings.plugins)
-    runner.make_ready()
     jobs = Jobs(modules=JOB_MODULES)
     imports = make_imports(settings, jobs, Path(configuration["spare_imports"]))
     group = ProcessGroup.of(Path(configuration["socket"]).parent, bytes.fromhex(configuration["secret"]))

@@ -75,12 +75,12 @@ class Leases:
         entry = self._catalogue.entry(name, version, label)
         for _ in range(LOAD_TRIES):
             loaded = entry.loaded
-            lease = loaded.lease() if loaded is not None else None
+            lease = loaded.lease() if loaded is not None and not loaded.kept else None
             if lease is not None:
                 return lease
             # It was replaced or retired in between, or isn't loaded.
             entry = self._catalogue.entry(name, version, label)
-            if entry.loaded is None:
+            if entry.loaded is None or entry.loaded.kept:
                 try:
                     self._wait_in_thread(entry)
                 except VersionFailedError:
@@ -89,14 +89,19 @@ class Leases:
                     # Another one may have become the default.
         raise UnavailableError(f"{entry.found.label} is being unloaded")
 
-    def lease_loaded(self, name: str, version: int | None = None, label: str | None = None) -> Lease | None:
-        """Like `lease`, but never blocks: returns None if the version would have to be loaded."""
+    def lease_loaded(
+        self, name: str, version: int | None = None, label: str | None = None, *, kept: bool = False
+    ) -> Lease | None:
+        """Like `lease`, but never blocks: returns None if the version would have to be loaded.
+
+        With `kept`, what was kept of a version suffices (see `LoadedVersion.kept`).
+        """
         chosen = self._catalogue.chosen
         loaded = chosen.get((name, version, label))
-        lease = loaded.lease() if loaded is not None else None
+        lease = loaded.lease() if loaded is not None and (kept or not loaded.kept) else None
         if lease is None:
             loaded = self._catalogue.entry(name, version, label).loaded
-            lease = loaded.lease() if loaded is not None else None
+            lease = loaded.lease() if loaded is not None and (kept or not loaded.kept) else None
             if loaded is not None and lease is not None:
                 # Into the old cache if it was replaced meanwhile, since the choice may have changed.
                 chosen[name, version, label] = loaded
@@ -129,14 +134,14 @@ class Leases:
             return named
         return named[0], canary.version, None
 
-    def lease_chosen(self, chosen: Choice, named: Choice) -> Lease | None:
+    def lease_chosen(self, chosen: Choice, named: Choice, *, kept: bool = False) -> Lease | None:
         """Like `lease_loaded`, of the chosen version; of the named one if that is a canary that can't answer."""
         if chosen is not named:
             with suppress(ServerError):
-                held = self.lease_loaded(*chosen)
+                held = self.lease_loaded(*chosen, kept=kept)
                 if held is not None or self._memory.limited:
                     return held
-        return self.lease_loaded(*named)
+        return self.lease_loaded(*named, kept=kept)
 
     def when_chosen_loaded(
         self, chosen: Choice, named: Choice, proceed: Callable[[Exception | None], None], gone: Callable[[], bool]
@@ -208,12 +213,13 @@ class Leases:
             settings = self._catalogue.known(entry.found.name).in_force
             if entry.state is State.FAILED or entry.barred:
                 return
+        on_demand = entry.loaded is None
         self._loader.fetch(entry)
         self._loader.load(entry, settings, needed=needed)
         if entry.reason and entry.loaded is None and entry.standby:
             # It can't be loaded. An older version may take its place.
             with self._rollout.scanning:
                 self._rollout.bring_up(entry.found.name)
-        elif not entry.standby:
+        elif on_demand and not entry.standby:
             entry.on_demand = True
             self._memory.unload_unused(entry)

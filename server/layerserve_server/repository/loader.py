@@ -38,14 +38,19 @@ class Loader:
         *,
         source: VersionSource | None = None,
         ready: Callable[[LoadedVersion], None] | None = None,
+        whole_after: float = math.inf,
     ) -> None:
-        """`source` is where versions come from that aren't here. `ready` is called with each loaded version."""
+        """`source` is where versions come from that aren't here. `ready` is called with each version that was read.
+
+        A version that was kept is read from its file `whole_after` seconds later, or when a call needs that.
+        """
         self._catalogue = catalogue
         self._memory = memory
         self._reader = reader
         self._observer = observer
         self._source = source
         self._ready = ready
+        self._whole_after = whole_after
 
     def fetch(self, entry: Entry) -> None:
         """Waits until a version's files are in the folder. Raises as `VersionSource.fetch` does."""
@@ -64,7 +69,8 @@ class Loader:
         """
         with entry.loading:
             found = entry.found
-            if entry.loaded is not None and not entry.changed(settings):
+            before = entry.loaded
+            if before is not None and not before.kept and not entry.changed(settings):
                 return
             began = time.monotonic()
             with self._catalogue.lock:
@@ -73,7 +79,7 @@ class Loader:
                     self._catalogue.choose_anew()
             try:
                 with self._memory.room(found, entry.expected_bytes, needed=needed):
-                    loaded = self._reader.read(found, settings, self._memory.released)
+                    loaded = self._read(found, settings, first=before is None)
                     self._memory.add(loaded)
             except NoRoomError:
                 with self._catalogue.lock:
@@ -93,19 +99,29 @@ class Loader:
                 previous, entry.loaded = entry.loaded, loaded
                 entry.tried, entry.tried_with = found.fingerprint, settings
                 entry.retries, entry.retry_at = 0, math.inf
+                if loaded.kept:
+                    entry.retry_at = time.monotonic() + self._whole_after
+                elif previous is not None and previous.kept:
+                    loaded.ready_time = previous.ready_time
                 entry.happened(Event.LOADED, "")
                 self._catalogue.choose_anew()
                 gone = self._catalogue.find_entry(found.name, found.version) is not entry
         seconds = time.monotonic() - began
-        self._observer.version_loaded(found.name, found.version, seconds)
+        if previous is None or not previous.kept:
+            self._observer.version_loaded(found.name, found.version, seconds)
         if previous is not None:
             previous.retire()
         if gone:
             loaded.retire()
             return
-        logger.info("%s is ready", found.label, extra={"seconds": round(seconds, 3), "file": found.path.name})
-        if self._ready is not None:
+        what = {"seconds": round(seconds, 3), "file": found.path.name, "kept": loaded.kept}
+        logger.info("%s is ready", found.label, extra=what)
+        if self._ready is not None and not loaded.kept:
             self._ready(loaded)
+
+    def _read(self, found: FoundVersion, settings: ModelSettings, *, first: bool) -> LoadedVersion:
+        kept = self._reader.read_kept(found, settings, self._memory.released) if first else None
+        return kept or self._reader.read(found, settings, self._memory.released)
 
     def load_if_room(self, entry: Entry, settings: ModelSettings) -> None:
         """Loads a version in a scan. If there is no room, the version is on standby, or the one in use stays."""

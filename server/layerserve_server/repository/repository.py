@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class RepositoryOptions:
     defaults: ModelSettings = DEFAULTS
     #: Maximum numbers of rows of a batch and of a queue, for a model's settings; None for those of its queue.
     queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None
+    #: See `Loader`.
+    whole_after: float = math.inf
 
 
 class Repository:
@@ -90,7 +93,15 @@ class Repository:
             self.catalogue, observer, max_bytes=options.max_bytes, max_old_versions=options.max_old_versions
         )
         #: Loads versions.
-        self.loader = Loader(self.catalogue, self.memory, reader, observer, source=folder.source, ready=ready)
+        self.loader = Loader(
+            self.catalogue,
+            self.memory,
+            reader,
+            observer,
+            source=folder.source,
+            ready=ready,
+            whole_after=options.whole_after,
+        )
         #: Loads what the settings keep loaded, and decides which versions answer.
         self.rollout = Rollout(self.catalogue, self.memory, self.loader, observer, folder.source)
         #: Leases versions to calls.

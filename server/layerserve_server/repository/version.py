@@ -59,6 +59,8 @@ class LoadedVersion:
     settings: ModelSettings = DEFAULTS
     #: SHA-256 digest of its files (see `version_reader.version_digest`).
     digest: str = ""
+    #: Whether its model is what was kept of it, which answers requests for all of its outputs only.
+    kept: bool = False
     #: Labels of the elements of a row, by output. An element without a label has an empty one, or none at the end.
     class_labels: Mapping[str, Sequence[bytes]] = field(default_factory=dict)
     #: Of inputs that requests may have as bytes, by name.

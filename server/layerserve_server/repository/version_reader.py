@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Loads a model file with a model's settings. Raises layergraph's errors.
 Load: TypeAlias = Callable[[Path, ModelSettings], ServedModel]
+#: Opens what was kept of a version, by the digest of its files. None if that isn't kept, or can't be used.
+OpenKept: TypeAlias = Callable[[FoundVersion, str, ModelSettings], ServedModel | None]
 #: Makes the queue of a version, from the model's name, the version, its runner and settings.
 MakeQueue: TypeAlias = Callable[[str, int, ModelRunner, ModelSettings], BatchQueue]
 #: Makes an extension's part of a version, by its name. Raises VersionFailedError.
@@ -44,6 +46,7 @@ class VersionReader:
         digest: Callable[[Path], str],
         make_decoders: Sequence[MakeDecoders] = (),
         make_parts: Sequence[MakeParts] = (),
+        open_kept: OpenKept = lambda found, digest, settings: None,
     ) -> None:
         """`digest` returns a file's SHA-256 digest.
 
@@ -54,6 +57,7 @@ class VersionReader:
         self._digest = digest
         self._make_decoders = make_decoders
         self._make_parts = make_parts
+        self._open_kept = open_kept
 
     def read(
         self, found: FoundVersion, settings: ModelSettings, released: Callable[[LoadedVersion], None]
@@ -62,13 +66,43 @@ class VersionReader:
 
         Raises VersionFailedError, layergraph's errors, and others for defects of the server.
         """
+        manifest = self._checked_manifest(found)
+        return self._made(found, settings, released, manifest, self.load(found.path, settings))
+
+    def read_kept(
+        self, found: FoundVersion, settings: ModelSettings, released: Callable[[LoadedVersion], None]
+    ) -> LoadedVersion | None:
+        """Returns the version as it was kept, without reading its file; None if that can't be used."""
+        try:
+            digest = self._digest_of(found)
+            model = self._open_kept(found, digest, settings) if digest else None
+            if model is None:
+                return None
+            return self._made(found, settings, released, self._checked_manifest(found), model, kept=True)
+        except Exception as reason:
+            # It is read from its file instead, which says what is wrong with it.
+            logger.info("%s: what was kept isn't used: %s", found.label, safe_text(str(reason)))
+            return None
+
+    def _checked_manifest(self, found: FoundVersion) -> dict[str, Any]:
         manifest: dict[str, Any] = {}
         if found.published:
             manifest = publishing.read_manifest(found.path.parent)
             problem = publishing.check_manifest(found.path, manifest, self._digest)
             if problem:
                 raise VersionFailedError(problem)
-        model = self.load(found.path, settings)
+        return manifest
+
+    def _made(
+        self,
+        found: FoundVersion,
+        settings: ModelSettings,
+        released: Callable[[LoadedVersion], None],
+        manifest: Mapping[str, Any],
+        model: ServedModel,
+        *,
+        kept: bool = False,
+    ) -> LoadedVersion:
         for spec in (*model.input_specs, *model.output_specs):
             if spec.dtype not in NUMPY_DTYPES:
                 raise VersionFailedError(f"tensor '{spec.name}' has dtype {spec.dtype}, which requests can't have")
@@ -93,6 +127,7 @@ class VersionReader:
             parameter_count=model.count_params(),
             training_run=str(manifest.get("run", "")),
             digest=self._digest_of(found),
+            kept=kept,
             released=released,
             settings=settings,
             class_labels=class_labels,

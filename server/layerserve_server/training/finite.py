@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from layerserve_server.errors import NotFiniteError
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ def not_finite(model: Model, base: Path) -> str:
     before = [(one.path, one.value) for one in load_model(base, compile=False, keep_lora=True).weights]
     for weight in suspects:
         value = weight.value.detach().cpu()
-        wrong = ~torch.isfinite(value)
+        wrong = ~value.isfinite()
         for path, known in before:
             if path == weight.path and known.shape == value.shape:
                 wrong &= ~((value == known) | (value.isnan() & known.isnan()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import layergraph
 from layergraph.errors import LayerGraphError
-from layergraph.execution.engines.table import EAGER
+from layergraph.execution.engines.engine import EAGER
 from layergraph.golden import golden_path
 from layergraph.lower_precision import calibration_path, reduce_precision
 from layergraph.models.model import Model

@@ -7,14 +7,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from layergraph.execution.engines.exported_graph import UnfitError
-from layergraph.execution.samples import TORCH_ONLY
+from layergraph.execution.engines.engine import UnfitError
 from layergraph.execution.tuning.engine_folder import noted_choices
 
 from layerserve_server.errors import CallCancelledError
 from layerserve_server.inference.runner import ServedModel
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.tuning.chosen_engines import ChosenEngines
+from layerserve_server.tuning.chosen_engines import ChosenEngines, default_threads
+from layerserve_server.tuning.kept_models import KeptModels
 from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
 
 if TYPE_CHECKING:
@@ -38,17 +38,26 @@ class Tuner:
     engines     where the chosen engines are kept
     seconds     approximate time per version
     threads     number of threads per engine; 0 for torch's default
+    kept        where tuned versions are kept for later starts; None to not keep them
     max_bytes   maximum size of the weights; larger models stay on eager torch, since engines copy the weights
     """
 
     def __init__(
-        self, process: TuningProcess, engines: ChosenEngines, *, seconds: float, threads: int, max_bytes: int
+        self,
+        process: TuningProcess,
+        engines: ChosenEngines,
+        *,
+        seconds: float,
+        threads: int,
+        max_bytes: int,
+        kept: KeptModels | None = None,
     ) -> None:
         self._process = process
         self._engines = engines
         self._seconds = seconds
         self._threads = threads
         self._max_bytes = max_bytes
+        self._kept = kept
         #: Versions, and how often their time was too short.
         self._waiting: list[tuple[LoadedVersion, int]] = []
         self._wake = threading.Condition()
@@ -111,11 +120,15 @@ class Tuner:
         self._tune_model(loaded, loaded.model, "", seconds)
         for derived in loaded.derived:
             self._tune_model(loaded, derived.model, derived.function, seconds)
+        if self._kept is not None:
+            self._kept.keep(loaded)
 
     def _tune_model(self, loaded: LoadedVersion, served: ServedModel, derived: str, seconds: float) -> None:
         """Tunes the model of a version, or the one that the function `derived` makes of it."""
         if served.engines:
             return  # It runs in lower precision, or on engines that were kept.
+        from layergraph.execution.samples import TORCH_ONLY
+
         if any(spec.dtype in TORCH_ONLY for spec in served.input_specs):
             return
 
@@ -126,12 +139,12 @@ class Tuner:
         dropped: dict[str, str] = {}
 
         def make(folder: Path) -> None:
-            wanted = Wanted(loaded.found.path, folder, seconds, threads or _default_threads(), derived)
+            wanted = Wanted(loaded.found.path, folder, seconds, threads or default_threads(), derived)
             dropped.update(self._process.tune(wanted, stopped))
 
         model = cast("Model", served)
         with self._engines.made(model, threads, make, stopped=stopped) as folder:
-            tuned = _opened(model, folder, threads or _default_threads(), seconds)
+            tuned = _opened(model, folder, threads or default_threads(), seconds)
         dropped.update(tuned.dropped)
         logger.info(
             "model '%s' version %s is tuned",
@@ -150,9 +163,3 @@ def _opened(model: Model, folder: Path, threads: int, seconds: float) -> Tuning:
     except UnfitError as reason:
         logger.debug("engines are built again: %s", reason)
         return plan.tune(seconds=seconds, threads=threads, shared=True, known=noted_choices(folder))
-
-
-def _default_threads() -> int:
-    import torch
-
-    return torch.get_num_threads()

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layergraph.execution.engines.table import DEFAULT_ENGINES
-
 from layerserve_server.errors import safe_text
 from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import JobDiedError
@@ -58,6 +56,9 @@ class TuningProcess:
         An engine that crashes is left out. Returns the engines that were dropped, with the reasons. Raises TuningError,
         NoTimeError, and CallCancelledError once `stopped` returns True.
         """
+        # Imported here, since it imports torch.
+        from layergraph.execution.engines.table import DEFAULT_ENGINES
+
         crashed: dict[str, str] = {}
         while True:
             engines = [name for name in DEFAULT_ENGINES if name not in crashed]

@@ -20,7 +20,6 @@ def test_the_cold_process_imports_all_its_jobs_and_no_torch() -> None:
     program = """
 import sys
 from layerserve_server.jobs import program, table
-program.import_bare("layergraph")
 program.prepare(warm=False)
 missing = [job.module for job in table.JOBS if not job.warm and job.module not in sys.modules]
 print(missing, "torch" in sys.modules)

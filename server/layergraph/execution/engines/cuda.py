@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from layergraph.execution.engines.devices import moved, weight_bytes
-from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
+from layergraph.execution.engines.engine import Array, Engine, UnfitError
+from layergraph.execution.engines.exported_graph import ExportedGraph
 
 #: Precisions of 16 bits, as dtypes.
 SHORT = {"bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -6,32 +6,19 @@ import threading
 from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
 
 from layergraph.execution.eager_plan import EagerPlan
+from layergraph.execution.engines.engine import Array
 from layergraph.execution.program import Program
 from layergraph.execution.samples import Sampler
 from layergraph.execution.tracing import clear_graph, trace
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
-
 _REMAINDERS = ("aten::remainder", "aten::fmod", "aten::floor_divide")
 #: Serialises tracing, which changes the process's warning filters.
 _tracing = threading.Lock()
-
-
-class UnfitError(Exception):
-    """An engine can't run a plan, or isn't installed; the message has the reason."""
-
-
-class Engine(Protocol):
-    """Executes a plan. Safe to call from several threads concurrently."""
-
-    def __call__(self, arrays: Sequence[Array]) -> Sequence[Array]:
-        """The outputs, then the runtime assertions, for arrays in the plan's order and of the inputs' dtypes."""
 
 
 class ExportedGraph:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from layergraph.execution.engines.exported_graph import Engine, ExportedGraph, UnfitError
+from layergraph.execution.engines.engine import Engine, UnfitError
 from layergraph.execution.engines.onnx.runtime import exported, input_names, session
 from layergraph.execution.engines.open_vino import CompiledModel, open_vino_of_blob, open_vino_of_onnx
+
+if TYPE_CHECKING:
+    from layergraph.execution.engines.exported_graph import ExportedGraph
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
+from layergraph.execution.engines.engine import Array, Engine, UnfitError
+from layergraph.execution.engines.exported_graph import ExportedGraph
 from layergraph.functional.meta_kernels import let_compiler_in
 
 

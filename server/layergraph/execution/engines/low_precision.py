@@ -8,7 +8,8 @@ from functools import partial
 import torch
 
 from layergraph.execution.engines.cuda import cuda
-from layergraph.execution.engines.exported_graph import Engine, ExportedGraph
+from layergraph.execution.engines.engine import Engine
+from layergraph.execution.engines.exported_graph import ExportedGraph
 from layergraph.execution.engines.graph_files import GraphFiles
 from layergraph.execution.engines.onnx.quantization import DYNAMIC, STATIC, WIDE
 from layergraph.execution.engines.open_vino import open_vino

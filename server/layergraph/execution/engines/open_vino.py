@@ -8,16 +8,17 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
+from layergraph.execution.engines.engine import Array, Engine, UnfitError
 from layergraph.execution.engines.signal_stack import kept_signal_stack
 
-_WIDE = (torch.int64, torch.uint32, torch.uint64)
-_WIDE_NAMES = ("int64", "uint32", "uint64")
+if TYPE_CHECKING:
+    from layergraph.execution.engines.exported_graph import ExportedGraph
+
+_WIDE = ("int64", "uint32", "uint64")
 _LIMITS = np.iinfo(np.int32)
 
 
@@ -36,7 +37,7 @@ def open_vino(source: ExportedGraph, precision: str = "f32") -> Engine:
     ]
     model = openvino.convert_model(source.graph, example_input=source.samples, input=shapes)
     # OpenVINO's integers have 32 bits; of wider ones it keeps the lower half.
-    wide = [i for i, sample in enumerate(source.samples) if sample.dtype in _WIDE]
+    wide = [i for i, sample in enumerate(source.samples) if str(sample.dtype).removeprefix("torch.") in _WIDE]
     settings = _settings(precision, source.threads, source.streams)
     return _compiled(model, settings, wide, [*range(len(source.samples))])
 
@@ -49,7 +50,7 @@ def open_vino_of_onnx(model: bytes, names: Sequence[str], dtypes: Sequence[str],
     openvino = _package()
     read = openvino.Core().read_model(model)
     places = [names.index(entry.any_name) for entry in read.inputs]
-    wide = [i for i in places if dtypes[i] in _WIDE_NAMES]
+    wide = [i for i in places if dtypes[i] in _WIDE]
     return _compiled(read, _settings("f32", threads, streams), wide, places)
 
 
@@ -60,7 +61,7 @@ def open_vino_of_blob(blob: bytes, dtypes: Sequence[str], threads: int, streams:
     """
     with kept_signal_stack():
         compiled = _package().Core().import_model(blob, "CPU", _settings("f32", threads, streams))
-    return CompiledModel(compiled, [i for i, dtype in enumerate(dtypes) if dtype in _WIDE_NAMES], [*range(len(dtypes))])
+    return CompiledModel(compiled, [i for i, dtype in enumerate(dtypes) if dtype in _WIDE], [*range(len(dtypes))])
 
 
 def _package() -> Any:

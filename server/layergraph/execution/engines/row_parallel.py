@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from layergraph.execution.engines.exported_graph import Array, Engine
+from layergraph.execution.engines.engine import Array, Engine
 
 
 def row_parallel(engine: Engine, threads: int, assertion_count: int, *, single_rows: bool) -> Engine:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from layergraph.execution.engines.cuda import cuda
-from layergraph.execution.engines.exported_graph import Engine, ExportedGraph
+from layergraph.execution.engines.engine import Engine
+from layergraph.execution.engines.exported_graph import ExportedGraph
 from layergraph.execution.engines.inductor import inductor
 from layergraph.execution.engines.onnx.not_finite import keeps_not_finite
 from layergraph.execution.engines.onnx.runtime import onnx_runtime
 from layergraph.execution.engines.open_vino import open_vino
 from layergraph.execution.engines.torchscript import torchscript
-
-#: torch, call by call: runs every plan, and is the reference for all other engines.
-EAGER = "eager"
 
 ENGINES: Mapping[str, Callable[[ExportedGraph], Engine]] = {
     "cuda": cuda,

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph
+from layergraph.execution.engines.engine import Array, Engine
+from layergraph.execution.engines.exported_graph import ExportedGraph
 from layergraph.execution.tracing import clear_graph
 
 

@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layergraph.execution.eager_plan import EagerPlan
-from layergraph.execution.engines.exported_graph import Array, Engine, UnfitError
+from layergraph.execution.engines.engine import EAGER, Array, Engine, UnfitError
 from layergraph.execution.engines.graph_files import OPENED, GraphFiles
-from layergraph.execution.engines.table import EAGER
 from layergraph.execution.tuning.agreement import TOLERANCE, difference
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning, choices_from_json, choices_to_json
-from layergraph.execution.tuning.variants import SINGLE_THREADED, UNMERGED, Variants, of_single, parts
+from layergraph.execution.tuning.variant_names import SINGLE_THREADED, UNMERGED, of_single, parts
+
+if TYPE_CHECKING:
+    from layergraph.execution.tuning.variants import Variants
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +77,21 @@ def noted_choices(folder: Path) -> tuple[Choice, ...]:
         return ()
 
 
-def open_engines(folder: Path, plan: EagerPlan, threads: int, *, shared: bool, compare: bool) -> Tuning:
-    """Returns the engines that `write_engines` has written for such a plan, with this number of threads.
+def open_engines(
+    folder: Path,
+    dtypes: Sequence[str],
+    threads: int,
+    *,
+    shared: bool,
+    reference: Callable[[Sequence[Array]], Sequence[Array]] | None = None,
+) -> Tuning:
+    """Returns the engines that `write_engines` has written for inputs of these dtypes, with this number of threads.
 
-    With `compare`, eager torch's outputs for the example are compared with those that were written. Raises UnfitError
-    if outputs differ, or if files are missing or damaged.
+    With a `reference`, its outputs for the example are compared with those that were written. Raises UnfitError if
+    outputs differ, or if files are missing or damaged.
     """
     try:
-        return _all_opened(folder, plan, threads, shared=shared, compare=compare)
+        return _all_opened(folder, tuple(dtypes), threads, reference, shared=shared)
     except UnfitError:
         raise
     except Exception as reason:
@@ -91,7 +99,14 @@ def open_engines(folder: Path, plan: EagerPlan, threads: int, *, shared: bool, c
         raise UnfitError(f"what is kept can't be opened: {reason}") from reason
 
 
-def _all_opened(folder: Path, plan: EagerPlan, threads: int, *, shared: bool, compare: bool) -> Tuning:
+def _all_opened(
+    folder: Path,
+    dtypes: tuple[str, ...],
+    threads: int,
+    reference: Callable[[Sequence[Array]], Sequence[Array]] | None,
+    *,
+    shared: bool,
+) -> Tuning:
     note = json.loads((folder / NOTE).read_bytes())
     choices = choices_from_json(note["choices"])
     if not choices:
@@ -99,9 +114,9 @@ def _all_opened(folder: Path, plan: EagerPlan, threads: int, *, shared: bool, co
     entries = {name: _Entry(**entry) for name, entry in dict(note["engines"]).items()}
     with np.load(folder / EXAMPLE, allow_pickle=False) as example:
         inputs, outputs = (_numbered(example, f"{kind}_") for kind in ("input", "output"))
-    if compare:
-        _check(EAGER, plan.run_eagerly(inputs), outputs)
-    files = GraphFiles(folder, tuple(spec.dtype for spec in plan.input_specs), threads, shared)
+    if reference is not None:
+        _check(EAGER, reference(inputs), outputs)
+    files = GraphFiles(folder, dtypes, threads, shared)
     found: dict[str, Tuned | None] = {EAGER: None}
     singles: dict[str, Engine] = {}
     for name in dict.fromkeys(choice.engine for choice in choices if choice.engine != EAGER):

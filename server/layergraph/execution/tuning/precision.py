@@ -23,7 +23,8 @@ import torch
 from layergraph.errors import DataError
 from layergraph.execution.arrays import as_tensor
 from layergraph.execution.eager_plan import EagerPlan
-from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError, exported_graph
+from layergraph.execution.engines.engine import Array, Engine, UnfitError
+from layergraph.execution.engines.exported_graph import ExportedGraph, exported_graph
 from layergraph.execution.engines.graph_files import GraphFiles
 from layergraph.execution.engines.low_precision import FLOAT32, INT8, PRECISIONS
 from layergraph.execution.engines.onnx import quantization

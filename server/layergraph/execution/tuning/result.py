@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from layergraph.execution.engines.exported_graph import Engine
+from layergraph.execution.engines.engine import Engine
 
 #: Lengths of the open axes of all inputs.
 Lengths: TypeAlias = "tuple[tuple[int, ...], ...]"

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from layergraph.execution.eager_plan import EagerPlan
-from layergraph.execution.engines.exported_graph import Engine, ExportedGraph, UnfitError, exported_graph
-from layergraph.execution.engines.table import DEFAULT_ENGINES, EAGER, ENGINES, LATE_ENGINES
+from layergraph.execution.engines.engine import EAGER, Engine, UnfitError
+from layergraph.execution.engines.exported_graph import ExportedGraph, exported_graph
+from layergraph.execution.engines.table import DEFAULT_ENGINES, ENGINES, LATE_ENGINES
 from layergraph.execution.samples import Sampler
 from layergraph.execution.tuning.agreement import LOOSE_TOLERANCE, TOLERANCE, difference
 from layergraph.execution.tuning.edge_cases import unusual_rows
@@ -28,7 +29,8 @@ from layergraph.execution.tuning.engine_folder import write_engines
 from layergraph.execution.tuning.result import Choice, Tuned, Tuning
 from layergraph.execution.tuning.time_budget import Allowance, NoTimeError
 from layergraph.execution.tuning.timing import lower_quartiles
-from layergraph.execution.tuning.variants import ONE_THREAD, SPLIT_ROWS, Variants, has_file, parts
+from layergraph.execution.tuning.variant_names import ONE_THREAD, SPLIT_ROWS, has_file, parts
+from layergraph.execution.tuning.variants import Variants
 
 logger = logging.getLogger(__name__)
 

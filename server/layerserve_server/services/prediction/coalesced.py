@@ -5,9 +5,11 @@ Their arrays are concatenated directly from the messages' bytes, and the results
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
+from layergraph.execution.kept_plan import NotKeptError
 
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.inference.runner import Array
@@ -19,19 +21,28 @@ from layerserve_server.transport.call import Call, Trace
 class CoalescedCalls:
     """Calls with the same template that run as one batch, or as few as possible (see batching.CoalescedGroup)."""
 
-    __slots__ = ("_endpoint", "_layouts", "_template", "request_rows", "requests")
+    __slots__ = ("_endpoint", "_layouts", "_template", "_whole", "request_rows", "requests")
 
     #: Always joinable: otherwise the endpoint has no layouts.
     joinable = True
 
     def __init__(
-        self, calls: Sequence[Call], template: RequestTemplate, layouts: Sequence[Layout], endpoint: Endpoint
+        self,
+        calls: Sequence[Call],
+        template: RequestTemplate,
+        layouts: Sequence[Layout],
+        endpoint: Endpoint,
+        whole: Callable[[Call], None] | None = None,
     ) -> None:
-        """`layouts` are the layouts of the model's inputs in messages of the template."""
+        """`layouts` are the layouts of the model's inputs in messages of the template.
+
+        `whole` begins a call again, if the version was kept and that doesn't suffice.
+        """
         self.requests = calls
         self._template = template
         self._layouts = layouts
         self._endpoint = endpoint
+        self._whole = whole
         self.request_rows = layouts[0].shape[0]
 
     @property
@@ -69,7 +80,10 @@ class CoalescedCalls:
 
     def fail(self, error: Exception) -> None:
         for call in self.requests:
-            call.fail(error)
+            if self._whole is not None and isinstance(error, NotKeptError):
+                begin_again(call, partial(self._whole, call))
+            else:
+                call.fail(error)
 
     def drop_answered(self) -> None:
         self.requests = [call for call in self.requests if not call.answered]
@@ -84,7 +98,15 @@ class CoalescedCalls:
         return [self._part(self.requests[start : start + count]) for start in range(0, len(self.requests), count)]
 
     def _part(self, calls: Sequence[Call]) -> CoalescedCalls:
-        return CoalescedCalls(calls, self._template, self._layouts, self._endpoint)
+        return CoalescedCalls(calls, self._template, self._layouts, self._endpoint, self._whole)
+
+
+def begin_again(call: Call, whole: Callable[[], None]) -> None:
+    """Begins a call again with the version's whole model, or fails it."""
+    try:
+        whole()
+    except Exception as error:
+        call.fail(error)
 
 
 def _joined(layout: Layout, messages: Sequence[bytes]) -> Array:

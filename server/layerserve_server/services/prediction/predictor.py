@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+
+from layergraph.execution.kept_plan import NotKeptError
 
 from layerserve_server.errors import InvalidRequestError, ServerError
 from layerserve_server.inference.admission import Admitted
@@ -14,7 +16,7 @@ from layerserve_server.repository.leases import LOAD_TRIES, Choice
 from layerserve_server.repository.repository import Repository
 from layerserve_server.repository.version import Lease
 from layerserve_server.services.prediction.caller_key import caller_key
-from layerserve_server.services.prediction.coalesced import CoalescedCalls
+from layerserve_server.services.prediction.coalesced import CoalescedCalls, begin_again
 from layerserve_server.services.prediction.decoder import TemplatedRequest
 from layerserve_server.services.prediction.encoded_rows import EncodedRows
 from layerserve_server.services.prediction.endpoint import Endpoint, endpoint_of
@@ -110,20 +112,22 @@ class Predictor:
         *,
         here: bool,
         tries: int = LOAD_TRIES,
+        kept: bool = True,
     ) -> None:
         """Leases the version, decodes the request and queues it: now, or after the version was loaded.
 
-        The version may be loaded up to `tries` times.
+        The version may be loaded up to `tries` times. With `kept`, what was kept of it is tried first.
         """
-        held = self._leases.lease_chosen(chosen, request.choice)
+        held = self._leases.lease_chosen(chosen, request.choice, kept=kept)
         if held is None:
             if not tries:
                 raise unloaded(request.choice[0])
-            again = partial(self._begin, call, request, chosen, watches, here=here, tries=tries - 1)
+            again = partial(self._begin, call, request, chosen, watches, here=here, tries=tries - 1, kept=kept)
             waits = partial(proceed, call, again)
             self._leases.when_chosen_loaded(chosen, request.choice, waits, lambda: call.answered)
             return
         version = held.version
+        whole = partial(self._begin, call, request, chosen, watches, here=False, kept=False) if version.kept else None
         try:
             call.set_metric_labels(version.name, version.version)
             endpoint = endpoint_of(version, request.requested)
@@ -133,9 +137,15 @@ class Predictor:
                 self._parse(call, request.requested.protocol)
                 return
             if isinstance(admitted, EncodedRows):
-                admitted.decode(call, partial(_put_decoded, call, held, endpoint, request, watches))
+                admitted.decode(call, partial(_put_decoded, call, held, endpoint, request, watches, whole))
                 return
-            _put(call, held, endpoint, request, watches, admitted)
+            _put(call, held, endpoint, request, watches, whole, admitted)
+        except NotKeptError:
+            held.end()
+            if whole is None:
+                raise
+            whole()
+            return
         except BaseException:
             held.end()
             raise
@@ -186,7 +196,7 @@ class Predictor:
     def _answer_together(self, template: RequestTemplate, chosen: Choice, calls: Sequence[Call]) -> bool:
         """Answers calls with the same template and version without a queue. Returns False if that isn't possible."""
         try:
-            held = self._leases.lease_loaded(*chosen)
+            held = self._leases.lease_loaded(*chosen, kept=True)
             if held is None:
                 return False
             with held as version:
@@ -196,10 +206,15 @@ class Predictor:
                     return False
                 for call in calls:
                     call.set_metric_labels(version.name, version.version)
-                return version.queue.run_together(CoalescedCalls(calls, template, layouts, endpoint))
-        except ServerError:
+                whole = partial(self._begin_whole, template, chosen) if version.kept else None
+                return version.queue.run_together(CoalescedCalls(calls, template, layouts, endpoint, whole))
+        except (ServerError, NotKeptError):
             # An invalid choice of version or outputs is reported to each call separately.
             return False
+
+    def _begin_whole(self, template: RequestTemplate, chosen: Choice, call: Call) -> None:
+        """Begins a call again that what was kept of its version can't answer."""
+        self._begin(call, TemplatedRequest(template, call.request), chosen, here=False, kept=False)
 
 
 def admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
@@ -218,13 +233,14 @@ def _put_decoded(
     endpoint: Endpoint,
     request: PredictionRequest | TemplatedRequest,
     watches: Sequence[Watch],
+    whole: Callable[[], None] | None,
     outcome: Admitted | Exception,
 ) -> None:
     """Queues a request whose inputs were decoded by other processes, or fails its call with the error of that."""
     try:
         if isinstance(outcome, Exception):
             raise outcome
-        _put(call, held, endpoint, request, watches, outcome)
+        _put(call, held, endpoint, request, watches, whole, outcome)
     except Exception as error:
         held.end()
         call.fail(error)
@@ -238,11 +254,12 @@ def _put(
     endpoint: Endpoint,
     request: PredictionRequest | TemplatedRequest,
     watches: Sequence[Watch],
+    whole: Callable[[], None] | None,
     admitted: Admitted,
 ) -> None:
     """Queues a request in the queue of its version."""
     seen = [watch(request.requested, admitted.arrays, request.id) for watch in watches]
-    queued = _queued(call, held, endpoint, admitted, request, [answered for answered in seen if answered])
+    queued = _queued(call, held, endpoint, admitted, request, [answered for answered in seen if answered], whole)
     held.version.queue.put(queued)
     call.on_gone(queued.cancel)
 
@@ -254,13 +271,19 @@ def _queued(
     admitted: Admitted,
     request: PredictionRequest | TemplatedRequest,
     observers: Sequence[Answered],
+    whole: Callable[[], None] | None,
 ) -> QueuedRequest:
-    """Makes the queued request of a call. The lease ends when it is answered."""
+    """Makes the queued request of a call. The lease ends when it is answered.
+
+    `whole` begins the call again, if the version was kept and that doesn't suffice.
+    """
 
     def answer(queued: QueuedRequest) -> None:
         held.end()
         results = queued.results
-        if results is None:
+        if results is None and whole is not None and isinstance(queued.error, NotKeptError):
+            begin_again(call, whole)
+        elif results is None:
             call.fail(queued.error or RuntimeError("a request ended without results or error"))
         elif not call.answered:
             try:

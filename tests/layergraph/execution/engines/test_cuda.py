@@ -10,7 +10,8 @@ import torch
 from layergraph import Input, Model, layers
 from layergraph.execution.engines.cuda import computed, cuda, in_halves, rung_of
 from layergraph.execution.engines.devices import moved, weight_bytes
-from layergraph.execution.engines.exported_graph import ExportedGraph, UnfitError
+from layergraph.execution.engines.engine import UnfitError
+from layergraph.execution.engines.exported_graph import ExportedGraph
 
 with_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 

@@ -20,7 +20,8 @@ import torch
 from keras import layers, ops
 from layergraph import load_model
 from layergraph.errors import DataError
-from layergraph.execution.engines.exported_graph import Engine, ExportedGraph
+from layergraph.execution.engines.engine import Engine
+from layergraph.execution.engines.exported_graph import ExportedGraph
 from layergraph.execution.engines.onnx.runtime import exported
 from layergraph.execution.engines.table import ENGINES
 from layergraph.execution.samples import NoSamplesError, Sampler

@@ -13,7 +13,7 @@ import pytest
 from layergraph import layers
 from layergraph.errors import CorruptFileError
 from layergraph.execution.engines import low_precision as reduced
-from layergraph.execution.engines.exported_graph import UnfitError
+from layergraph.execution.engines.engine import UnfitError
 from layergraph.execution.engines.onnx import quantization
 from layergraph.execution.tuning import agreement
 from layergraph.execution.tuning import precision as tuning

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from layergraph import layers
 from layergraph.execution.engines import graph_files
-from layergraph.execution.engines.exported_graph import UnfitError
+from layergraph.execution.engines.engine import UnfitError
 from layergraph.execution.engines.table import ENGINES
 from layergraph.execution.tuning import engine_folder, tuner, variants
 from layergraph.execution.tuning.engine_folder import EXAMPLE, FILES, NOTE, noted_choices

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from layergraph.execution.engines.exported_graph import Array, Engine, ExportedGraph, UnfitError
+from layergraph.execution.engines.engine import Array, Engine, UnfitError
+
+if TYPE_CHECKING:
+    from layergraph.execution.engines.exported_graph import ExportedGraph
 
 
 def onnx_runtime(source: ExportedGraph) -> Engine:
