@@ -441,9 +441,8 @@ def kept_models(settings: Settings) -> KeptModels | None:
     """Returns where versions are kept; None if the settings choose no engines, or limit memory."""
     if settings.tuning_seconds <= 0 or settings.max_model_bytes:
         return None
-    return KeptModels(
-        settings.state_folder / "kept", _chosen_engines(settings), settings.compute_threads, torch_threads(settings)
-    )
+    engines, threads = _chosen_engines(settings), settings.compute_threads
+    return KeptModels(settings.state_folder / "kept", engines, threads, torch_threads(settings))
 
 
 def open_kept(
