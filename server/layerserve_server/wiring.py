@@ -72,6 +72,7 @@ WORDS.update({service: words for one in ALL for service, words in one.words.item
 JOB_MODULES = [module for one in ALL for module in one.job_modules]
 #: Interval at which it is written down which models were used last, in seconds.
 USAGE_SECONDS = 10.0
+_PREPARING = threading.Lock()
 #: Time after which a version that was kept is read from its file, in seconds. Calls are answered meanwhile.
 WHOLE_AFTER_SECONDS = 1.0
 
@@ -421,9 +422,16 @@ class ModelLoader:
         return load
 
 
-@cache
 def prepare(plugins: str, threads: int) -> None:
     """Imports what loading a model file needs, with torch, once. Raises ConfigError if a plugin can't be imported."""
+    # Models are loaded by several threads.
+    with _PREPARING:
+        prepare_once(plugins, threads)
+
+
+@cache
+def prepare_once(plugins: str, threads: int) -> None:
+    """See `prepare`."""
     runner.set_threads(threads)
     if custom := runner.load_plugins(plugins):
         logger.info("custom layers: %s", ", ".join(custom))

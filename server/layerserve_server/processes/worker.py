@@ -21,6 +21,7 @@ from typing import Any, TextIO, get_args
 
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.extensions.installed import Settings
+from layerserve_server.inference import runner
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability import logs
 from layerserve_server.processes.repository_sync import Orders
@@ -28,7 +29,15 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.probes import MetricPage, Probes
-from layerserve_server.wiring import JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
+from layerserve_server.wiring import (
+    JOB_MODULES,
+    Inference,
+    ModelLoader,
+    make_imports,
+    prepare,
+    routes_of,
+    torch_threads,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +51,8 @@ def main(answers: TextIO) -> None:
     logs.set_up(settings.log_level, settings.log_format)
     if settings.log_format == "json":
         logs.take_all(sys.stderr)
+    if runner.has_plugins(settings.plugins):
+        prepare(settings.plugins, torch_threads(settings))
     jobs = Jobs(modules=JOB_MODULES)
     imports = make_imports(settings, jobs, Path(configuration["spare_imports"]))
     group = ProcessGroup.of(Path(configuration["socket"]).parent, bytes.fromhex(configuration["secret"]))
