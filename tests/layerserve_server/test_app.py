@@ -347,8 +347,8 @@ def test_sigterm_ends_a_server_without_clients_well_and_at_once(process):
 
 
 def test_sigterm_ends_a_server_that_is_still_starting(process, tmp_path, monkeypatch):
-    # PyTorch takes most of the time of a start.
-    (tmp_path / "torch.py").write_text("import time\nprint('slow', flush=True)\ntime.sleep(200)\n")
+    # Imports take most of the time of a start.
+    (tmp_path / "prometheus_client.py").write_text("import time\nprint('slow', flush=True)\ntime.sleep(200)\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
     server = process()
     assert "slow" in (json.loads(line)["message"] for line in server.stderr)

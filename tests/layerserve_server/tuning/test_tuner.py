@@ -249,7 +249,7 @@ def test_one_that_can_not_be_tuned_keeps_no_other_from_it(
 
 
 def test_torch_decides_how_many_threads_there_are_by_default(tmp_path: Path, file: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(module, "_default_threads", lambda: 7)
+    monkeypatch.setattr(module, "default_threads", lambda: 7)
     process = Process()
     tuner_of(tmp_path, process, threads=0)._tune(version_of(file), 1.5)
     assert [job.threads for job in process.jobs] == [7]

@@ -140,7 +140,7 @@ def test_a_canary_that_was_unloaded_a_moment_ago_costs_no_request(settings, star
 def test_the_callers_of_a_canary_that_can_not_answer_get_the_default(error):
     """It was chosen a moment ago: it may be unloaded since, have failed, or be excluded."""
 
-    def lease_loaded(name, version, label):
+    def lease_loaded(name, version, label, *, kept):
         if version == 2:
             raise error("no") if error is not BusyError else error("no", 1.0)
         return f"lease of {name}"
