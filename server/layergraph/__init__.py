@@ -12,6 +12,9 @@ Names are Keras's: `import layergraph as keras` is sufficient for many of its gu
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from layergraph import errors as errors
+from layergraph.functional import operators
+
 if TYPE_CHECKING:
     from layergraph import (
         activations,
@@ -79,11 +82,19 @@ _INSTEAD = {
 }
 
 
+def _operations() -> operators.Table:
+    from layergraph.ops import operations
+
+    return operations()
+
+
+# Before any other module of the package is imported.
+operators.install(_operations)
+
+
 def __getattr__(name: str) -> Any:
     # Imported on first use: what uses `layergraph.errors` or `layergraph.archive` only doesn't need torch.
     if name in __all__:
-        # With Python's operators on symbolic tensors, whatever is used first.
-        importlib.import_module("layergraph.models")
         module = importlib.import_module(f"layergraph.{_MODULES.get(name, name)}")
         return getattr(module, name) if name in _MODULES else module
     instead = f"; expected {_INSTEAD[name]}" if name in _INSTEAD else ""

@@ -47,9 +47,7 @@ from layerserve_server.wiring import (
     Inference,
     ModelLoader,
     make_imports,
-    prepare,
     routes_of,
-    torch_threads,
 )
 
 logger = logging.getLogger(__name__)
@@ -93,7 +91,7 @@ class App:
         )
         self._imports = make_imports(settings, jobs, spare) if load is None else None
         group = self._workers.group if self._workers else None
-        load_model = ModelLoader(settings, jobs, load, self._imports)
+        self._load_model = load_model = ModelLoader(settings, jobs, load, self._imports)
         self._inference = inference = Inference(settings, load_model, jobs, self._imports, group)
         self.metrics, self.repository = inference.metrics, inference.repository
         self.runs = Runs(
@@ -197,7 +195,7 @@ class App:
             logger.info("model files are read by a separate process with %s", sandbox.description())
         if runner.has_plugins(self.settings.plugins):
             # Otherwise with the first model that wasn't kept: it takes seconds.
-            prepare(self.settings.plugins, torch_threads(self.settings))
+            self._load_model.prepare()
         if self.settings.training_device != "cpu":
             # Imported here, since it imports torch.
             from layerserve_server.training.process.gpu import check

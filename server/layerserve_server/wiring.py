@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import fields
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -72,7 +72,6 @@ WORDS.update({service: words for one in ALL for service, words in one.words.item
 JOB_MODULES = [module for one in ALL for module in one.job_modules]
 #: Interval at which it is written down which models were used last, in seconds.
 USAGE_SECONDS = 10.0
-_PREPARING = threading.Lock()
 #: Time after which a version that was kept is read from its file, in seconds. Calls are answered meanwhile.
 WHOLE_AFTER_SECONDS = 1.0
 
@@ -390,12 +389,25 @@ class ModelLoader:
         self._settings = settings
         self._load = load
         self._read = None if imports is None else imports.load
+        self._prepared = False
+        self._preparing = threading.Lock()
         self._graphs = QuantizedGraphs(settings.state_folder / "quantized", jobs)
 
     def __call__(self, path: Path, model: ModelSettings = DEFAULTS) -> ServedModel:
         """Loads a model file. Raises layergraph's errors."""
-        prepare(self._settings.plugins, torch_threads(self._settings))
+        self.prepare()
         return self.configured(model)(path)
+
+    def prepare(self) -> None:
+        """Imports what loading needs, with torch, once. Raises ConfigError if a plugin can't be imported."""
+        # Models are loaded by several threads.
+        with self._preparing:
+            if not self._prepared:
+                runner.set_threads(torch_threads(self._settings))
+                if custom := runner.load_plugins(self._settings.plugins):
+                    logger.info("custom layers: %s", ", ".join(custom))
+                runner.make_ready()
+                self._prepared = True
 
     def configured(self, model: ModelSettings) -> LoadModel:
         """Returns the function that loads files of a model with these settings."""
@@ -420,22 +432,6 @@ class ModelLoader:
 
             load = reducing(load, precision, threads, self._graphs, rtol, atol)
         return load
-
-
-def prepare(plugins: str, threads: int) -> None:
-    """Imports what loading a model file needs, with torch, once. Raises ConfigError if a plugin can't be imported."""
-    # Models are loaded by several threads.
-    with _PREPARING:
-        prepare_once(plugins, threads)
-
-
-@cache
-def prepare_once(plugins: str, threads: int) -> None:
-    """See `prepare`."""
-    runner.set_threads(threads)
-    if custom := runner.load_plugins(plugins):
-        logger.info("custom layers: %s", ", ".join(custom))
-    runner.make_ready()
 
 
 def torch_threads(settings: Settings) -> int:

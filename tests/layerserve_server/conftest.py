@@ -32,14 +32,8 @@ from layerserve_server.jobs.forked_process import ForkedProcess
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
 from layerserve_server.jobs.table import Job
-from layerserve_server.wiring import JOB_MODULES, prepare_once
+from layerserve_server.wiring import JOB_MODULES
 from some_limits import some_limits
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_prepared() -> None:
-    """Each server of a test imports what it needs, as the one of a process does."""
-    prepare_once.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ the calls of the config, with classes by `kinds`, and loads the weights. `hub/` 
 calls. Way out: a `Model`, with its `plan`, `fit`, `save` and `export`.
 """
 
-from layergraph.functional import operators
 from layergraph.models.cloning import clone_model, model_from_json
 from layergraph.models.hub.hub_model import HubModel
 from layergraph.models.hub.table import HUB_MODELS
@@ -13,10 +12,8 @@ from layergraph.models.kinds import ARCHITECTURES, MODELS
 from layergraph.models.loading import load_model
 from layergraph.models.model import Model, save_model
 from layergraph.models.sequential import Sequential
-from layergraph.ops import operations
 
 __all__ = ["Model", "Sequential", "clone_model", "load_model", "model_from_json", "save_model"]
 
 MODELS.update({"Functional": Model, "Sequential": Sequential, "HubModel": HubModel})
 ARCHITECTURES.update(HUB_MODELS)
-operators.install(operations)

@@ -34,9 +34,7 @@ from layerserve_server.wiring import (
     Inference,
     ModelLoader,
     make_imports,
-    prepare,
     routes_of,
-    torch_threads,
 )
 
 logger = logging.getLogger(__name__)
@@ -51,13 +49,13 @@ def main(answers: TextIO) -> None:
     logs.set_up(settings.log_level, settings.log_format)
     if settings.log_format == "json":
         logs.take_all(sys.stderr)
-    if runner.has_plugins(settings.plugins):
-        prepare(settings.plugins, torch_threads(settings))
     jobs = Jobs(modules=JOB_MODULES)
     imports = make_imports(settings, jobs, Path(configuration["spare_imports"]))
     group = ProcessGroup.of(Path(configuration["socket"]).parent, bytes.fromhex(configuration["secret"]))
     socket = Path(configuration["socket"])
     load = ModelLoader(settings, jobs, imports=imports)
+    if runner.has_plugins(settings.plugins):
+        load.prepare()
     inference = Inference(settings, load, jobs, imports, group, main_socket=socket)
     repository, tuner = inference.repository, inference.tuner
     # Before models are loaded: extensions say which are.

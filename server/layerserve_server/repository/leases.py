@@ -25,7 +25,7 @@ from layerserve_server.repository.lazy_loading import RETRY_SECONDS, LazyLoading
 from layerserve_server.repository.loader import Loader
 from layerserve_server.repository.memory_limit import MemoryLimit
 from layerserve_server.repository.rollout import Rollout
-from layerserve_server.repository.version import Lease
+from layerserve_server.repository.version import Lease, LoadedVersion
 from layerserve_server.repository.version_states import State
 
 if TYPE_CHECKING:
@@ -66,21 +66,23 @@ class Leases:
         self._waiting_in_threads: Counter[Entry] = Counter()
         self._lock = threading.Lock()
 
-    def lease(self, name: str, version: int | None = None, label: str | None = None) -> Lease:
+    def lease(self, name: str, version: int | None = None, label: str | None = None, *, kept: bool = False) -> Lease:
         """Leases a version: the one with this number or label, or else the newest that is ready.
 
-        Loads an old version on demand. Raises UnknownModelError, UnknownVersionError, UnknownLabelError,
+        Loads an old version on demand. With `kept`, what was kept of a version suffices (see `LoadedVersion.kept`).
+        Raises UnknownModelError, UnknownVersionError, UnknownLabelError,
         VersionFailedError, and UnavailableError or BusyError while the version is being loaded.
         """
         entry = self._catalogue.entry(name, version, label)
         for _ in range(LOAD_TRIES):
             loaded = entry.loaded
-            lease = loaded.lease() if loaded is not None and not loaded.kept else None
+            lease = _lease_of(loaded, kept=kept)
             if lease is not None:
                 return lease
             # It was replaced or retired in between, or isn't loaded.
             entry = self._catalogue.entry(name, version, label)
-            if entry.loaded is None or entry.loaded.kept:
+            loaded = entry.loaded
+            if loaded is None or (loaded.kept and not kept):
                 try:
                     self._wait_in_thread(entry)
                 except VersionFailedError:
@@ -98,10 +100,10 @@ class Leases:
         """
         chosen = self._catalogue.chosen
         loaded = chosen.get((name, version, label))
-        lease = loaded.lease() if loaded is not None and (kept or not loaded.kept) else None
+        lease = _lease_of(loaded, kept=kept)
         if lease is None:
             loaded = self._catalogue.entry(name, version, label).loaded
-            lease = loaded.lease() if loaded is not None and (kept or not loaded.kept) else None
+            lease = _lease_of(loaded, kept=kept)
             if loaded is not None and lease is not None:
                 # Into the old cache if it was replaced meanwhile, since the choice may have changed.
                 chosen[name, version, label] = loaded
@@ -139,7 +141,7 @@ class Leases:
         if chosen is not named:
             with suppress(ServerError):
                 held = self.lease_loaded(*chosen, kept=kept)
-                if held is not None or self._memory.limited:
+                if held is not None or self._waits_for(chosen):
                     return held
         return self.lease_loaded(*named, kept=kept)
 
@@ -147,11 +149,19 @@ class Leases:
         self, chosen: Choice, named: Choice, proceed: Callable[[Exception | None], None], gone: Callable[[], bool]
     ) -> None:
         """Like `when_loaded`, of the version that `lease_chosen` would lease."""
-        if chosen is not named and self._memory.limited:
+        if chosen is not named:
             with suppress(VersionFailedError, UnknownModelError, UnknownVersionError):
-                self.when_loaded(*chosen, proceed, gone)
-                return
+                if self._waits_for(chosen):
+                    self.when_loaded(*chosen, proceed, gone)
+                    return
         self.when_loaded(*named, proceed, gone)
+
+    def _waits_for(self, canary: Choice) -> bool:
+        """Whether calls wait until a canary is loaded that isn't, instead of getting the default. Raises as `lease`."""
+        if self._memory.limited:
+            return True
+        loaded = self._catalogue.entry(*canary).loaded
+        return loaded is not None and loaded.kept
 
     def fill(self, stopped: Callable[[], bool]) -> None:
         """Loads versions on standby until the memory is nearly full: those first that were used last.
@@ -223,3 +233,8 @@ class Leases:
         elif on_demand and not entry.standby:
             entry.on_demand = True
             self._memory.unload_unused(entry)
+
+
+def _lease_of(loaded: LoadedVersion | None, *, kept: bool) -> Lease | None:
+    """Returns a lease of a version; None if it is retired, or if it isn't there (see `Leases.lease_loaded`)."""
+    return loaded.lease() if loaded is not None and (kept or not loaded.kept) else None

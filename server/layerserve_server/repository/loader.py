@@ -70,7 +70,8 @@ class Loader:
         with entry.loading:
             found = entry.found
             before = entry.loaded
-            if before is not None and not before.kept and not entry.changed(settings):
+            whole = before is not None and not (before.kept and before.is_of(found, settings))
+            if whole and not entry.changed(settings):
                 return
             began = time.monotonic()
             with self._catalogue.lock:
@@ -158,6 +159,9 @@ class Loader:
         self._observer.version_failed(found.name, found.version)
         with self._catalogue.lock:
             of_settings = entry.tried == found.fingerprint
+            if entry.loaded is not None and entry.loaded.kept and entry.loaded.is_of(found, settings):
+                # What was kept answers for a file that can be loaded only.
+                self._memory.unload(entry)
             entry.tried, entry.tried_with = found.fingerprint, settings
             entry.retry_at = math.inf
             if entry.retries < settings.load_retries:

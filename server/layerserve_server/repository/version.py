@@ -119,6 +119,10 @@ class LoadedVersion:
         """Whether no further leases are granted."""
         return self._retired
 
+    def is_of(self, found: FoundVersion, settings: ModelSettings) -> bool:
+        """Whether it was loaded from these files, with these settings."""
+        return self.found.fingerprint == found.fingerprint and self.settings.of_loading == settings.of_loading
+
     def measure(self) -> int:
         """Sets and returns the memory that it takes: its weights, the engines' copies of them, and its graph."""
         models = [self.model, *(derived.model for derived in self.derived)]

@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -128,10 +130,17 @@ class KeptModels:
                 "engines": folder.name,
                 "digest": sha256(folder / DIGESTS),
             }
+        text = json.dumps(note)
 
         def make(unfinished: Path) -> None:
-            (unfinished / _NOTE).write_text(json.dumps(note))
+            (unfinished / _NOTE).write_text(text)
 
+        with self._folders.found(key) as folder:
+            if folder is not None and (folder / _NOTE).read_text() == text:
+                return
+        with suppress(OSError), self._folders.locked(key):
+            # Of other engines, which may have been damaged, or not be there any more.
+            shutil.rmtree(self._folders.path(key), ignore_errors=True)
         with self._folders.made(key, make):
             pass
 

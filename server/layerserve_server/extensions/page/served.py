@@ -66,6 +66,6 @@ class Served:
 
     def _lease(self, model: str, version: int | None) -> Lease | None:
         try:
-            return self.repository.leases.lease_loaded(model, version)
+            return self.repository.leases.lease_loaded(model, version, kept=True)
         except ServerError:
             return None

@@ -81,10 +81,10 @@ class Predict:
         return Translated(message, partial(_reply, write, order))
 
     def _leased(self, choice: Choice, *, may_block: bool) -> Lease:
-        lease = self._repository.leases.lease_loaded(*choice)
+        lease = self._repository.leases.lease_loaded(*choice, kept=True)
         if lease is None and not may_block:
             raise WouldBlockError
-        return lease or self._repository.leases.lease(*choice)
+        return lease or self._repository.leases.lease(*choice, kept=True)
 
 
 def model_spec(names: Mapping[str, str]) -> ModelSpec:

@@ -123,7 +123,7 @@ class OpenInferenceService:
 
     def model_metadata(self, request: pb.ModelMetadataRequest, caller: Caller) -> pb.ModelMetadataResponse:
         """Handles ModelMetadata. Loads the version if it isn't; raises as `Leases.lease` does."""
-        with self._repository.leases.lease(*_chosen_by(caller, request)) as version:
+        with self._repository.leases.lease(*_chosen_by(caller, request), kept=True) as version:
             versions = sorted(one.version for one in self._repository.catalogue.describe(version.name))
             return pb.ModelMetadataResponse(
                 name=version.name,
@@ -135,7 +135,7 @@ class OpenInferenceService:
 
     def model_config(self, request: pb.ModelConfigRequest, caller: Caller) -> pb.ModelConfigResponse:
         """Handles ModelConfig. Raises as `model_metadata` does."""
-        with self._repository.leases.lease(*_chosen_by(caller, request)) as version:
+        with self._repository.leases.lease(*_chosen_by(caller, request), kept=True) as version:
             made = config(version)
             for configure in self._additions.configure:
                 configure(version, made)

@@ -282,8 +282,10 @@ def _queued(
         held.end()
         results = queued.results
         if results is None and whole is not None and isinstance(queued.error, NotKeptError):
+            # Observers see the second time.
             begin_again(call, whole)
-        elif results is None:
+            return
+        if results is None:
             call.fail(queued.error or RuntimeError("a request ended without results or error"))
         elif not call.answered:
             try:

@@ -75,7 +75,7 @@ def _translate(repository: Repository, protocols: Sequence[Describe], _: HttpReq
 def _loaded(repository: Repository, served: Iterable[tuple[str, int]]) -> Iterable[LoadedVersion]:
     for choice in served:
         try:
-            held = repository.leases.lease_loaded(*choice)
+            held = repository.leases.lease_loaded(*choice, kept=True)
         except ServerError:
             continue  # it was removed a moment ago
         if held is not None:
