@@ -442,8 +442,8 @@ def torch_threads(settings: Settings) -> int:
 
 
 def kept_models(settings: Settings) -> KeptModels | None:
-    """Returns where versions are kept; None if the settings choose no engines, or limit memory."""
-    if settings.tuning_seconds <= 0 or settings.max_model_bytes:
+    """Returns where versions are kept; None if the settings choose no engines or limit memory, or with plugins."""
+    if settings.tuning_seconds <= 0 or settings.max_model_bytes or runner.has_plugins(settings.plugins):
         return None
     engines, threads = _chosen_engines(settings), settings.compute_threads
     return KeptModels(settings.state_folder / "kept", engines, threads, torch_threads(settings))
@@ -460,7 +460,7 @@ def open_kept(
     precision = model.precision or settings.precision
     if models is None or engine_of(settings, model) != "auto" or precision != "float32" or padded:
         return None
-    if model.warm_up_rows or model.compute_threads or runner.has_plugins(settings.plugins):
+    if model.warm_up_rows or model.compute_threads:
         return None
     kept = models.open(digest)
     proof = golden_path(found.path)

@@ -27,6 +27,7 @@ def repository_of(
     metrics: Metrics | None = None,
     queue: Callable[..., Any] | None = None,
     digest: Callable[[Path], str] = sha256,
+    open_kept: Callable[..., Any] = lambda found, digest, settings: None,
     **options: Any,
 ) -> Repository:
     """A repository that hasn't looked yet. `load` takes a path and settings; batches have up to 8 rows."""
@@ -40,7 +41,7 @@ def repository_of(
     of_settings = {name: options.pop(name) for name in OF_SETTINGS & options.keys()}
     return Repository(
         RepositoryFolder(path, published, **of_folder),
-        VersionReader(load, queue or make_queue, digest),
+        VersionReader(load, queue or make_queue, digest, open_kept=open_kept),
         metrics,
         RepositoryOptions(**of_settings),
         remembered=options.pop("remembered", None) or RememberedCallers(published.with_name("callers"), writes=True),

@@ -128,6 +128,21 @@ def spoil(file: Path, damage: str) -> None:
         file.write_bytes(spoiled[damage])
 
 
+def test_engines_that_are_chosen_again_are_kept_again(tmp_path: Path) -> None:
+    _, made = kept(tmp_path)
+    (engines,) = tmp_path.glob("engines/*/engines.json")
+    shutil.rmtree(engines.parent)
+    assert opened(tmp_path) is None
+    # Other files, as these have timings.
+    models, _ = kept(tmp_path, made=made)
+    found = opened(tmp_path)
+    assert found is not None
+    (note,) = tmp_path.glob("kept/*/model.json")
+    before = note.stat().st_mtime_ns
+    models.keep(SimpleNamespace(model=made, digest=DIGEST, parts={}))  # type: ignore[arg-type]
+    assert note.stat().st_mtime_ns == before
+
+
 def test_engines_of_another_model_in_their_place(tmp_path: Path) -> None:
     kept(tmp_path / "one")
     kept(tmp_path / "two", made=model(seed=1))
