@@ -133,10 +133,9 @@ def test_engines_that_are_chosen_again_are_kept_again(tmp_path: Path) -> None:
     (engines,) = tmp_path.glob("engines/*/engines.json")
     shutil.rmtree(engines.parent)
     assert opened(tmp_path) is None
-    # Other files, as these have timings.
-    models, _ = kept(tmp_path, made=made)
-    found = opened(tmp_path)
-    assert found is not None
+    pytest.importorskip("openvino")
+    models, _ = kept(tmp_path, "openvino", made)
+    assert {choice.engine for choice in opened(tmp_path).engines} == {"openvino"}
     (note,) = tmp_path.glob("kept/*/model.json")
     before = note.stat().st_mtime_ns
     models.keep(SimpleNamespace(model=made, digest=DIGEST, parts={}))  # type: ignore[arg-type]
