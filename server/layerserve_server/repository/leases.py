@@ -223,14 +223,15 @@ class Leases:
             settings = self._catalogue.known(entry.found.name).in_force
             if entry.state is State.FAILED or entry.barred:
                 return
-        on_demand = entry.loaded is None
+        # If it is loaded, what was kept of it doesn't suffice.
+        whole = entry.loaded is not None
         self._loader.fetch(entry)
-        self._loader.load(entry, settings, needed=needed)
+        self._loader.load(entry, settings, needed=needed, whole=whole)
         if entry.reason and entry.loaded is None and entry.standby:
             # It can't be loaded. An older version may take its place.
             with self._rollout.scanning:
                 self._rollout.bring_up(entry.found.name)
-        elif on_demand and not entry.standby:
+        elif not whole and not entry.standby:
             entry.on_demand = True
             self._memory.unload_unused(entry)
 

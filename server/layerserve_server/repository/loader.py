@@ -62,16 +62,18 @@ class Loader:
             if entry.found.absent:
                 entry.found = layout.find_version(found.name, found.version, found.path)
 
-    def load(self, entry: Entry, settings: ModelSettings, *, needed: bool = True) -> None:
+    def load(self, entry: Entry, settings: ModelSettings, *, needed: bool = True, whole: bool = False) -> None:
         """Loads a version's file and replaces the loaded one. On failure keeps that and records the reason.
+
+        What was kept of a version suffices, unless all of it is wanted (`whole`).
 
         Raises NoRoomError, after which it is as before; only if it is `needed`, other versions make room.
         """
         with entry.loading:
             found = entry.found
             before = entry.loaded
-            whole = before is not None and not (before.kept and before.is_of(found, settings))
-            if whole and not entry.changed(settings):
+            suffices = before is not None and not (whole and before.kept and before.is_of(found, settings))
+            if suffices and not entry.changed(settings):
                 return
             began = time.monotonic()
             with self._catalogue.lock:

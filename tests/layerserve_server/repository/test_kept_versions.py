@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import Future
+from threading import Event
 
 import pytest
 from layergraph.errors import ModelFileError
@@ -62,6 +63,32 @@ def test_what_needs_all_of_it_has_its_file_read_once(kept, put):
     repository.scan()
     assert read == [path]
     assert repository.catalogue.describe("double")[0].ready_time == ready
+
+
+def test_a_call_that_came_before_it_was_opened_does_not_wait_for_its_file(kept, put):
+    put()
+    repository, read = kept()
+    entry = repository.catalogue.entry("double", None, None)
+    opened, entry.loaded = entry.loaded, None
+    begun, load = Event(), repository.loader.load
+
+    def begin(*arguments, **options):
+        begun.set()
+        load(*arguments, **options)
+
+    repository.loader.load = begin
+    done: list[Future] = [Future(), Future()]
+    with entry.loading:
+        repository.leases.when_loaded("double", None, None, done[0].set_result, lambda: False)
+        assert begun.wait(10)
+        # A scan has opened it meanwhile.
+        entry.loaded = opened
+    assert done[0].result(10) is None
+    assert entry.loaded.kept
+    assert not read
+    repository.leases.when_loaded("double", None, None, done[1].set_result, lambda: False)
+    assert done[1].result(10) is None
+    assert (entry.loaded.kept, len(read)) == (False, 1)
 
 
 @pytest.mark.parametrize("polls", [True, False])
