@@ -468,11 +468,14 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
         monkeypatch.setattr(runner, function, lambda *given, name=function: done.append((name, *given)))
     monkeypatch.setattr(worker.logs, "set_up", lambda *given: done.append(("logs", *given)))
     monkeypatch.setattr(signal, "signal", lambda *given: done.append(given))
-    imports = SimpleNamespace(sha256=wiring.sha256, close=lambda: done.append("closed"))
+    imports = SimpleNamespace(sha256=wiring.sha256, load=None, close=lambda: done.append("closed"))
     monkeypatch.setattr(worker, "make_imports", lambda settings, jobs, spare: done.append(spare) or imports)
-    monkeypatch.setattr(
-        worker, "ModelLoader", lambda settings, jobs, imports: done.append(("imports", imports)) or load_fake
-    )
+
+    def make_loader(settings, jobs, imports):
+        done.append(("imports", imports))
+        return ModelLoader(settings, jobs, load_fake, imports)
+
+    monkeypatch.setattr(worker, "ModelLoader", make_loader)
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     tuned = []
     tuner = SimpleNamespace(
@@ -520,11 +523,11 @@ def test_a_worker_answers_predict_as_its_server_would_until_its_input_ends(
     assert done == [
         (signal.SIGINT, signal.SIG_IGN),
         ("logs", "info", "text"),
+        tmp_path / "spare",
+        ("imports", imports),
         ("set_threads", 3),
         ("load_plugins", "mine"),
         ("make_ready",),
-        tmp_path / "spare",
-        ("imports", imports),
         ("an extension", "start"),
         ("an extension", "stop"),
         "closed",
