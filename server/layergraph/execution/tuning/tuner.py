@@ -294,7 +294,7 @@ class _Bench:
             if len(timed) < len(tried):
                 names = ", ".join(tuned.name for tuned in tried if tuned not in timed)
                 logger.info("no time left to time %s for %d rows", names, rows)
-            if not self._allowance.left or ((tried or not eager) and not timed):
+            if not self._allowance.left or (tried and not timed):
                 break
             seconds = self._allowance.left / (len(self._rows) - place)
             inputs = self._sampler.rows(rows, seed=1)
@@ -302,7 +302,7 @@ class _Bench:
             calls |= {tuned.name: partial(tuned.run, inputs) for tuned in timed}
             times = lower_quartiles(calls, seconds, spinning=not self._shared)
             before = {name: seconds * rows for name, seconds in self._rows_seconds.items()} | times
-            best = _best(timed, times, _WORTH_THREADS if self._shared else 1.0, worth_building)
+            best = _best(timed, {EAGER: math.inf, **times}, _WORTH_THREADS if self._shared else 1.0, worth_building)
             milliseconds = {name: value * 1000 for name, value in times.items()}
             found.append(Choice(rows, best.name if best else EAGER, milliseconds, best))
         return found
@@ -331,21 +331,21 @@ def _best(
     """The fastest engine, or a single-threaded one that takes less than `worth_threads` times as long.
 
     If it can't be written to a file, one that can, if that takes less than `worth_building` times as long. None stands
-    for eager torch, which may not have been timed.
+    for eager torch.
     """
     best = _fastest(timed, times, worth_threads)
     if best is not None and not has_file(best.name):
         other = _fastest([tuned for tuned in timed if has_file(tuned.name)], times, worth_threads)
-        if times.get(other.name if other else EAGER, math.inf) < times[best.name] * worth_building:
+        if times[other.name if other else EAGER] < times[best.name] * worth_building:
             return other
     return best
 
 
 def _fastest(timed: Sequence[Tuned], times: Mapping[str, float], worth_threads: float) -> Tuned | None:
     best = min(timed, key=lambda tuned: times[tuned.name], default=None)
-    if best is not None and times[best.name] > times.get(EAGER, math.inf) * _WORTH:
+    if best is not None and times[best.name] > times[EAGER] * _WORTH:
         best = None
-    fastest = times[best.name] if best else times.get(EAGER, math.inf)
+    fastest = times[best.name if best else EAGER]
     single = [tuned for tuned in timed if tuned.name.endswith(ONE_THREAD)]
     return next((tuned for tuned in single if times[tuned.name] < fastest * worth_threads), best)
 
