@@ -41,14 +41,7 @@ from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.probes import MetricPage, Probes
-from layerserve_server.wiring import (
-    ALL,
-    JOB_MODULES,
-    Inference,
-    ModelLoader,
-    make_imports,
-    routes_of,
-)
+from layerserve_server.wiring import ALL, JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
 

@@ -97,7 +97,7 @@ def locked(path: Path, *, shared: bool = False) -> Iterator[TextIOWrapper]:
 def take_lock(file: TextIOWrapper, kind: int) -> bool:
     """Takes a lock of a file that `open_lock` has opened, without waiting. Returns False if another process holds it.
 
-    Raises OSError if the file system has no locks: nobody holds it, and nobody can.
+    Raises OSError if the file system has no locks.
     """
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)

@@ -435,10 +435,13 @@ class ModelLoader:
 
 
 def torch_threads(settings: Settings) -> int:
-    """Returns torch's number of threads in each process; 0 for its default."""
-    return settings.compute_threads or (
-        max(1, (os.cpu_count() or 1) // settings.workers) if settings.workers > 1 else 0
-    )
+    """Returns torch's number of threads in each process: by default the cores divided by the processes.
+
+    0 is torch's own default, for one process.
+    """
+    if settings.compute_threads or settings.workers == 1:
+        return settings.compute_threads
+    return max(1, (os.cpu_count() or 1) // settings.workers)
 
 
 def kept_models(settings: Settings) -> KeptModels | None:

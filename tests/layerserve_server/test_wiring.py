@@ -35,7 +35,7 @@ from layerserve_server.inference import runner
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.processes import worker
-from layerserve_server.processes.supervisor import Supervisor, threads
+from layerserve_server.processes.supervisor import Supervisor
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.settings.settings import Settings as CoreSettings
 from layerserve_server.tuning import loaders
@@ -52,6 +52,7 @@ from layerserve_server.wiring import (
     make_tuner,
     queue_limits,
     routes_of,
+    torch_threads,
 )
 
 #: Nothing is done in another process.
@@ -143,8 +144,8 @@ def test_training_takes_half_of_the_cores(monkeypatch, cores, half):
 @pytest.mark.parametrize(("cores", "workers", "each"), [(None, 2, 1), (2, 2, 1), (9, 2, 4), (2, 5, 1)])
 def test_processes_share_the_cores(monkeypatch, cores, workers, each):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    assert threads(Settings(workers=workers)) == each
-    assert threads(Settings(workers=workers, compute_threads=7)) == 7
+    assert torch_threads(Settings(workers=workers)) == each
+    assert torch_threads(Settings(workers=workers, compute_threads=7)) == 7
 
 
 def test_a_queue_has_its_name_bounds_metrics_and_padding():

@@ -26,6 +26,7 @@ from layerserve_server.access.group import ProcessGroup
 from layerserve_server.processes.repository_sync import DRAIN, RepositorySync, lagging
 from layerserve_server.settings.settings import Settings
 from layerserve_server.transport.probes import SAMPLES, load_samples
+from layerserve_server.wiring import torch_threads
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ class Supervisor:
         settings = self._settings
         # Settings made with model_construct may have strings as paths.
         values = {name: getattr(settings, name) for name in type(settings).model_fields}
-        values |= {**self._ports, "compute_threads": threads(settings)}
+        values |= {**self._ports, "compute_threads": torch_threads(settings)}
         plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         return {
             "settings": plain,
@@ -229,11 +230,6 @@ class AllMetrics(CollectorRegistry):
             for (sample_name, labels), value in sums[name].items():
                 total.add_sample(sample_name, dict(labels), value, None, exemplars.get((sample_name, labels)))
             yield total
-
-
-def threads(settings: Settings) -> int:
-    """Returns the number of compute threads per process, by default the cores divided by the processes."""
-    return settings.compute_threads or max(1, (os.cpu_count() or 1) // settings.workers)
 
 
 def _send(process: subprocess.Popen[str], text: str, *, close: bool = True) -> None:

@@ -29,13 +29,7 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.probes import MetricPage, Probes
-from layerserve_server.wiring import (
-    JOB_MODULES,
-    Inference,
-    ModelLoader,
-    make_imports,
-    routes_of,
-)
+from layerserve_server.wiring import JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
 
