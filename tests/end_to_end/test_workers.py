@@ -63,7 +63,9 @@ def _data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", name="app")
-def _app(repository: Path, data: Path) -> Iterator[App]:
+def _app(repository: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """A server whose processes leave nothing in the system's temporary folder."""
+    temporary = tmp_path_factory.mktemp("temporary")
     settings = Settings(
         path=repository,
         host="127.0.0.1",
@@ -74,8 +76,11 @@ def _app(repository: Path, data: Path) -> Iterator[App]:
         training_nice=0,
         data_root=data,
     )
-    with App(settings) as app:
-        yield app
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        with App(settings) as app:
+            yield app
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.fixture(scope="module", name="client")

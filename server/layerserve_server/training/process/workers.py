@@ -60,6 +60,8 @@ def launch(folder: Path, request: RunRequest) -> None:
                 "--rdzv-conf=store_type=file",
                 f"--rdzv-endpoint={rendezvous}/torchrun",
                 "--local-addr=localhost",
+                # By default it makes a folder for each run in the system's temporary folder, and leaves it there.
+                f"--log-dir={rendezvous}",
                 "--module",
                 "layerserve_server.training.program.main",
                 str(folder),
