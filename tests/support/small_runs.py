@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from layergraph import load_model
 from layerserve.values.tensors import Array
-from layerserve_server.training.proc_files import descendants_of
+from layerserve_server.training.proc_files import children_of, descendants_of
 from layerserve_server.training.run_folder.layout import CHILD_LOCK
 
 SETTINGS: dict[str, Any] = {
@@ -43,8 +43,9 @@ def assert_bit_for_bit(got: list[Array], expected: list[Array]) -> None:
 
 def training_processes(server: int) -> list[int]:
     """The processes that train for a server, without the workers that they have started."""
-    # By the lock, as torchrun gives its process a name of its own.
-    return [pid for pid in descendants_of(server) if _holds_lock(pid)]
+    found = [pid for pid in descendants_of(server) if _holds_lock(pid)]
+    workers = {child for pid in found for child in children_of(pid)}
+    return [pid for pid in found if pid not in workers]
 
 
 def _holds_lock(pid: int) -> bool:

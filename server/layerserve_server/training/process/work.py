@@ -41,7 +41,7 @@ from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter, numbers
 from layerserve_server.training.process.run_commands import RunCommands
 from layerserve_server.training.process.sample_losses import SampleLosses
-from layerserve_server.training.process.workers import join, under_torchrun
+from layerserve_server.training.process.workers import is_worker, join
 from layerserve_server.training.publish_policy import compared_log, no_improvement, why_withheld
 from layerserve_server.training.request import EVALUATION, RunRequest
 from layerserve_server.training.run_folder.checkpoints import KeptCheckpoints, best_of
@@ -65,7 +65,7 @@ def execute(folder: Path, request: RunRequest, position: Position, watch: Watch 
         return compare(folder, request)
     if request.kind == EVALUATION:
         return evaluate(folder, request, position, watch)
-    if not under_torchrun():
+    if not is_worker():
         return train(folder, request, position, None, watch)
     joined = join()
     if joined.first:

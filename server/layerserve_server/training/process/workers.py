@@ -1,31 +1,43 @@
-"""Worker processes of a distributed run, started through torchrun by the run's process or by a cluster."""
+"""Worker processes of a distributed run: forked from the run's process, or started by torchrun in a cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from layerserve_server.training import events
 from layerserve_server.training.events import EventLog
-from layerserve_server.training.proc_files import children_of
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.result import INTERRUPT, NO_SPACE, RunResult, ended_by_signal
 
 if TYPE_CHECKING:
     from layergraph.training.workers import Workers
 
-#: Environment variable with the rendezvous file of workers on one machine, which then needn't listen on a network.
+#: Environment variable of forked workers: their rendezvous file. So they needn't listen on a network.
 RENDEZVOUS = "LAYERSERVE_WORKERS_RENDEZVOUS"
 #: Exit status of a worker that ended because another worker was lost.
 LOST_PEER = 75
+#: Time for the others to end once a worker failed, in seconds.
+END_SECONDS = 30.0
 #: Option of Linux's prctl: the signal that a process receives when its parent ends.
 PR_SET_PDEATHSIG = 1
+
+
+def forked() -> bool:
+    """Whether this process is a worker that `launch` has forked."""
+    return RENDEZVOUS in os.environ
 
 
 def under_torchrun() -> bool:
@@ -33,48 +45,103 @@ def under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def started_here() -> bool:
-    """Whether this process is a worker that `launch` has started."""
-    return under_torchrun() and RENDEZVOUS in os.environ
+def is_worker() -> bool:
+    """Whether this process is one of several workers of a run."""
+    return forked() or under_torchrun()
 
 
-def launch(folder: Path, request: RunRequest) -> None:
-    """Trains the run in `folder` with its workers. Writes the result if they fail."""
-    # Imported here, since nothing else in this process needs torch.
-    from torch.distributed import run as torchrun
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+def launch(folder: Path, request: RunRequest, work: Callable[[], int]) -> None:
+    """Forks the workers of the run in `folder`, which end with the status that `work` returns.
 
-    signal.signal(INTERRUPT, lambda *_: _signal_workers(INTERRUPT))
+    Writes the result if they fail. Raises SystemExit if they couldn't for lack of disk space.
+    """
+    # Imported before the fork, and thus once for all workers.
+    from layerserve_server.training.process import work as _training  # noqa: F401
+
+    cancelled = False
+    workers: list[BaseProcess] = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal cancelled
+        cancelled = cancelled or number == signal.SIGTERM
+        _send(workers, number)
+
+    signals = (INTERRUPT, signal.SIGTERM)
     with tempfile.TemporaryDirectory(prefix="workers.", dir=folder) as rendezvous:
-        os.environ[RENDEZVOUS] = f"{rendezvous}/workers"
         # gloo connects only processes on this machine.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback())
-        arguments = torchrun.parse_args(  # type: ignore[no-untyped-call]
-            [
-                "--nnodes=1",
-                f"--nproc-per-node={request.workers}",
-                # A run that lost a worker is resumed by the server that owns it, like any interrupted run.
-                "--max-restarts=0",
-                "--rdzv-backend=c10d",
-                "--rdzv-conf=store_type=file",
-                f"--rdzv-endpoint={rendezvous}/torchrun",
-                "--local-addr=localhost",
-                # By default it makes a folder for each run in the system's temporary folder, and leaves it there.
-                f"--log-dir={rendezvous}",
-                "--module",
-                "layerserve_server.training.program.main",
-                str(folder),
-            ]
-        )
+        # A signal that comes while workers are forked reaches all of them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         try:
-            torchrun.run(arguments)  # type: ignore[no-untyped-call]
-        except ChildFailedError as error:
-            if any(failure.exitcode == NO_SPACE for failure in error.failures.values()):
-                sys.exit(NO_SPACE)
-            _write_unless_written(folder, lost(folder, error.failures))
-        except SignalException:
-            _write_unless_written(folder, RunResult("cancelled"))
+            for rank in range(request.workers):
+                variables = {
+                    RENDEZVOUS: f"{rendezvous}/workers",
+                    "RANK": str(rank),
+                    "WORLD_SIZE": str(request.workers),
+                }
+                worker = multiprocessing.get_context("fork").Process(target=_run, args=(variables, signals, work))
+                worker.start()
+                workers.append(worker)
+            for number in signals:
+                signal.signal(number, forward)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+            failures = _wait(workers)
+        finally:
+            _send(workers, signal.SIGKILL)
+    if NO_SPACE in failures.values():
+        sys.exit(NO_SPACE)
+    # A worker may have written a result before it ended, which may have made the others fail.
+    if RunResult.read(folder) is None:
+        if cancelled:
+            RunResult("cancelled").write(folder)
+        elif failures:
+            lost(folder, failures).write(folder)
+
+
+def _run(variables: Mapping[str, str], signals: Sequence[signal.Signals], work: Callable[[], int]) -> None:
+    """Works as a worker, and ends the process."""
+    end_with_parent()
+    os.environ.update(variables)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    status = work()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # As the run's process does: threads of gloo may abort an orderly end.
+    os._exit(status)
+
+
+def _wait(workers: Sequence[BaseProcess]) -> dict[int, int]:
+    """Waits until all have ended. Once one fails, the others are made to end.
+
+    Returns the exit statuses of those that failed by themselves, by rank, in the order of their ends: the first one's
+    end may have caused the others'.
+    """
+    failures: dict[int, int] = {}
+    sent: list[signal.Signals] = []
+    ranks: dict[Any, int] = {worker.sentinel: rank for rank, worker in enumerate(workers)}
+    deadline: float | None = None
+    while ranks:
+        seconds = None if deadline is None else max(0.0, deadline - time.monotonic())
+        for sentinel in connection.wait(list(ranks), seconds):
+            rank = ranks.pop(sentinel)
+            workers[rank].join()
+            status = workers[rank].exitcode or 0
+            if status and -status not in sent:
+                failures[rank] = status
+        if not failures:
+            continue
+        if deadline is None or time.monotonic() > deadline:
+            sent.append(signal.SIGTERM if deadline is None else signal.SIGKILL)
+            _send(workers, sent[-1])
+            deadline = time.monotonic() + END_SECONDS
+    return failures
+
+
+def _send(workers: Sequence[BaseProcess], number: int) -> None:
+    for worker in workers:
+        if worker.pid is not None and worker.exitcode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, number)
 
 
 def join() -> Workers:
@@ -82,8 +149,7 @@ def join() -> Workers:
     from layergraph.training.workers import Workers
     from torch import distributed
 
-    if started_here():
-        end_with_parent()
+    if forked():
         count = int(os.environ["WORLD_SIZE"])
         store = distributed.FileStore(os.environ[RENDEZVOUS], count)  # type: ignore[attr-defined]
         distributed.init_process_group("gloo", store=store, rank=int(os.environ["RANK"]), world_size=count)
@@ -98,38 +164,24 @@ def lost_peer(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and ("gloo" in text or "connection" in text or "timed out" in text)
 
 
-def _write_unless_written(folder: Path, result: RunResult) -> None:
-    """Writes a result, unless a worker has written one before it ended, which may have made the others fail."""
-    if RunResult.read(folder) is None:
-        result.write(folder)
-
-
-def lost(folder: Path, failures: Mapping[int, Any]) -> RunResult:
-    """Returns the result of a run whose workers failed. `failures` are torchrun's, by rank."""
+def lost(folder: Path, failures: Mapping[int, int]) -> RunResult:
+    """Returns the result of a run whose workers failed. `failures` are their exit statuses, by rank."""
     step = EventLog.read(folder).newest(events.Step)
     position = (step.epoch, step.step) if step is not None else (0, 0)
-    # In the order in which torchrun saw them end: the first one's end may have caused the others'.
-    codes = {rank: failure.exitcode for rank, failure in failures.items()}
-    # torchrun ends the remaining workers with SIGTERM.
-    killed = [rank for rank, code in codes.items() if code < 0 and -code != signal.SIGTERM]
+    killed = [rank for rank, code in failures.items() if code < 0]
     # A thread of gloo may abort when another worker is lost, so SIGABRT is the least likely cause.
-    killed.sort(key=lambda rank: -codes[rank] == signal.SIGABRT)
+    killed.sort(key=lambda rank: -failures[rank] == signal.SIGABRT)
     if killed:
-        reason = f"worker {killed[0]} of the run {ended_by_signal(-codes[killed[0]])}"
+        reason = f"worker {killed[0]} of the run {ended_by_signal(-failures[killed[0]])}"
         return RunResult("killed", reason, *position)
-    broken = [rank for rank, code in codes.items() if code not in (LOST_PEER, -signal.SIGTERM)]
+    broken = [rank for rank, code in failures.items() if code != LOST_PEER]
     if broken:
         return RunResult("failed", f"internal error in worker {broken[0]}; see the run's log", *position)
     return RunResult("killed", "a worker of the run was lost", *position)
 
 
-def _signal_workers(number: int) -> None:
-    for pid in children_of(os.getpid()):
-        os.kill(pid, number)
-
-
 def end_with_parent() -> None:
-    """Makes the system kill this process when torchrun's is killed: otherwise it would never end."""
+    """Makes the system kill this process when its parent is killed: otherwise it would never end."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() == 1:

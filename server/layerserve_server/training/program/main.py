@@ -1,13 +1,14 @@
 """Program of a run's process: `python -m layerserve_server.training.program.main RUN_FOLDER`, or through torchrun.
 
 It reads the run's folder, appends events, and writes checkpoints, the trained model and a `RunResult` there. It never
-accesses the repository, so killing it doesn't affect serving. For a run with several workers it starts itself through
-torchrun, unless torchrun has started it.
+accesses the repository, so killing it doesn't affect serving. For a run with several workers it forks them, unless
+torchrun has started it as one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -40,13 +41,13 @@ PROGRAM = "LAYERSERVE_RUN_PROGRAM"
 def main(folder: Path) -> int:
     """Executes the run in `folder`. Returns the exit status: 0 if a result was written, also of a failed run."""
     request = RunRequest.read(folder)
-    # The lock is held by the process that launched the workers, or else by the first worker.
-    if workers.started_here() or (workers.under_torchrun() and os.environ["RANK"] != "0"):
+    # The lock is held by the process that forked the workers, or else by the first worker.
+    if workers.under_torchrun() and os.environ["RANK"] != "0":
         return _work(folder, request)
     with _locked(folder), _marked(folder):
         if (folder / RIVAL).is_dir() or request.workers == 1 or workers.under_torchrun():
             return _work(folder, request)
-        workers.launch(folder, request)
+        workers.launch(folder, request, functools.partial(_work, folder, request))
     return 0
 
 
@@ -60,12 +61,12 @@ def _work(folder: Path, request: RunRequest) -> int:
     try:
         result = _execute(folder, request, position)
     except StopRequest:
-        # torchrun stops all workers if one fails; the process that launched them reports the reason.
-        result = None if workers.started_here() else RunResult("cancelled", epoch=position.epoch)
+        # All workers are stopped if one fails; the process that forked them reports the reason.
+        result = None if workers.forked() else RunResult("cancelled", epoch=position.epoch)
     except Interruption:
         result = RunResult("interrupted", epoch=position.epoch, step=position.step)
     except Exception as error:
-        if workers.under_torchrun() and workers.lost_peer(error):
+        if workers.is_worker() and workers.lost_peer(error):
             return workers.LOST_PEER
         result = _failure(error, position)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -72,9 +72,8 @@ class RunExecution:
             self._endings.end(run, Failed("internal error; see the server's log", *run.position))
 
     def _launch(self, run: Run) -> None:
-        # Not forked with workers, which torchrun starts, nor on a GPU: CUDA can't be initialized again after a fork.
-        forkable = run.request.workers == 1 and run.request.device == "cpu"
-        jobs = self._jobs if forkable else None
+        # Not forked on a GPU: CUDA can't be initialized again after a fork.
+        jobs = self._jobs if run.request.device == "cpu" else None
         variables = trace.variables(run.folder)
         if run.kind.program:
             variables[main.PROGRAM] = run.kind.program
