@@ -24,6 +24,8 @@ SECONDS = 5.0
 
 PACKAGE = "layerserve_server"
 Counts = Mapping[str, int]
+#: Parts of servers, and what they count.
+Parts = list[tuple[Any, Callable[[Any], Counts]]]
 
 
 def _repository(repository: Any) -> Counts:
@@ -157,9 +159,10 @@ class Ledger:
     """The parts of servers, as they are made."""
 
     def __init__(self) -> None:
-        self._making = 0
-        self._servers: list[Any] = []
-        self._parts: list[tuple[Any, Callable[[Any], Counts]]] = []
+        #: Servers, and the parts that were made with each.
+        self._servers: list[tuple[Any, Parts]] = []
+        #: Those of the server that is being made.
+        self._making: Parts | None = None
         #: Versions that calls have waited for: a repository that was closed has none any more.
         self._wanted: list[Any] = []
         #: Rows that queues had counted, and not given back, before they were closed, which sets the count to 0.
@@ -204,32 +207,32 @@ class Ledger:
         return init
 
     def _server_made(self, made: Any, make: Callable[[], None]) -> None:
-        before = len(self._servers)
-        self._making += 1
+        if self._making is not None:
+            # It is a part of another one, which stops it.
+            make()
+            return
+        self._making = parts = []
         try:
             make()
-        except BaseException:
-            # Nothing stops its transport, if that was made.
-            del self._servers[before:]
-            raise
         finally:
-            self._making -= 1
-        self._servers.append(made)
+            self._making = None
+        self._servers.append((made, parts))
 
     def _part_made(self, counts: Callable[[Any], Counts], made: Any, make: Callable[[], None]) -> None:
         make()
-        if self._making:
-            self._parts.append((made, counts))
+        if self._making is not None:
+            self._making.append((made, counts))
 
     def left(self) -> dict[str, int]:
         """Returns what isn't given back now, by what it is."""
-        if not self._parts:
+        if not self._servers:
             return {}
         waiting = sum(entry.waiting for entry in self._wanted)
         found = Counter({"rows of closed queues": self._rows, "calls that wait for a version": waiting})
-        for part, counts in tuple(self._parts):
-            found.update(counts(part))
-            found.update(_held(part))
+        for _, parts in tuple(self._servers):
+            for part, counts in parts:
+                found.update(counts(part))
+                found.update(_held(part))
         return {what: count for what, count in found.items() if count}
 
     def settle(self) -> dict[str, int]:
@@ -242,9 +245,7 @@ class Ledger:
             return left
         finally:
             # One alarm for what isn't given back.
-            self._servers = [one for one in self._servers if left == {} and not _stopped(one)]
-            if not self._servers:
-                self._parts.clear()
+            self._servers = [one for one in self._servers if left == {} and not _stopped(one[0])]
             self._wanted.clear()
             self._rows = 0
 

@@ -144,9 +144,10 @@ def test_a_wait_does_not_outlast_its_timeout_while_the_server_is_away(client, se
 
 def test_training_has_a_timeout_for_its_data_alone(client, server, monkeypatch):
     """It ends when the data have arrived: the run's events have none."""
-    timer = threading.Timer(0.8, server.release_training)
+    # Enough for the data to arrive on a busy machine.
+    timer = threading.Timer(2.2, server.release_training)
     server.hold_training()
-    run = client.train("double", np.zeros((4, 3)), np.zeros((4, 3)), timeout=0.5)
+    run = client.train("double", np.zeros((4, 3)), np.zeros((4, 3)), timeout=2)
     timer.start()
     assert run.wait().version == 2
     timer.join()
