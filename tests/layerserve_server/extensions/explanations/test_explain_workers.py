@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from echo_servers import needs_native
 from layergraph import Input, Model, layers
 from layerserve import Client
 
 PAIR = np.array([[2.0, 3.0]], "float32")
 
 
-@pytest.fixture(params=["grpcio", pytest.param("native", marks=needs_native)])
-def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
     """The port of a server with a model that has a canary."""
     folder = tmp_path / "models" / "m"
     for version, factor in ((1, 1.0), (2, 100.0)):
@@ -28,18 +27,7 @@ def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
     (folder / "layerserve.toml").write_text('default_version = 1\ncanary = "50 %"\n')
     (folder / "labels.json").write_text('{"canary": 2}')
     options = ["--workers", "2", "--no-warm-training", "--state", str(tmp_path / "state"), "--host", "127.0.0.1"]
-    options += [
-        "--transport",
-        request.param,
-        "--grpc-port",
-        "0",
-        "--metrics-port",
-        "-1",
-        "--drain-seconds",
-        "0",
-        "--tuning-seconds",
-        "0",
-    ]
+    options += ["--grpc-port", "0", "--metrics-port", "-1", "--drain-seconds", "0", "--tuning-seconds", "0"]
     command = [sys.executable, "-m", "layerserve_server", str(tmp_path / "models"), *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
