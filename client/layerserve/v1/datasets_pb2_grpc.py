@@ -86,6 +86,7 @@ class DatasetServiceServicer(object):
 
     def MakeDataset(self, request, context):
         """Makes a dataset of requests that the server has sampled (setting sample_models), with answers that people have corrected.
+        They are the caller's own; with the right "manage" on all models, those of all callers.
         Errors: NOT_FOUND (model, version, or a request that wasn't sampled), INVALID_ARGUMENT (a correction that doesn't fit),
         RESOURCE_EXHAUSTED (quota, or too many calls), FAILED_PRECONDITION (no room).
         """

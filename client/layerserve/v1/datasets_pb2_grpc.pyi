@@ -48,6 +48,7 @@ class DatasetServiceStub:
     """
     MakeDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.MakeDatasetRequest, _datasets_pb2.MakeDatasetResponse]
     """Makes a dataset of requests that the server has sampled (setting sample_models), with answers that people have corrected.
+    They are the caller's own; with the right "manage" on all models, those of all callers.
     Errors: NOT_FOUND (model, version, or a request that wasn't sampled), INVALID_ARGUMENT (a correction that doesn't fit),
     RESOURCE_EXHAUSTED (quota, or too many calls), FAILED_PRECONDITION (no room).
     """
@@ -80,6 +81,7 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """
     MakeDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.MakeDatasetRequest, _datasets_pb2.MakeDatasetResponse]  # type: ignore[assignment]
     """Makes a dataset of requests that the server has sampled (setting sample_models), with answers that people have corrected.
+    They are the caller's own; with the right "manage" on all models, those of all callers.
     Errors: NOT_FOUND (model, version, or a request that wasn't sampled), INVALID_ARGUMENT (a correction that doesn't fit),
     RESOURCE_EXHAUSTED (quota, or too many calls), FAILED_PRECONDITION (no room).
     """
@@ -121,6 +123,7 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_datasets_pb2.MakeDatasetResponse, _abc.Awaitable[_datasets_pb2.MakeDatasetResponse]]:
         """Makes a dataset of requests that the server has sampled (setting sample_models), with answers that people have corrected.
+        They are the caller's own; with the right "manage" on all models, those of all callers.
         Errors: NOT_FOUND (model, version, or a request that wasn't sampled), INVALID_ARGUMENT (a correction that doesn't fit),
         RESOURCE_EXHAUSTED (quota, or too many calls), FAILED_PRECONDITION (no room).
         """

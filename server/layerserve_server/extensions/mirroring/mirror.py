@@ -60,8 +60,8 @@ class Mirror:
         self._known = {}
 
 
-def _all(watches: Sequence[Watch], requested: RequestedOutputs, arrays: Arrays, id: str) -> Answered | None:
-    told = [answered for watch in watches if (answered := watch(requested, arrays, id)) is not None]
+def _all(watches: Sequence[Watch], requested: RequestedOutputs, arrays: Arrays, id: str, owner: str) -> Answered | None:
+    told = [answered for watch in watches if (answered := watch(requested, arrays, id, owner)) is not None]
 
     def tell(version: LoadedVersion, outputs: tuple[str, ...], results: Arrays | None) -> None:
         for answered in told:

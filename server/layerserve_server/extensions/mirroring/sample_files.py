@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from layerserve_server.extensions.mirroring.sampled_requests import ID, OUTPUT, TIME
+from layerserve_server.extensions.mirroring.sampled_requests import ID, OUTPUT, OWNER, TIME, owner_digest
 from layerserve_server.observability.background import Background
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ class Sample(NamedTuple):
     arrays: Mapping[str, Array]
     rows: int
     id: str
+    #: Its caller, by the name as an owner.
+    owner: str
     moment: float
 
     @property
@@ -187,9 +189,11 @@ def _bytes(samples: Sequence[Sample]) -> int:
 
 def _joined(samples: Sequence[Sample]) -> dict[str, Array]:
     arrays = {name: _savable(np.concatenate([sample.arrays[name] for sample in samples])) for name in samples[0].arrays}
+    rows = [sample.rows for sample in samples]
     about = {
-        ID: np.repeat(np.array([sample.id.encode() for sample in samples]), [sample.rows for sample in samples]),
-        TIME: np.repeat([sample.moment for sample in samples], [sample.rows for sample in samples]),
+        ID: np.repeat(np.array([sample.id.encode() for sample in samples]), rows),
+        OWNER: np.repeat(np.array([owner_digest(sample.owner) for sample in samples]), rows),
+        TIME: np.repeat([sample.moment for sample in samples], rows),
     }
     return {**{name: array for name, array in about.items() if name not in arrays}, **arrays}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import zipfile
@@ -32,8 +33,9 @@ MAKE_DATASET = Job(
 )
 #: Maximum processor time of making a dataset, in seconds.
 MAKING_SECONDS = 600.0
-#: Keys of a file of samples besides the names of inputs and outputs: the id of each row's request, and its Unix time.
-ID, TIME = "request_id", "request_time"
+#: Keys of a file of samples besides the names of inputs and outputs: the id of each row's request, the digest of its
+#: caller's name, and its Unix time.
+ID, OWNER, TIME = "request_id", "request_owner", "request_time"
 #: Before the name of an output that is also the name of an input.
 OUTPUT = "output:"
 #: File of the corrections beside the dataset's: an array for each target, and JSON with what each is for.
@@ -60,6 +62,11 @@ class _Request:
     @property
     def count(self) -> int:
         return int(self.rows.stop - self.rows.start)
+
+
+def owner_digest(owner: str) -> bytes:
+    """Returns what a file has for a caller. NumPy's texts would lose the end of some names."""
+    return hashlib.sha256(owner.encode("utf-8", "surrogatepass")).hexdigest().encode()
 
 
 def write_corrections(folder: Path, corrections: Sequence[Correction]) -> None:
@@ -95,7 +102,8 @@ def make_dataset(arguments: Mapping[str, Any], channel: Channel) -> dict[str, An
     inputs, outputs = arguments["inputs"], arguments["outputs"]
     corrections = _read_corrections(target.parent)
     wanted = {*inputs, *(_answer_key(name, inputs) for name in outputs)}
-    sampled = [one for folder in arguments["folders"] for one in _requests(Path(folder), wanted)]
+    owner = None if arguments["owner"] is None else owner_digest(arguments["owner"])
+    sampled = [one for folder in arguments["folders"] for one in _requests(Path(folder), wanted, owner)]
     chosen = _chosen(sampled, corrections, uncorrected=arguments["uncorrected"])
     if not chosen:
         raise InvalidRequestError("corrections: got none, expected at least one, or uncorrected requests")
@@ -138,21 +146,22 @@ def _answer_key(output: str, inputs: Sequence[str]) -> str:
     return OUTPUT + output if output in inputs else output
 
 
-def _requests(folder: Path, wanted: set[str]) -> Iterator[_Request]:
-    """Yields the requests in the files of a version that have the wanted arrays."""
+def _requests(folder: Path, wanted: set[str], owner: bytes | None) -> Iterator[_Request]:
+    """Yields the requests of an owner, or of all, in the files of a version that have the wanted arrays."""
     for file in sorted(folder.glob("*.npz")):
         try:
             with np.load(file, allow_pickle=False) as archive:
-                if not wanted.issubset(archive.files) or not {ID, TIME}.issubset(archive.files):
+                if not wanted.issubset(archive.files) or not {ID, OWNER, TIME}.issubset(archive.files):
                     continue
-                ids, moments = archive[ID].tolist(), archive[TIME].tolist()
+                ids, owners, moments = (archive[key].tolist() for key in (ID, OWNER, TIME))
         except FileNotFoundError:  # removed meanwhile, as too many were kept
             continue
         start = 0
-        for (id, moment), rows in itertools.groupby(zip(ids, moments, strict=True)):
+        for (id, whose, moment), rows in itertools.groupby(zip(ids, owners, moments, strict=True)):
             stop = start + len(list(rows))
-            text = id.decode(errors="replace") if isinstance(id, bytes) else str(id)
-            yield _Request(file, slice(start, stop), text, float(moment))
+            if owner in (None, whose):
+                text = id.decode(errors="replace") if isinstance(id, bytes) else str(id)
+                yield _Request(file, slice(start, stop), text, float(moment))
             start = stop
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from layerserve_server.extensions.mirroring.mirror import Choose
 from layerserve_server.extensions.mirroring.model_settings import MirroringModelSettings
 from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles, keyed
+from layerserve_server.extensions.mirroring.sampled_requests import OWNER
 from layerserve_server.extensions.mirroring.settings import MirroringSettings
 from layerserve_server.inference.queue import Arrays
 from layerserve_server.repository.record import ModelRecord
@@ -44,7 +45,7 @@ class RequestSamples:
         share = self._share(record)
         return (lambda _: self._begin if random.random() < share else None) if share else None
 
-    def _begin(self, requested: RequestedOutputs, inputs: Arrays, id: str) -> Answered:
+    def _begin(self, requested: RequestedOutputs, inputs: Arrays, id: str, owner: str) -> Answered:
         # What computes a batch may write to its inputs, unless they are read-only.
         kept = {name: one.copy() if one.flags.writeable else one for name, one in inputs.items()}
 
@@ -52,24 +53,25 @@ class RequestSamples:
             if results is None:
                 return
             try:
-                self.put(version, kept, results, id)
+                self.put(version, kept, results, id, owner)
             except Exception:
                 # Other requests of the batch still wait for their answers.
                 logger.exception("a request isn't kept")
 
         return answered
 
-    def put(self, version: LoadedVersion, inputs: Arrays, results: Arrays, id: str) -> None:
+    def put(self, version: LoadedVersion, inputs: Arrays, results: Arrays, id: str, owner: str) -> None:
         """Has rows and answers written, if the answers are all outputs of the model, with a row for each row."""
         if set(results) != {spec.name for spec in version.model.output_specs} or not version.runner.plan(()).batched:
             return
         arrays = keyed(inputs, results)
         rows = {len(array) if array.ndim else -1 for array in arrays.values()}
-        if len(rows) != 1:
+        # An array of this name would tell whose the rows are.
+        if len(rows) != 1 or OWNER in arrays:
             return
         # Copies, since results are a part of those of a batch, which would all be kept.
         copies = {name: np.array(array) for name, array in arrays.items()}
-        self._opened().add(Sample(version.name, version.version, copies, rows.pop(), id, time.time()))
+        self._opened().add(Sample(version.name, version.version, copies, rows.pop(), id, owner, time.time()))
 
     def close(self) -> None:
         """Writes what waits."""

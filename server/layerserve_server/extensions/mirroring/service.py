@@ -58,8 +58,9 @@ class SampledDatasets:
     def make_dataset(self, call: Call) -> None:
         """Handles MakeDataset. Raises as `messages.lease`, `DatasetStore.make` and `sampled_requests.made` do."""
         request = parse(pb.MakeDatasetRequest, call.request, MAX_CORRECTIONS * CORRECTION_ELEMENTS)
+        caller = call.caller
         name, version, label = choice(request.model)
-        with lease(self._repository, call.caller, "train", request.model) as leased:
+        with lease(self._repository, caller, "train", request.model) as leased:
             inputs, outputs = leased.model.input_specs, leased.model.output_specs
             number = leased.version
         call.set_metric_labels(name, number)
@@ -78,6 +79,7 @@ class SampledDatasets:
             arguments = {
                 "file": str(path),
                 "folders": list(map(str, folders)),
+                "owner": None if caller.manages_all else caller.owner,
                 "inputs": [spec.name for spec in inputs],
                 "outputs": [spec.name for spec in outputs],
                 "uncorrected": request.uncorrected,
@@ -88,10 +90,10 @@ class SampledDatasets:
         if not self._making.acquire(blocking=False):
             raise BusyError("another dataset is being made; try again in a moment", retry_after=RETRY_SECONDS)
         try:
-            dataset = self._store.make(declared, call.caller.owner, most_bytes(call.caller), write)
+            dataset = self._store.make(declared, caller.owner, most_bytes(caller), write)
         finally:
             self._making.release()
-        message = dataset_message(self._store, dataset, call.caller, samples=True)
+        message = dataset_message(self._store, dataset, caller, samples=True)
         call.answer(pb.MakeDatasetResponse(dataset=message).SerializeToString())
 
 

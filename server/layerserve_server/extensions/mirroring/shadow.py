@@ -120,7 +120,7 @@ class Shadows:
             return None
         return partial(self._begin, shadow)
 
-    def _begin(self, shadow: Shadow, requested: RequestedOutputs, inputs: Arrays, id: str) -> observer.Answered | None:
+    def _begin(self, shadow: Shadow, requested: RequestedOutputs, inputs: Arrays, *_: str) -> observer.Answered | None:
         """Returns what is called with the answer to a request; None if the request is too large."""
         if sum(array.nbytes for array in inputs.values()) > MAX_INPUT_BYTES:
             self._metrics.shadowed(shadow.model, shadow.version, "dropped")

@@ -12,8 +12,9 @@ from layerserve_server.services.prediction.predict_protocol import RequestedOutp
 
 #: Called after the answer was given, with the names of its outputs. The results are None if the answer is an error.
 Answered: TypeAlias = Callable[[LoadedVersion, tuple[str, ...], Arrays | None], None]
-#: Called with what a request asks for, its arrays and its id, before it is queued. None if the answer doesn't matter.
-Watch: TypeAlias = Callable[[RequestedOutputs, Arrays, str], Answered | None]
+#: Called with what a request asks for, its arrays, its id and its owner, before it is queued. None if nobody waits for
+#: the answer.
+Watch: TypeAlias = Callable[[RequestedOutputs, Arrays, str, str], Answered | None]
 
 
 class RequestObserver(Protocol):

@@ -258,7 +258,7 @@ def _put(
     admitted: Admitted,
 ) -> None:
     """Queues a request in the queue of its version."""
-    seen = [watch(request.requested, admitted.arrays, request.id) for watch in watches]
+    seen = [watch(request.requested, admitted.arrays, request.id, call.caller.owner) for watch in watches]
     queued = _queued(call, held, endpoint, admitted, request, [answered for answered in seen if answered], whole)
     held.version.queue.put(queued)
     call.on_gone(queued.cancel)

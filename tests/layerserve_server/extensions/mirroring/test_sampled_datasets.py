@@ -6,9 +6,10 @@ import grpc
 import numpy as np
 import pytest
 from layerserve.v1 import datasets_pb2 as pb
-from layerserve.v1 import datasets_pb2_grpc, tensor_pb2
+from layerserve.v1 import datasets_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
 from layerserve_server.extensions.mirroring.sample_files import Sample, SampleFiles
+from tokens import bearer, write_tokens
 
 MODEL = tensor_pb2.ModelSpec(name="double")
 
@@ -22,6 +23,15 @@ class Server:
 
     def list(self):
         return [dataset.id for dataset in self.stub.ListDatasets(pb.ListDatasetsRequest(), timeout=30).datasets]
+
+
+#: Callers by token, and the requests of which a dataset of theirs is made.
+CALLERS = {
+    "ann": ('["predict", "train"]', [1, 3]),
+    "bob": ('["predict", "read", "train"]', [2]),
+    "manages-one": ('["train", "manage"]\nmodels = ["double"]', []),
+    "manages": ('["train", "manage"]', [1, 2, 3, 4]),
+}
 
 
 @pytest.fixture
@@ -38,12 +48,12 @@ def refused(call):
     return caught.value.code(), caught.value.details()
 
 
-def sampled(server, *samples, version=1):
+def sampled(server, *samples, version=1, owner=""):
     """Has requests of "double" kept: their ids, and rows of their input."""
     files = SampleFiles(server.app.settings.state_folder / "samples", 1 << 30, lambda count: None)
     for moment, (id, x) in enumerate(samples):
         x = np.float32(x)
-        files.add(Sample("double", version, {"x": x, "y": 2 * x}, len(x), id, 1000.0 + moment))
+        files.add(Sample("double", version, {"x": x, "y": 2 * x}, len(x), id, owner, 1000.0 + moment))
     files.close()
 
 
@@ -100,6 +110,36 @@ def test_samples_of_a_deleted_model_are_not_those_of_another_with_its_name(serve
     assert content(server, made(server, {}, uncorrected=True))["x/x"] == [[3, 4]]
     request = pb.MakeDatasetRequest(model={"name": "double", "version": 1}, uncorrected=True)
     assert "got none, expected at least one" in refused(lambda: server.stub.MakeDataset(request, timeout=30))[1]
+
+
+@pytest.mark.parametrize("token", CALLERS)
+def test_a_dataset_has_the_requests_of_its_caller_only(put, start, connect, tmp_path, token):
+    put("double")
+    tokens = write_tokens(
+        tmp_path / "tokens.toml", {name: f"rights = {rights}" for name, (rights, _) in CALLERS.items()}
+    )
+    app = start(tokens=tokens, allow_anonymous="predict", sample_models="double=1")
+    channel = connect(app)
+    predict = prediction_pb2_grpc.PredictionServiceStub(channel).Predict
+    for number, whose in enumerate(("ann", "bob", "ann", None), 1):
+        x = tensors.encode(np.full((1, 2), number, np.float32), "x")
+        predict(prediction_pb2.PredictRequest(model=MODEL, inputs=[x], id="a"), metadata=bearer(whose), timeout=30)
+    (mirror,) = app._inference.predictor.observers
+    mirror._watchers[1].close()
+    server, expected = Server(app, channel), CALLERS[token][1]
+
+    def make(**fields):
+        request = pb.MakeDatasetRequest(model=MODEL, **fields)
+        return server.stub.MakeDataset(request, metadata=bearer(token), timeout=30).dataset
+
+    correction = pb.Correction(request_id="a", targets=[tensors.encode(np.zeros((1, 2), np.float32), "")])
+    if not expected:
+        assert "got none, expected at least one" in refused(lambda: make(uncorrected=True))[1]
+        assert "request 'a': no sampled request" in refused(lambda: make(corrections=[correction]))[1]
+        return
+    assert content(server, make(uncorrected=True))["x/x"] == [[number] * 2 for number in expected]
+    # Of several requests with the id, the last of its own.
+    assert content(server, make(corrections=[correction]))["x/x"] == [expected[-1:] * 2]
 
 
 @pytest.mark.parametrize(

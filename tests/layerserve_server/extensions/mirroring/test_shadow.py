@@ -297,12 +297,12 @@ def test_a_model_with_requests_in_its_queue_is_busy(shadows):
     shadow = Shadow("m", 2, 1.0, 1e-3, 1e-5)
     results = {"y": np.ones(1)}
     for rows in (0, 1):
-        shadows._begin(shadow, None, {}, "")(version(queued_rows=rows), ("y",), results)
+        shadows._begin(shadow, None, {}, "", "")(version(queued_rows=rows), ("y",), results)
     wait = shadows._metrics.outcomes
     assert wait.count("dropped") == 1
     # Neither an error nor the shadow's own answer is compared.
-    shadows._begin(shadow, None, {}, "")(version(), ("y",), None)
-    shadows._begin(shadow, None, {}, "")(version(number=2), ("y",), results)
+    shadows._begin(shadow, None, {}, "", "")(version(), ("y",), None)
+    shadows._begin(shadow, None, {}, "", "")(version(number=2), ("y",), results)
     shadows.close()
     assert shadows._metrics.outcomes.count("dropped") == 1
 
@@ -311,7 +311,7 @@ def test_inputs_that_the_batch_may_change_are_copied(shadows, monkeypatch):
     put = []
     monkeypatch.setattr(shadows, "put", lambda one, busy: put.append(one))
     ours, theirs = np.ones(2), np.frombuffer(b"12345678", np.uint8)
-    tell = shadows._begin(Shadow("m", 2, 1.0, 0, 0), None, {"ours": ours, "theirs": theirs}, "")
+    tell = shadows._begin(Shadow("m", 2, 1.0, 0, 0), None, {"ours": ours, "theirs": theirs}, "", "")
     ours[:] = 7
     tell(version(), (), {})
     assert put[0].inputs["ours"].tolist() == [1, 1]
@@ -323,7 +323,7 @@ def test_an_error_of_the_comparison_reaches_nobody(shadows, monkeypatch, caplog)
         raise MemoryError
 
     monkeypatch.setattr(shadows, "put", fails)
-    shadows._begin(Shadow("m", 2, 1.0, 0, 0), None, {}, "")(version(), (), {})
+    shadows._begin(Shadow("m", 2, 1.0, 0, 0), None, {}, "", "")(version(), (), {})
     assert "can't be compared" in caplog.text
 
 
