@@ -62,6 +62,11 @@ def changes(caller: Caller, owner: str) -> bool:
     return "manage" in caller.rights or ("train" in caller.rights and caller.owner == owner)
 
 
+def reads_rows(caller: Caller, owner: str) -> bool:
+    """Whether a caller reads rows that belong to an owner: `manage` on one model gives it nobody's data."""
+    return caller.manages_all or ("train" in caller.rights and caller.owner == owner)
+
+
 def check_access(caller: Caller, owned: Owned, needed: Access, label: str) -> None:
     """Raises ForbiddenError if the caller may do less than is needed. `label` is for the error: "training run 'X'"."""
     if access_to(caller, owned) < needed:

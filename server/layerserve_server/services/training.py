@@ -10,9 +10,15 @@ from typing import Any
 from layerserve.v1 import training_pb2 as pb
 
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.ownership import Access, access_to
+from layerserve_server.access.ownership import Access, access_to, reads_rows
 from layerserve_server.datasets.store import DatasetStore
-from layerserve_server.errors import InvalidRequestError, NotTrainableError, ServerError, UnavailableError
+from layerserve_server.errors import (
+    ForbiddenError,
+    InvalidRequestError,
+    NotTrainableError,
+    ServerError,
+    UnavailableError,
+)
 from layerserve_server.repository.repository import Repository
 from layerserve_server.services.checkpoint_refs import base_of, start_of
 from layerserve_server.services.dataset_arrays import use_datasets, with_datasets
@@ -189,6 +195,8 @@ class TrainingService:
         """Handles DownloadRunFile: yields one of these files. Raises NotFoundError if there is no such file."""
         request = await parsed(stream, pb.DownloadRunFileRequest, await stream.first())
         run = await stream.blocking(lambda: self._get(stream.caller, Access.FULL, request.run_id))
+        if run.kind.files_have_rows and not reads_rows(stream.caller, run.request.caller):
+            raise ForbiddenError(f"training run '{run.id}': its files have rows of another caller's dataset")
         stream.set_metric_labels(run.request.model, run.request.version)
         described, file = opened(run.folder / FILES, request.name)
         with file:

@@ -56,6 +56,8 @@ class RunKind:
     pauses: bool = True
     #: Whether its runs can end early with what they have done as the result.
     ends_early: bool = True
+    #: Whether its files have rows of its datasets: they are as private as datasets are.
+    files_have_rows: bool = False
     #: None if the result is published at the end, if at all.
     publisher: MakePublisher | None = None
 
@@ -71,6 +73,7 @@ class RunKinds(dict[str, RunKind]):
             name=name,
             slots=0,
             off=f"this server has no extension for runs of kind '{name}'; install it, and resume the run",
+            files_have_rows=True,
         )
 
 

@@ -25,6 +25,7 @@ def scoring_kind(training_slots: int) -> RunKind:
         program=PROGRAM,
         checked=False,
         ends_early=False,
+        files_have_rows=True,
     )
 
 

@@ -36,6 +36,7 @@ TOKENS = {
     "trainer": "rights = ['train', 'read']",
     "predictor": "rights = ['predict', 'read']",
     "manager": "rights = ['manage']",
+    "manager-of-m": "rights = ['read', 'train', 'manage']\nmodels = ['m']",
 }
 
 
@@ -105,6 +106,11 @@ def test_a_run_is_followed_and_its_result_downloaded_by_its_owner_only(
     for refused in (seen.cancel, seen.pause, seen.delete, lambda: seen.download("scores.parquet", tmp_path)):
         with pytest.raises(Forbidden, match="it belongs to another caller"):
             refused()
+    # The rows are of a dataset, which doesn't exist for who manages this model only.
+    with pytest.raises(Forbidden, match="its files have rows of another caller's dataset"):
+        client("manager-of-m").run(run.id).download("scores.parquet", tmp_path)
+    (tmp_path / "all").mkdir()
+    assert client("manager").run(run.id).download("scores.parquet", tmp_path / "all").exists()
 
 
 def test_a_call_that_is_made_again_finds_its_run(client: Any, dataset: Any) -> None:
