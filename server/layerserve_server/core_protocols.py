@@ -10,7 +10,6 @@ from layerserve_server.services.models import ModelService
 from layerserve_server.services.open_inference.inference import InferService
 from layerserve_server.services.open_inference.rights import RIGHTS
 from layerserve_server.services.open_inference.service import OpenInferenceService
-from layerserve_server.services.open_inference.words import in_tritons_words
 from layerserve_server.services.prediction.service import PredictionService
 from layerserve_server.services.rest import infer_body, infer_schemas, open_inference
 from layerserve_server.services.run_series import RunSeries
@@ -49,8 +48,6 @@ def _infer(process: Process) -> Part:
 def _open_inference(core: Core) -> Part:
     service = OpenInferenceService(
         core.repository,
-        core.manager,
-        core.registry,
         core.settings.server_name,
         core.release,
         core.ready,
@@ -67,7 +64,6 @@ LAYERSERVE_V1 = Extension(name="layerserve_v1", serving=_predictions, main=_own)
 OPEN_INFERENCE = Extension(
     name="open_inference",
     rights=RIGHTS,
-    words={"inference.GRPCInferenceService": in_tritons_words},
     job_modules=[infer_body.__name__],
     serving=_infer,
     main=_open_inference,

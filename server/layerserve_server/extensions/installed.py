@@ -34,12 +34,11 @@ OWN = {
     "sequences": "layerserve_server.extensions.sequences.extension:SEQUENCES",
     "stores": "layerserve_server.extensions.stores.extension:STORES",
     "sweeps": "layerserve_server.extensions.sweeps.extension:SWEEPS",
-    "system_shared_memory": "layerserve_server.extensions.system_shared_memory.extension:SYSTEM_SHARED_MEMORY",
     "tensorflow_serving": "layerserve_server.extensions.tensorflow_serving.extension:TENSORFLOW_SERVING",
     "tokens_oidc": "layerserve_server.extensions.tokens_oidc.extension:TOKENS_OIDC",
     "tracing": "layerserve_server.extensions.tracing.extension:TRACING",
     "trackers": "layerserve_server.extensions.trackers.extension:TRACKERS",
-    "triton_metrics": "layerserve_server.extensions.triton_metrics.extension:TRITON_METRICS",
+    "triton": "layerserve_server.extensions.triton.extension:TRITON",
 }
 
 

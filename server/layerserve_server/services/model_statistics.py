@@ -26,23 +26,23 @@ def model_statistics(families: Iterable[Metric]) -> list[models_pb2.ModelStatist
 def _statistics(
     totals: Totals, name: str, numbers: Iterable[str], times: Mapping[float, float]
 ) -> models_pb2.ModelStatistics:
-    def total(sample: str) -> float:
-        return sum(totals.of(f"layerserve_{sample}", (name, number)) for number in numbers)
+    versions = [totals.counts((name, number)) for number in numbers]
 
-    requests = total("requests_total")
-    answered = sum(totals.by_status("layerserve_requests_total", (name, number)).get("OK", 0.0) for number in numbers)
+    def total(*fields: str) -> float:
+        return sum((getattr(one, field) for one in versions for field in fields), 0.0)
+
     return models_pb2.ModelStatistics(
         name=name,
-        answered=int(answered),
-        failed=int(requests - answered),
-        rows=int(total("rows_total")),
-        batches=int(total("batch_rows_count")),
-        request_seconds=total("requests_seconds_total"),
-        queue_seconds=total("queue_seconds_sum"),
-        queued=int(total("queue_seconds_count")),
-        compute_seconds=total("compute_seconds_sum"),
-        waiting_requests=int(total("queue_requests")),
-        waiting_rows=int(total("queue_rows")),
+        answered=int(total("answered")),
+        failed=int(total("failed")),
+        rows=int(total("rows")),
+        batches=int(total("batches")),
+        request_seconds=total("answered_seconds", "failed_seconds"),
+        queue_seconds=total("queue_seconds"),
+        queued=int(total("queued")),
+        compute_seconds=total("compute_seconds"),
+        waiting_requests=int(total("waiting_requests")),
+        waiting_rows=int(total("waiting_rows")),
         request_times=_buckets(times),
     )
 

@@ -15,10 +15,8 @@ from layerserve_server.extensions.page.pages import Pages
 from layerserve_server.extensions.page.part import Show, shown
 from layerserve_server.extensions.page.rates import History, Rates
 from layerserve_server.extensions.page.served import Served
-from layerserve_server.protocols.inference import inference_pb2
 from layerserve_server.services.graph import SERVICE as GRAPH
 from layerserve_server.services.models import SERVICE as MODELS
-from layerserve_server.services.open_inference.inference import SERVICE as INFERENCE
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute
 
 #: Number of models on a page of the list, of versions of a model, and of inputs and outputs of a version.
@@ -67,13 +65,12 @@ class ModelParts:
     def routes(self) -> list[HttpRoute]:
         """Returns the routes."""
         guard, of_models = self._guard, models_pb2.ListModelsResponse
-        statistics = inference_pb2.ModelStatisticsResponse
         return [
             shown(guard, "models", MODELS + "ListModels", of_models, self._models),
             shown(guard, "model", MODELS + "ListModels", of_models, self._model),
             shown(guard, "tensors", MODELS + "ListModels", of_models, self._tensors),
             shown(guard, "versions", MODELS + "ListModels", of_models, self._versions),
-            shown(guard, "rates", INFERENCE + "ModelStatistics", statistics, self._rates),
+            shown(guard, "rates", MODELS + "ListModels", of_models, self._rates),
             shown(guard, "graph", GRAPH + "GetNodeShapes", graph_pb2.GetNodeShapesResponse, self._graph),
         ]
 
@@ -100,13 +97,11 @@ class ModelParts:
 
     def _traffic(self, lines: Sequence[ModelLine]) -> Mapping[str, Traffic]:
         """Returns what models do now, by name, without those that weren't measured twice yet."""
-        versions = [
-            (one.name, one.version) for line in lines for one in line.versions[:MAX_VERSIONS] if one.state in ANSWERING
-        ]
         by_name: dict[str, list[Rates]] = {}
-        for counts in self._served.counts(versions):
-            if (rates := self._history.rates(counts)) is not None:
-                by_name.setdefault(counts.name, []).append(rates)
+        counted = self._served.counts([version for line in lines for version in _answering(line.versions)])
+        for (name, version), counts in counted.items():
+            if (rates := self._history.rates(name, version, counts)) is not None:
+                by_name.setdefault(name, []).append(rates)
         return {name: Traffic.of(rates) for name, rates in by_name.items()}
 
     def _model(self, fields: Fields, _: HttpRequest) -> tuple[models_pb2.ListModelsRequest, Show]:
@@ -150,16 +145,17 @@ class ModelParts:
 
         return models_pb2.ListModelsRequest(name=name), show
 
-    def _rates(self, fields: Fields, _: HttpRequest) -> tuple[inference_pb2.ModelStatisticsRequest, Show]:
+    def _rates(self, fields: Fields, _: HttpRequest) -> tuple[models_pb2.ListModelsRequest, Show]:
         name = fields.required("name")
 
-        def show(reply: inference_pb2.ModelStatisticsResponse) -> HttpReply:
-            live = [self._history.take(one) for one in reply.model_stats[:MAX_VERSIONS]]
+        def show(reply: models_pb2.ListModelsResponse) -> HttpReply:
+            counted = self._served.counts(_answering(_known(reply, name)))
+            live = [self._history.take(*version, counts) for version, counts in counted.items()]
             # Busy ones first. A version that never got a request has no charts.
             live.sort(key=lambda one: (-(one.rates.requests if one.rates else 0), -one.requests))
             return self._pages.html("rates.html", name=name, live=live, asked=[one for one in live if one.requests][:3])
 
-        return inference_pb2.ModelStatisticsRequest(name=name), show
+        return models_pb2.ListModelsRequest(name=name), show
 
     def _graph(self, fields: Fields, request: HttpRequest) -> tuple[graph_pb2.GetNodeShapesRequest, Show]:
         name, level = fields.required("name"), fields.text("level") or None
@@ -200,6 +196,11 @@ def _below(versions: Sequence[models_pb2.ModelVersion], default: models_pb2.Mode
     """Returns the version that a rollback leads to: the highest below the default that may be loaded; 0 for none."""
     answering = (one.version for one in versions if one.state in ANSWERING)
     return max((number for number in answering if default is not None and number < default.version), default=0)
+
+
+def _answering(versions: Sequence[models_pb2.ModelVersion]) -> list[tuple[str, int]]:
+    """Returns the versions of a model that answer requests, of the newest ones."""
+    return [(one.name, one.version) for one in versions[:MAX_VERSIONS] if one.state in ANSWERING]
 
 
 def _known(reply: models_pb2.ListModelsResponse, name: str) -> Sequence[models_pb2.ModelVersion]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from layerserve_server.extensions.page.charts import Chart, Series, chart
-from layerserve_server.protocols.inference.inference_pb2 import ModelStatistics
+from layerserve_server.observability.totals import Counts
 
 #: Minimum time between two samples of a version, in seconds: several readers share them.
 INTERVAL_SECONDS = 1.0
@@ -27,29 +27,7 @@ class Sample:
     """Counts of a version since the server started, and when."""
 
     time: float
-    requests: float
-    failed: float
-    rows: float
-    batches: float
-    #: Sums of times, in seconds.
-    seconds: float
-    queued: float
-    computed: float
-
-    @classmethod
-    def of(cls, counts: ModelStatistics, now: float) -> Sample:
-        """Reads a reply of ModelStatistics."""
-        times = counts.inference_stats
-        return cls(
-            now,
-            times.success.count,
-            times.fail.count,
-            counts.inference_count,
-            counts.execution_count,
-            times.success.ns / 1e9,
-            times.queue.ns / 1e9,
-            times.compute_infer.ns / 1e9,
-        )
+    counts: Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +48,22 @@ class Rates:
         """Divides the differences."""
         seconds = last.time - first.time
 
-        def share(name: str, by: float) -> float:
-            difference: float = getattr(last, name) - getattr(first, name)
-            return difference / by if by > 0 else 0.0
+        def done(name: str) -> float:
+            difference: float = getattr(last.counts, name) - getattr(first.counts, name)
+            return difference
 
-        requests, batches = last.requests - first.requests, last.batches - first.batches
+        def share(name: str, by: float) -> float:
+            return done(name) / by if by > 0 else 0.0
+
+        requests = done("answered")
         return cls(
-            share("requests", seconds),
+            share("answered", seconds),
             share("failed", seconds),
             share("rows", seconds),
-            share("rows", batches),
-            share("seconds", requests),
-            share("queued", requests),
-            share("computed", requests),
+            share("rows", done("batches")),
+            share("answered_seconds", requests),
+            share("queue_seconds", requests),
+            share("computed_seconds", requests),
         )
 
 
@@ -90,7 +71,7 @@ class Rates:
 class Live:
     """A version's newest numbers and charts."""
 
-    version: str
+    version: int
     #: Since the server started.
     requests: int
     failed: int
@@ -105,28 +86,27 @@ class History:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._samples: OrderedDict[tuple[str, str], deque[Sample]] = OrderedDict()
+        self._samples: OrderedDict[tuple[str, int], deque[Sample]] = OrderedDict()
 
-    def take(self, counts: ModelStatistics) -> Live:
+    def take(self, name: str, version: int, counts: Counts) -> Live:
         """Adds the counts of a version, and returns what they show."""
-        kept, rates, now = self._add(counts)
-        requests, failed = counts.inference_stats.success.count, counts.inference_stats.fail.count
-        return Live(counts.version, requests, failed, rates, _charts(kept, now))
+        kept, rates, now = self._add((name, version), counts)
+        return Live(version, int(counts.answered), int(counts.failed), rates, _charts(kept, now))
 
-    def rates(self, counts: ModelStatistics) -> Rates | None:
+    def rates(self, name: str, version: int, counts: Counts) -> Rates | None:
         """Adds the counts of a version, and returns its newest rates; None before there are two samples."""
-        return self._add(counts)[1]
+        return self._add((name, version), counts)[1]
 
-    def _add(self, counts: ModelStatistics) -> tuple[list[Sample], Rates | None, float]:
-        now, key = self._clock(), (counts.name, counts.version)
-        fresh = Sample.of(counts, now)
+    def _add(self, key: tuple[str, int], counts: Counts) -> tuple[list[Sample], Rates | None, float]:
+        now = self._clock()
+        fresh = Sample(now, counts)
         with self._lock:
             samples = self._samples.setdefault(key, deque(maxlen=MAX_SAMPLES))
             self._samples.move_to_end(key)
             while len(self._samples) > MAX_VERSIONS:
                 self._samples.popitem(last=False)
             # Counts fall where a process of the server began again.
-            if samples and (now - samples[-1].time > FORGET_SECONDS or fresh.requests < samples[-1].requests):
+            if samples and (now - samples[-1].time > FORGET_SECONDS or counts.answered < samples[-1].counts.answered):
                 samples.clear()
             if not samples or now - samples[-1].time >= INTERVAL_SECONDS:
                 samples.append(fresh)

@@ -9,9 +9,8 @@ from layerserve.v1 import models_pb2
 from layerserve_server.errors import ServerError
 from layerserve_server.extensions.extension import Core
 from layerserve_server.extensions.page.image_ranges import Range, image_ranges
-from layerserve_server.protocols.inference import inference_pb2
+from layerserve_server.observability.totals import Counts, Totals
 from layerserve_server.repository.version import Lease
-from layerserve_server.services.open_inference.statistics import statistics
 
 
 class Served:
@@ -36,9 +35,10 @@ class Served:
             return None
         return found.version if found.default else None
 
-    def counts(self, versions: Sequence[tuple[str, int]]) -> list[inference_pb2.ModelStatistics]:
+    def counts(self, versions: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], Counts]:
         """Returns what versions have done since the server started."""
-        return statistics(self._registry, versions)
+        totals = Totals(self._registry.collect())
+        return {(name, version): totals.counts((name, str(version))) for name, version in versions}
 
     def image_ranges(self, model: str, version: int | None) -> Mapping[str, Range]:
         """Returns the range of pixels that the graph of a version expects, by input; empty if the graph doesn't say."""

@@ -1,1 +1,1 @@
-"""The Open Inference Protocol (KServe v2) with Triton's extensions."""
+"""The Open Inference Protocol (KServe v2), with the parameters and streams of Triton's clients."""

@@ -9,13 +9,8 @@ RIGHTS = of_services(
         "inference.GRPCInferenceService": {
             # As Triton's health: without a model. That a model is ready would also reveal that it exists.
             "open": "ServerLive ServerReady",
-            "any": "ModelReady ServerMetadata ModelMetadata ModelConfig",
+            "any": "ModelReady ServerMetadata ModelMetadata",
             "predict": "ModelInfer ModelStreamInfer",
-            "read": "ModelStatistics RepositoryIndex",
-            "manage": (
-                "RepositoryModelLoad RepositoryModelUnload TraceSetting LogSettings "
-                "CudaSharedMemoryStatus CudaSharedMemoryRegister CudaSharedMemoryUnregister"
-            ),
         }
     }
 )

@@ -23,13 +23,13 @@ class Found(NamedTuple):
 
 
 class HttpRoutes:
-    """Finds what answers a path: of several, the first."""
+    """Finds what answers a path: of several, the one with the fewest names in braces."""
 
     def __init__(self, routes: Sequence[HttpRoute], plain: Mapping[str, Plain]) -> None:
         by_path: dict[str, dict[str, HttpRoute]] = {}
         for route in routes:
             by_path.setdefault(route.path, {})[route.verb] = route
-        self._routes = [(_pattern(path), Found(verbs=verbs)) for path, verbs in by_path.items()]
+        self._routes = [(_pattern(path), Found(verbs=verbs)) for path, verbs in sorted(by_path.items(), key=_names)]
         self._routes += [(_pattern(path), Found(make)) for path, make in plain.items()]
         self.find = lru_cache(MAX_KEPT)(self._find)
 
@@ -38,6 +38,10 @@ class HttpRoutes:
             if match := pattern.fullmatch(path):
                 return found._replace(names=match.groupdict())
         return Found()
+
+
+def _names(route: tuple[str, object]) -> int:
+    return route[0].count("{")
 
 
 def _pattern(path: str) -> re.Pattern[str]:

@@ -64,7 +64,7 @@ def test_a_request_may_name_another_model(serve, put):
         ("/v2/models/other/versions/2/infer", 200),
         ("v2/models/other/versions/7/infer", 404),
         ("v2/models/no/infer", 404),
-        ("v2/models/other/config", 400),
+        ("v2/models/other/ready", 400),
         ("v2/repository/models/other/unload", 400),
     ):
         assert call("POST", "/invocations", BODY, X_Vertex_Ai_Triton_Redirect=where).status == status

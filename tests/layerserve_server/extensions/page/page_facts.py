@@ -6,7 +6,28 @@ from collections.abc import Mapping, Sequence
 
 from layerserve.v1.models_pb2 import ModelVersion
 from layerserve_server.extensions.page.image_ranges import Range
-from layerserve_server.protocols.inference.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
+from layerserve_server.observability.totals import Counts
+
+
+def counts(
+    requests: int, rows: int = 0, batches: int = 0, seconds: float | None = None, failed: int = 0,
+    queued: float = 0.0, computed: float = 0.0,
+) -> Counts:  # fmt: skip
+    """What a version has done, in batches of one request; computed and queued are times."""
+    return Counts(
+        answered=requests,
+        answered_seconds=requests / 1000 if seconds is None else seconds,
+        failed=failed,
+        failed_seconds=0.0,
+        queued=requests,
+        queue_seconds=queued,
+        batches=batches,
+        batched=batches,
+        rows=rows,
+        compute_seconds=computed,
+        waiting_requests=0,
+        waiting_rows=0,
+    )
 
 
 class Stub:
@@ -19,8 +40,8 @@ class Stub:
         #: Of inputs that take encoded images.
         self.encoded: Mapping[str, str] = {}
         self.names: Mapping[str, Sequence[bytes]] = {}
-        #: Requests of each version since the server started.
-        self.requests = 0
+        #: Requests of versions 0, 1, ... since the server started, each of a millisecond.
+        self.requests = [0]
 
     def origins(self, versions: Sequence[ModelVersion]) -> Mapping[int, str]:
         return {one.version: "sweep" if one.training_run.startswith("sweep") else "run" for one in versions}
@@ -28,11 +49,8 @@ class Stub:
     def default(self, model: str) -> int | None:
         return 1
 
-    def counts(self, versions: Sequence[tuple[str, int]]) -> list[ModelStatistics]:
-        answered = InferStatistics(success=StatisticDuration(count=self.requests, ns=self.requests * 1_000_000))
-        return [
-            ModelStatistics(name=name, version=str(version), inference_stats=answered) for name, version in versions
-        ]
+    def counts(self, versions: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], Counts]:
+        return {(name, number): counts(self.requests[number % len(self.requests)]) for name, number in versions}
 
     def image_ranges(self, model: str, version: int | None) -> Mapping[str, Range]:
         return self.ranges

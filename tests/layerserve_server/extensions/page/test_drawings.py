@@ -10,7 +10,7 @@ import pytest
 from layerserve_server.extensions.page.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart
 from layerserve_server.extensions.page.heat_maps import ANCHORS, MAX_PICTURES, ODD, heat_map
 from layerserve_server.extensions.page.rates import FORGET_SECONDS, MAX_SAMPLES, MAX_VERSIONS, History
-from layerserve_server.protocols.inference.inference_pb2 import InferStatistics, ModelStatistics, StatisticDuration
+from page_facts import counts
 from PIL import Image
 
 
@@ -89,31 +89,16 @@ class Clock:
         return self.now
 
 
-def counts(requests, rows=0, batches=0, seconds=0.0, failed=0, version="1", queued=0.0, computed=0.0):
-    return ModelStatistics(
-        name="m",
-        version=version,
-        inference_count=rows,
-        execution_count=batches,
-        inference_stats=InferStatistics(
-            success=StatisticDuration(count=requests, ns=round(seconds * 1e9)),
-            fail=StatisticDuration(count=failed),
-            queue=StatisticDuration(count=requests, ns=round(queued * 1e9)),
-            compute_infer=StatisticDuration(count=requests, ns=round(computed * 1e9)),
-        ),
-    )
-
-
 def test_rates_are_differences():
     clock = Clock()
     history = History(clock)
-    assert history.take(counts(100, 1000, 10, 5.0)).rates is None
+    assert history.take("m", 1, counts(100, 1000, 10, 5.0)).rates is None
     clock.now += 2
-    live = history.take(counts(110, 1040, 15, 5.5, failed=4, queued=0.1, computed=0.25))
+    live = history.take("m", 1, counts(110, 1040, 15, 5.5, failed=4, queued=0.1, computed=0.25))
     assert (live.rates.requests, live.rates.failed, live.rates.rows, live.rates.batch) == (5, 2, 20, 8)
     assert live.rates.latency == pytest.approx(0.05)
     assert (live.rates.queued, live.rates.computed) == pytest.approx((0.01, 0.025))
-    assert (live.version, live.requests, live.failed) == ("1", 110, 4)
+    assert (live.version, live.requests, live.failed) == (1, 110, 4)
     lasts = {chart.title: [(line.name, line.last) for line in chart.lines] for chart in live.charts}
     assert lasts == {
         "Requests per second": [("answered", 5), ("failed", 2)],
@@ -126,24 +111,24 @@ def test_rates_are_differences():
     }
     # Nothing happened since: no division by zero, and old times leave the mean.
     clock.now += 11
-    idle = history.take(counts(110, 1040, 15, 5.5, failed=4))
+    idle = history.take("m", 1, counts(110, 1040, 15, 5.5, failed=4))
     assert idle.rates is None
     clock.now += 1
-    assert history.take(counts(110, 1040, 15, 5.5, failed=4)).rates.requests == 0
+    assert history.take("m", 1, counts(110, 1040, 15, 5.5, failed=4)).rates.requests == 0
 
 
 def test_samples_begin_anew_and_are_bounded():
     clock = Clock()
     history = History(clock)
-    history.take(counts(100))
+    history.take("m", 1, counts(100))
     clock.now += 1
-    assert history.take(counts(5)).rates is None
+    assert history.take("m", 1, counts(5)).rates is None
     clock.now += FORGET_SECONDS + 1
-    assert history.take(counts(50)).rates is None
+    assert history.take("m", 1, counts(50)).rates is None
     for _ in range(2 * MAX_SAMPLES):
         clock.now += 0.1
-        history.take(counts(60))
-    assert len(history._samples["m", "1"]) <= 2 * MAX_SAMPLES * 0.1 + 2
+        history.take("m", 1, counts(60))
+    assert len(history._samples["m", 1]) <= 2 * MAX_SAMPLES * 0.1 + 2
     for number in range(MAX_VERSIONS + 10):
-        history.take(counts(1, version=str(number)))
+        history.take("m", number, counts(1))
     assert len(history._samples) == MAX_VERSIONS

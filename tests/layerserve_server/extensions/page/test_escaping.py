@@ -20,7 +20,6 @@ from layerserve_server.extensions.page.try_parts import input_field
 from layerserve_server.protocols.inference.inference_pb2 import (
     ModelInferResponse,
     ModelMetadataResponse,
-    ModelStatisticsResponse,
 )
 from layerserve_server.transport.http.exchange import HttpRequest, HttpRoute
 from layerserve_server.transport.http.hosts import Hosts
@@ -116,9 +115,8 @@ FIELDS = {"name": HOSTILE, "id": HOSTILE, "label": HOSTILE, "checkpoint": HOSTIL
 
 def reply_of(route: HttpRoute) -> Message:
     """A reply of the route's method."""
-    for kind in (ModelStatisticsResponse, ModelMetadataResponse):
-        if route.method.endswith(kind.__name__.removesuffix("Response")):
-            return filled(kind)
+    if route.method.endswith("/ModelMetadata"):
+        return filled(ModelMetadataResponse)
     service, method = route.method[1:].split("/")
     found = symbol_database.Default().pool.FindServiceByName(service).FindMethodByName(method)
     return filled(found.output_type._concrete_class)
@@ -146,7 +144,7 @@ def test_hostile_text_stays_text(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         if attribute == "href":
             assert value.startswith("#"), value
     # It is shown; a part that has no text would pass all of the above.
-    if name != "curves":
+    if name not in ("curves", "rates"):  # which has numbers alone
         assert "&lt;script&gt;" in text or "%3Cscript%3E" in text
 
 

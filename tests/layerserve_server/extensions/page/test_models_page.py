@@ -66,7 +66,7 @@ def test_the_list_has_the_canary_and_what_is_asked_now(monkeypatch):
     reply = models_pb2.ListModelsResponse(versions=versions)
     first = show("models", reply, routes)
     assert first.count('<td class="n">\N{EN DASH}</td>') == 2, "nothing is known of the time before"
-    served.requests, reply.versions[0].canary_share = 30, 0.125
+    served.requests, reply.versions[0].canary_share = [30], 0.125
     now[0] += 5
     text = show("models", reply, routes)
     assert "version 2, pinned<" in text

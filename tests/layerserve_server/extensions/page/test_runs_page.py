@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import pytest
 from google.protobuf.message import Message
-from layerserve.v1 import checkpoints_pb2, management_pb2, sweeps_pb2, training_pb2
+from layerserve.v1 import checkpoints_pb2, management_pb2, models_pb2, sweeps_pb2, training_pb2
 from layerserve_server.access.caller import ANYONE
 from layerserve_server.extensions.page import model_parts
 from layerserve_server.extensions.page.extension import OPTIONAL
@@ -19,12 +19,6 @@ from layerserve_server.extensions.page.part import PARTS
 from layerserve_server.extensions.page.rates import History
 from layerserve_server.extensions.page.run_parts import MAX_CHARTS, curves
 from layerserve_server.extensions.page.serving import Page
-from layerserve_server.protocols.inference.inference_pb2 import (
-    InferStatistics,
-    ModelStatistics,
-    ModelStatisticsResponse,
-)
-from layerserve_server.protocols.inference.inference_pb2 import StatisticDuration as Duration
 from layerserve_server.transport.http.exchange import HttpRequest, HttpRoute
 from layerserve_server.transport.http.hosts import Hosts
 from page_facts import Stub
@@ -93,18 +87,6 @@ def test_trials_are_shown_best_first(larger: bool, order: list[int]) -> None:
     assert "trial 4 3" not in text, "it has no history"
 
 
-def counted(*requests: int) -> ModelStatisticsResponse:
-    """The counts of versions 0, 1, ..."""
-    return ModelStatisticsResponse(
-        model_stats=[
-            ModelStatistics(
-                name="m", version=str(number), inference_stats=InferStatistics(success=Duration(count=count))
-            )
-            for number, count in enumerate(requests)
-        ]
-    )
-
-
 def versions(text: str) -> list[str]:
     return [piece.split("<")[0] for piece in text.split('<th scope="row">')[1:]]
 
@@ -112,12 +94,17 @@ def versions(text: str) -> list[str]:
 def test_the_versions_that_get_most_requests_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(model_parts, "History", lambda: History(lambda: now[0]))
-    routes = {route.path: route for route in Page(Stub(), Hosts(), SimpleNamespace()).routes()}
-    _, text = call("rates", counted(10, 0, 50, 20), routes, name="m")
+    served = Stub()
+    routes = {route.path: route for route in Page(served, Hosts(), SimpleNamespace()).routes()}
+    ready = models_pb2.VERSION_STATE_READY
+    reply = models_pb2.ListModelsResponse(versions=[{"name": "m", "version": one, "state": ready} for one in range(4)])
+    served.requests = [10, 0, 50, 20]
+    _, text = call("rates", reply, routes, name="m")
     assert versions(text) == ["2", "3", "0", "1"]
     assert "<h3>" not in text, "there are no rates yet"
     now[0] += 2.0
-    _, text = call("rates", counted(14, 0, 50, 30), routes, name="m")
+    served.requests = [14, 0, 50, 30]
+    _, text = call("rates", reply, routes, name="m")
     assert versions(text) == ["3", "0", "2", "1"]
     assert [piece.split("<")[0] for piece in text.split("<h3>")[1:]] == ["Version 3", "Version 0", "Version 2"]
 

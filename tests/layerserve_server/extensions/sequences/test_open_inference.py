@@ -108,6 +108,7 @@ def test_by_http(http):
 
 
 def test_the_configuration_has_the_states(call, http):
+    pytest.importorskip("layerserve_server.extensions.triton")
     made = call("ModelConfig", pb.ModelConfigRequest(name="sum"), pb.ModelConfigResponse).config
     assert (made.WhichOneof("scheduling_choice"), made.sequence_batching.max_sequence_idle_microseconds) == (
         "sequence_batching",

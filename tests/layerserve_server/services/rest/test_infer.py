@@ -106,7 +106,6 @@ def test_classes_have_their_labels(serve, tmp_path):
     outputs = [{"name": "y", "parameters": {"classification": 1}}]
     (output,) = call("POST", INFER, asked(outputs=outputs)).json["outputs"]
     assert (output["datatype"], output["data"][0]) == ("BYTES", "2.000000:1:Äffin: klein")
-    assert call("GET", "/v2/models/double/config").json["output"][0]["label_filename"] == "labels.txt"
 
 
 @pytest.mark.parametrize("transport", ["grpcio", pytest.param("native", marks=needs_native)])

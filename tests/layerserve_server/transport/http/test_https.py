@@ -18,6 +18,7 @@ ENTRY = """
 [[certificates]]
 name = "shop"
 rights = ["predict"]
+models = ["double"]
 """
 
 
@@ -125,7 +126,7 @@ def test_a_client_certificate_has_the_rights_of_its_name(start, put, authority, 
     tokens = write_tokens(tmp_path / "tokens.toml", more=ENTRY)
     app = start(http_port=0, tokens=tokens, **authority.settings)
     assert status(app, context_of(authority, "shop")) == 200
-    assert status(app, context_of(authority, "shop"), "GET", "/v2/models/double/stats") == 403
+    assert status(app, context_of(authority, "shop"), "GET", "/v2/models/other") == 403
     assert status(app, context_of(authority, "other")) == 401
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.BadStatusLine)):
         status(app, context_of(authority))

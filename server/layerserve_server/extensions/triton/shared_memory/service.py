@@ -9,14 +9,16 @@ from typing import Any
 from google.protobuf.message import Message
 
 from layerserve_server.errors import ForbiddenError, UnknownMethodError
-from layerserve_server.extensions.system_shared_memory.connection_user import connection_user
-from layerserve_server.extensions.system_shared_memory.extension import METHOD
-from layerserve_server.extensions.system_shared_memory.region_table import RegionTable
+from layerserve_server.extensions.triton.shared_memory.connection_user import connection_user
+from layerserve_server.extensions.triton.shared_memory.region_table import RegionTable
 from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.services.messages import parse
 from layerserve_server.services.open_inference.inference import SERVICE
 from layerserve_server.transport.call import Call, Handler, Routes
 from layerserve_server.transport.client_address import endpoint, peer_of
+
+#: What the names of the methods begin with.
+METHOD = "SystemSharedMemory"
 
 
 class SharedMemoryService:

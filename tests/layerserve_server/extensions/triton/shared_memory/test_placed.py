@@ -17,8 +17,8 @@ import pytest
 from echo_servers import needs_native
 from http_calls import Http
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.extensions.system_shared_memory.connection_user import connection_user
-from layerserve_server.extensions.system_shared_memory.extension import SYSTEM_SHARED_MEMORY
+from layerserve_server.extensions.triton.extension import TRITON
+from layerserve_server.extensions.triton.shared_memory.connection_user import connection_user
 from layerserve_server.protocols.inference import inference_pb2 as pb
 from layerserve_server.services.open_inference.infer_protocol import InferProtocol
 from layerserve_server.services.prediction.request_taker import ForwardedRequests
@@ -308,7 +308,7 @@ def test_workers_forward_such_requests(tmp_path):
     process: Any = SimpleNamespace(
         settings=settings, predictor=SimpleNamespace(), forward=lambda *call: forwarded.append(call)
     )
-    SYSTEM_SHARED_MEMORY.serving(process)
+    TRITON.serving(process)
     taker = process.predictor.placed
     assert isinstance(taker, ForwardedRequests)
     call: Any = SimpleNamespace(request=b"message")

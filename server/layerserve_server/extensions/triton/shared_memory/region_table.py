@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from layerserve_server.errors import InvalidRequestError, NotFoundError, QuotaError, safe_text
-from layerserve_server.extensions.system_shared_memory import files
-from layerserve_server.extensions.system_shared_memory.files import FileIdentity, UnusableFileError
+from layerserve_server.extensions.triton.shared_memory import files
+from layerserve_server.extensions.triton.shared_memory.files import FileIdentity, UnusableFileError
 from layerserve_server.services.prediction.places import Place
 
 #: Maximum number of regions of a caller, and of all. A region takes no memory but what describes it.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from layerserve_server.errors import InvalidRequestError, NotFoundError, QuotaError
-from layerserve_server.extensions.system_shared_memory import region_table
-from layerserve_server.extensions.system_shared_memory.region_table import RegionTable
+from layerserve_server.extensions.triton.shared_memory import region_table
+from layerserve_server.extensions.triton.shared_memory.region_table import RegionTable
 from layerserve_server.services.prediction.places import Place
 from pydantic import ValidationError
 

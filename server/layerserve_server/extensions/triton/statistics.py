@@ -19,31 +19,22 @@ def statistics(registry: CollectorRegistry, versions: Collection[Version]) -> li
 
 
 def _statistics(totals: Totals, name: str, number: str) -> pb.ModelStatistics:
-    version = name, number
+    counts = totals.counts((name, number))
 
     def duration(count: float, seconds: float) -> pb.StatisticDuration:
         return pb.StatisticDuration(count=int(count), ns=round(seconds * 1e9))
 
-    def ended(ok: bool) -> pb.StatisticDuration:
-        counts, seconds = (
-            sum(value for status, value in totals.by_status(sample, version).items() if (status == "OK") is ok)
-            for sample in ("layerserve_requests_total", "layerserve_requests_seconds_total")
-        )
-        return duration(counts, seconds)
-
-    requests = totals.of("layerserve_batch_requests_total", version)
-    queued = totals.of("layerserve_queue_seconds_count", version), totals.of("layerserve_queue_seconds_sum", version)
     return pb.ModelStatistics(
         name=name,
         version=number,
-        inference_count=int(totals.of("layerserve_rows_total", version)),
-        execution_count=int(totals.of("layerserve_compute_seconds_count", version)),
+        inference_count=int(counts.rows),
+        execution_count=int(counts.batches),
         inference_stats=pb.InferStatistics(
-            success=ended(True),
-            fail=ended(False),
-            queue=duration(*queued),
-            compute_input=duration(requests, 0.0),
-            compute_infer=duration(requests, totals.computed_seconds(version)),
-            compute_output=duration(requests, 0.0),
+            success=duration(counts.answered, counts.answered_seconds),
+            fail=duration(counts.failed, counts.failed_seconds),
+            queue=duration(counts.queued, counts.queue_seconds),
+            compute_input=duration(counts.batched, 0.0),
+            compute_infer=duration(counts.batched, counts.computed_seconds),
+            compute_output=duration(counts.batched, 0.0),
         ),
     )

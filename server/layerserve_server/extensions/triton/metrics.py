@@ -42,17 +42,17 @@ def triton(families: Sequence[Metric]) -> list[Metric]:
     pending = Metric("nv_inference_pending_request_count", "Number of requests in the queue.", "gauge")
     for version in totals.versions:
         labels = {"model": version[0], "version": version[1]}
-        seconds = totals.by_status("layerserve_requests_seconds_total", version).get("OK", 0.0)
+        counts = totals.counts(version)
         values = [
-            (success, totals.by_status("layerserve_requests_total", version).get("OK", 0.0)),
-            (rows, totals.of("layerserve_rows_total", version)),
-            (batches, totals.of("layerserve_compute_seconds_count", version)),
-            (request, seconds * MICROSECONDS),
-            (queue, totals.of("layerserve_queue_seconds_sum", version) * MICROSECONDS),
+            (success, counts.answered),
+            (rows, counts.rows),
+            (batches, counts.batches),
+            (request, counts.answered_seconds * MICROSECONDS),
+            (queue, counts.queue_seconds * MICROSECONDS),
             (before, 0.0),
-            (compute, totals.computed_seconds(version) * MICROSECONDS),
+            (compute, counts.computed_seconds * MICROSECONDS),
             (after, 0.0),
-            (pending, totals.of("layerserve_queue_requests", version)),
+            (pending, counts.waiting_requests),
         ]
         for family, value in values:
             family.add_sample(family.name, labels, value)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from layerserve_server.errors import InvalidRequestError, TooLargeError, safe_text
-from layerserve_server.extensions.system_shared_memory.region_table import Region, RegionTable
+from layerserve_server.extensions.triton.shared_memory.region_table import Region, RegionTable
 from layerserve_server.services.open_inference.infer_protocol import InferTensor
 from layerserve_server.services.prediction.places import REGION, Place
 from layerserve_server.services.prediction.predict_protocol import PredictionRequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.request
 
 from counted_calls import counted_calls, values
-from layerserve_server.extensions.triton_metrics.metrics import triton
+from layerserve_server.extensions.triton.metrics import triton
 from layerserve_server.observability.collectors import Extended
 from prometheus_client.openmetrics.exposition import generate_latest as open_metrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics

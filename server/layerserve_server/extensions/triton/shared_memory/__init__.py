@@ -1,6 +1,6 @@
 """Tensors in shared memory of clients on this host, as Triton has them: regions of files in /dev/shm.
 
-Begin with `extension`. `service` registers regions in the `region_table`. A request that names one comes to `placed`,
+`service` registers regions in the `region_table`. A request that names one comes to `placed`,
 which reads the inputs before the request is queued, and writes outputs when it is answered, both through `files`.
 Regions are in the main process; workers forward such requests to it.
 
