@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.extensions.installed import EXTENSIONS, OWN
 from layerserve_server.settings.settings import Settings as CoreSettings
 
@@ -25,6 +26,8 @@ TABLE = "server/layerserve_server/extensions/installed.py"
 FOLDERS = ("server/layerserve_server/extensions/{}", "tests/layerserve_server/extensions/{}")
 TESTS = ["tests/layerserve_server"]
 ALL = "all"
+#: Services of which the core has methods, too.
+OF_CORE = {one.split("/")[1] for protocol in CORE_PROTOCOLS for one in protocol.rights}
 #: Numbers in the last line of pytest.
 COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped)")
 
@@ -97,7 +100,7 @@ def problems_without_tests(copy: Copy, names: list[str]) -> list[str]:
         settings, methods = words_of(name)
         found += [f"--help-all has {one}" for one in settings if f"--{one.replace('_', '-')}" in help]
         found += [f"docs/settings.md has {one}" for one in settings if f"`{one}`" in documented]
-        services = {one.split("/")[1] if one.count("/") == 2 else one for one in methods}
+        services = {one.split("/")[1] if one.count("/") == 2 else one for one in methods} - OF_CORE
         found += [f"docs/rights.md has {one}" for one in services if f"`{one}`" in rights]
     return found + serving(copy)
 

@@ -337,6 +337,7 @@ def test_every_process_admits_the_same_callers_and_none_can_be_deceived(guarded)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel spreads connections over processes")
 def test_callers_over_http_have_the_same_rights_in_every_process(guarded):
+    pytest.importorskip("layerserve_server.extensions.triton")
     process, _, _, authority = guarded
     (worker,) = children(process)
 

@@ -19,12 +19,11 @@ from layerserve_server.errors import (
 from layerserve_server.protocols.inference.inference_pb2 import (
     InferParameter,
     ModelInferResponse,
-    ModelRepositoryParameter,
 )
 from layerserve_server.services import datasets, messages, run_requests, run_series
 from layerserve_server.services.dataset_messages import MAX_TITLE, check_training
 from layerserve_server.services.datasets import MAX_BYTES
-from layerserve_server.services.rest import infer_body, infer_encoder, json_text, open_inference
+from layerserve_server.services.rest import infer_body, infer_encoder, json_text
 from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
 from layerserve_server.services.run_series import RunSeries
 
@@ -57,11 +56,6 @@ def call(request):
     return SimpleNamespace(
         request=request.SerializeToString(), caller=ANYONE, set_metric_labels=lambda *_: None, answer=lambda _: None
     )
-
-
-def logging(body):
-    made = open_inference._logging(SimpleNamespace(body=body)).message
-    return open_inference.pb.LogSettingsRequest.FromString(made).settings
 
 
 def output(datatype, raw):
@@ -104,15 +98,6 @@ REFUSED = {
     "no name": (lambda: infer_body._text({}, "name", "a"), "a.name: got none, expected a string"),
     "large parameter": (lambda: infer_body._parameter(2**64, "p"), "p: got .*, expected a string, a number, true or"),
     "small parameter": (lambda: infer_body._parameter(-(2**63) - 1, "p"), "p: got .*, expected a string, a number"),
-    "parameter of a repository": (
-        lambda: open_inference._repository_parameter("p", 1.5),
-        "parameters.p: got .*, expected a string, an integer, true or false",
-    ),
-    "setting of the log": (
-        lambda: logging(b'{"log_info": [1]}'),
-        "log_info: got a list of 1, expected a string, number or bool",
-    ),
-    "large setting of the log": (lambda: logging(b'{"a": 4294967296}'), "a: got the number 4294967296, expected a"),
     "bfloat16 in JSON": (
         lambda: output("BF16", b"00"),
         "output 'y': has datatype BF16, which JSON has no numbers for; set its parameter 'binary_data' to true",
@@ -131,10 +116,6 @@ REFUSED = {
     "base of a run": (
         lambda: changed("PublishRun", training_pb2.PublishRunRequest(expected_base_version=-1)),
         "expected_base_version: got -1, expected 0 or more",
-    ),
-    "no base64": (
-        lambda: open_inference._repository_parameter("file:1/model.keras", "?"),
-        "parameters.file:1/model.keras: got a string that isn't base64",
     ),
 }
 ERRORS = (InvalidRequestError, InvalidTensorError, MissingInputError)
@@ -170,19 +151,6 @@ def test_a_parameter_has_the_type_of_its_value(value, field):
     assert infer_body._parameter(value, "p") == InferParameter(**{field: value})
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "field", "held"),
-    [
-        ("a", True, "bool_param", True),
-        ("a", 2**63 - 1, "int64_param", 2**63 - 1),
-        ("a", "b", "string_param", "b"),
-        ("file:1/model.keras", "YQ==", "bytes_param", b"a"),
-    ],
-)
-def test_a_parameter_of_a_repository_has_the_type_of_its_value(key, value, field, held):
-    assert open_inference._repository_parameter(key, value) == ModelRepositoryParameter(**{field: held})
-
-
 def test_what_takes_memory_is_done_for_a_few_callers_at_once(monkeypatch):
     series = RunSeries(SimpleNamespace(table=SimpleNamespace(get=lambda *_: RUN)))
     for _ in range(2):
@@ -209,11 +177,3 @@ def test_without_training_there_are_no_datasets(monkeypatch):
     assert declared().format == "npz"
     with pytest.raises(NotTrainableError, match=r"format csv: requires pyarrow on the server: pip install pyarrow"):
         declared(format=datasets_pb2.DATASET_FORMAT_CSV)
-
-
-def test_a_setting_of_the_log_has_the_type_of_its_value():
-    found = logging(b'{"a": true, "b": 4294967295, "c": 0, "d": "text"}')
-    assert [found[key].WhichOneof("parameter_choice") for key in "abcd"] == [
-        *("bool_param", "uint32_param", "uint32_param", "string_param")
-    ]
-    assert (found["b"].uint32_param, found["d"].string_param) == (2**32 - 1, "text")

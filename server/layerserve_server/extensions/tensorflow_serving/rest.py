@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
+from layerserve.v1 import models_pb2
 
 from layerserve_server.extensions.tensorflow_serving.metadata import SIGNATURES
 from layerserve_server.extensions.tensorflow_serving.model_service import SERVICE as MODELS
@@ -20,14 +21,15 @@ from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_servin
     SignatureDefMap,
 )
 from layerserve_server.extensions.tensorflow_serving.rest_predict import Predict, model_spec
-from layerserve_server.protocols.inference.inference_pb2 import RepositoryIndexRequest, RepositoryIndexResponse
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.open_inference.inference import SERVICE as OPEN_INFERENCE
+from layerserve_server.services.models import SERVICE as LIST
 from layerserve_server.services.rest.body_reader import BodyReader
 from layerserve_server.services.rest.json_text import dumps
 from layerserve_server.transport.http.exchange import HttpReply, HttpRequest, HttpRoute, Translated
 
 MODEL = "/v1/models/{model}"
+#: States of versions that answer requests, at once or after they were loaded for one.
+ANSWERING = (models_pb2.VERSION_STATE_READY, models_pb2.VERSION_STATE_AVAILABLE)
 #: Forms of a path that name a version.
 FORMS = (MODEL, MODEL + "/versions/{version}", MODEL + "/labels/{label}")
 
@@ -47,7 +49,7 @@ def routes() -> list[HttpRoute]:
     """Returns the other routes."""
     found = [HttpRoute("GET", path + "/metadata", SERVICE + "GetModelMetadata", _metadata) for path in FORMS]
     found += [HttpRoute("GET", path, MODELS + "GetModelStatus", _status) for path in FORMS]
-    found.append(HttpRoute("GET", "/v1/models", OPEN_INFERENCE + "RepositoryIndex", _models))
+    found.append(HttpRoute("GET", "/v1/models", LIST + "ListModels", _models))
     return found
 
 
@@ -80,10 +82,11 @@ def _models(_: HttpRequest) -> Translated:
     """Lists the models, as KServe's servers do."""
 
     def reply(answer: bytes) -> HttpReply:
-        names = [model.name for model in RepositoryIndexResponse.FromString(answer).models]
+        versions = models_pb2.ListModelsResponse.FromString(answer).versions
+        names = [one.name for one in versions if one.state in ANSWERING]
         return HttpReply(dumps({"models": list(dict.fromkeys(names))}))
 
-    return Translated(RepositoryIndexRequest(ready=True).SerializeToString(), reply)
+    return Translated(models_pb2.ListModelsRequest().SerializeToString(), reply)
 
 
 def _dict(message: Any) -> Any:

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from layerserve_server.errors import InvalidRequestError
+from layerserve_server.extensions.triton import rest
+from layerserve_server.protocols.inference.inference_pb2 import LogSettingsRequest, ModelRepositoryParameter
 from tokens import write_tokens
+
+
+def logging(body):
+    made = rest._logging(SimpleNamespace(body=body)).message
+    return LogSettingsRequest.FromString(made).settings
 
 
 def test_paths_describe_models_and_the_server(serve):
@@ -78,3 +88,47 @@ def test_a_site_that_has_the_servers_address_unloads_nothing(serve):
     names = {"Host": "evil.example", "Origin": "http://evil.example"}
     assert call("POST", "/v2/repository/models/double/unload", b"{}", **names).status == 403
     assert app.repository.catalogue.describe_one("double").answers
+
+
+REFUSED = {
+    "parameter of a repository": (
+        lambda: rest._repository_parameter("p", 1.5),
+        "parameters.p: got .*, expected a string, an integer, true or false",
+    ),
+    "setting of the log": (
+        lambda: logging(b'{"log_info": [1]}'),
+        "log_info: got a list of 1, expected a string, number or bool",
+    ),
+    "large setting of the log": (lambda: logging(b'{"a": 4294967296}'), "a: got the number 4294967296, expected a"),
+    "no base64": (
+        lambda: rest._repository_parameter("file:1/model.keras", "?"),
+        "parameters.file:1/model.keras: got a string that isn't base64",
+    ),
+}
+
+
+@pytest.mark.parametrize(("ask", "text"), REFUSED.values(), ids=REFUSED)
+def test_what_is_wrong_is_named(ask, text):
+    with pytest.raises(InvalidRequestError, match=text):
+        ask()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "field", "held"),
+    [
+        ("a", True, "bool_param", True),
+        ("a", 2**63 - 1, "int64_param", 2**63 - 1),
+        ("a", "b", "string_param", "b"),
+        ("file:1/model.keras", "YQ==", "bytes_param", b"a"),
+    ],
+)
+def test_a_parameter_of_a_repository_has_the_type_of_its_value(key, value, field, held):
+    assert rest._repository_parameter(key, value) == ModelRepositoryParameter(**{field: held})
+
+
+def test_a_setting_of_the_log_has_the_type_of_its_value():
+    found = logging(b'{"a": true, "b": 4294967295, "c": 0, "d": "text"}')
+    assert [found[key].WhichOneof("parameter_choice") for key in "abcd"] == [
+        *("bool_param", "uint32_param", "uint32_param", "string_param")
+    ]
+    assert (found["b"].uint32_param, found["d"].string_param) == (2**32 - 1, "text")

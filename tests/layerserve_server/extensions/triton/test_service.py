@@ -48,6 +48,16 @@ def test_a_model_whose_rows_can_not_be_batched_has_full_shapes(serve, put):
     assert not config.HasField("dynamic_batching")
 
 
+def test_the_configuration_names_files_of_class_labels(serve, tmp_path):
+    folder = tmp_path / "models" / "double"
+    folder.mkdir(parents=True)
+    (folder / "layerserve.toml").write_text('class_labels = { y = "animals_labels.txt" }')
+    (folder / "animals_labels.txt").write_text("cat\ndog")
+    _, call = serve()
+    (output,) = call("ModelConfig", pb.ModelConfigRequest(name="double")).config.output
+    assert (output.name, output.label_filename) == ("y", "animals_labels.txt")
+
+
 def test_statistics_count_requests_rows_and_batches(serve, wait_until):
     _, call = serve()
 
