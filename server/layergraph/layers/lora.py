@@ -22,8 +22,8 @@ class LoraLayer(Layer):
 
     #: Name of the weight that is adapted.
     adapted_weight: ClassVar[str] = "kernel"
-    #: Whether the class takes LoRA weights; a subclass may not.
-    takes_lora: ClassVar[bool] = True
+    #: Whether LoRA weights can be merged into the kernel.
+    merges_lora: ClassVar[bool] = True
 
     def __init__(self, *args: Any, lora_rank: int | None = None, lora_alpha: float | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -43,6 +43,11 @@ class LoraLayer(Layer):
     def lora_names(self) -> tuple[str, str]:
         """Names of the LoRA weights."""
         return f"lora_{self.adapted_weight}_a", f"lora_{self.adapted_weight}_b"
+
+    @property
+    def adapted_shape(self) -> tuple[int, ...]:
+        """Shape of the kernel in the product."""
+        return next(weight.shape for weight in self.own_weights if weight.name == self.adapted_weight)
 
     @property
     def lora_enabled(self) -> bool:
@@ -68,8 +73,6 @@ class LoraLayer(Layer):
         keras.layers.Dense.enable_lora.
         """
         label = f"layer '{self.name}' ({self.keras_class_name})"
-        if not self.takes_lora:
-            raise ConfigError(f"{label}: quantized kernels take no LoRA weights")
         if self.lora is not None:
             raise ConfigError(f"{label}: has LoRA weights of rank {self.lora.rank} already")
         if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
@@ -80,13 +83,14 @@ class LoraLayer(Layer):
         if base.constraint is not None:
             raise ConfigError(f"{label}: LoRA excludes a constraint of the {self.adapted_weight}")
         alpha = float(rank if lora_alpha is None else lora_alpha)
+        shape, regularizer = self.adapted_shape, getattr(self, f"{self.adapted_weight}_regularizer")
         a, b = (
             self.add_weight(
-                name, shape, initializer(given), dtype="float32", memory_order=order, regularizer=base.regularizer
+                name, size, initializer(given), dtype="float32", memory_order=order, regularizer=regularizer
             )
-            for name, shape, given, order in (
-                (self.lora_names[0], (*base.shape[:-1], rank), a_initializer, base.memory_order),
-                (self.lora_names[1], (rank, base.shape[-1]), b_initializer, None),
+            for name, size, given, order in (
+                (self.lora_names[0], (*shape[:-1], rank), a_initializer, base.memory_order),
+                (self.lora_names[1], (rank, shape[-1]), b_initializer, None),
             )
         )
         a.owner = b.owner = base.owner
@@ -99,7 +103,7 @@ class LoraLayer(Layer):
         """Returns the bound weights: with LoRA, with a merged kernel or, while gradients are recorded, its parts."""
         space = super().bind(binder)
         lora = self.lora
-        if lora is None:
+        if lora is None or not self.merges_lora:
             return space
         base, a, b = (vars(space).pop(weight.name) for weight in (lora.base, lora.a, lora.b))
         if torch.is_grad_enabled():

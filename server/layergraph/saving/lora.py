@@ -20,6 +20,7 @@ from layergraph.functional.binding import count_change
 from layergraph.functional.functional import Functional
 from layergraph.functional.layer import Layer
 from layergraph.functional.weight import Weight
+from layergraph.layers.quantized.kernels import QuantizedLayer
 from layergraph.saving.old_layouts import Derived
 from layergraph.training.trainer import Trainer
 
@@ -33,8 +34,6 @@ def merged_lora(layer: Layer, arrays: Sequence[StoredArray]) -> list[StoredArray
 
     Unchanged if there are no such arrays, or any of them don't fit, or if the layer keeps them.
     """
-    if any(inner.lora is not None for inner in layer.walk_layers()):
-        return list(arrays)
     groups = _grouped(arrays)
     merged = {group: _merged(layer, group, named) for group, named in groups.items()}
     result: list[StoredArray] = []
@@ -51,15 +50,6 @@ def merged_lora(layer: Layer, arrays: Sequence[StoredArray]) -> list[StoredArray
         if name != base and not _PART.fullmatch(name):
             result.append(array)
     return result
-
-
-def adapts_integers(arrays: Sequence[StoredArray]) -> bool:
-    """Whether LoRA weights are beside a kernel of int8 or int4, which can't be merged with them."""
-    return any(
-        (match := _PART.fullmatch(name)) is not None and match[1] in named and "float" not in named[match[1]].dtype
-        for named in _grouped(arrays).values()
-        for name in named
-    )
 
 
 def _grouped(arrays: Sequence[StoredArray]) -> dict[str, dict[str, StoredArray]]:
@@ -82,9 +72,13 @@ def _merged(layer: Layer, group: str, named: Mapping[str, StoredArray]) -> tuple
         return None
     (base, a), (_, b) = parts["a"], parts["b"]
     kernel = named.get(base)
+    inner = _named(layer, group.rpartition("/")[2])
+    if inner.lora is not None:
+        return None
     if kernel is None or not a.shape or (*a.shape[:-1], *b.shape[1:]) != kernel.shape or a.shape[-1:] != b.shape[:1]:
         return None
-    scale = _alpha(layer, group.rpartition("/")[2], a.shape[-1]) / max(1, a.shape[-1])
+    rank = a.shape[-1]
+    scale = (rank if inner.lora_alpha is None else inner.lora_alpha) / max(1, rank)
 
     def compute(kernel: np.ndarray[Any, Any], a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> Any:
         return kernel + (scale * np.tensordot(a, b, 1)).astype(kernel.dtype)
@@ -92,10 +86,9 @@ def _merged(layer: Layer, group: str, named: Mapping[str, StoredArray]) -> tuple
     return base, Derived((kernel, a, b), kernel.shape, compute)
 
 
-def _alpha(layer: Layer, name: str, rank: int) -> float:
-    """Returns `lora_alpha` of a layer, or of the one with that name in it; by default the rank."""
-    inner = next((one for one in layer.walk_layers() if one.name == name), layer)
-    return rank if inner.lora_alpha is None else inner.lora_alpha
+def _named(layer: Layer, name: str) -> Layer:
+    """Returns the layer with that name in a layer, or else that layer."""
+    return next((one for one in layer.walk_layers() if one.name == name), layer)
 
 
 def unmerged(layer: Layer, weight: Weight, array: StoredArray, a: StoredArray, b: StoredArray) -> StoredArray:
@@ -123,6 +116,10 @@ def check_lora(model: Functional, suffix: str, generation: int) -> None:
             raise ConfigError(f"save: {label} has LoRA weights, which Keras 2 doesn't have; merge them")
         if layer not in described:
             raise ConfigError(f"save: {label} has LoRA weights, but no config of its own in a file; merge them")
+        if suffix == ".keras" and isinstance(layer, QuantizedLayer):
+            raise ConfigError(
+                f"save: {label} has LoRA weights beside a quantized kernel, which Keras would round anew; use .h5"
+            )
         if suffix == ".h5" and lora.alpha != lora.rank and layer.keras_class_name in _WITHOUT_ALPHA:
             raise ConfigError(
                 f"save: {label} has LoRA weights of rank {lora.rank} and alpha {lora.alpha:g}, but from an .h5 Keras "
@@ -136,7 +133,8 @@ def merged_weights(model: Trainer) -> Iterator[None]:
 
     It can be saved then, not trained. The optimizer's state for kernels is new in such a file.
     """
-    adapted = [(layer, layer.lora) for layer in model.walk_layers() if layer.lora is not None]
+    layers = (layer for layer in model.walk_layers() if not isinstance(layer, QuantizedLayer))
+    adapted = [(layer, layer.lora) for layer in layers if layer.lora is not None]
     if not adapted:
         yield
         return

@@ -38,7 +38,7 @@ from layergraph.saving.layouts import (
     state_groups_once,
     variables_path,
 )
-from layergraph.saving.lora import adapts_integers, merged_lora, unmerged
+from layergraph.saving.lora import merged_lora, unmerged
 from layergraph.saving.old_layouts import Derived, Origin, from_cudnn, modern, origin_of
 from layergraph.saving.old_states import StateLayout, state_layout
 from layergraph.saving.shard_owners import arrays_by_layer
@@ -81,8 +81,7 @@ def load_weights(
         _find_scales(model, archive)
     if archive.keras_version == "2.3.0-tf":
         _keep_masked_outputs(model, archive)
-    if keep_lora:
-        _adapt_as_stored(model, order, archive)
+    _adapt_as_stored(model, order, archive, keep_lora=keep_lora)
     origin = origin_of(archive.keras_version, archive.backend)
     form = model.class_form
     if form is not None and form.backbone is not None and archive.is_preset and isinstance(archive.weights, StateTree):
@@ -144,16 +143,21 @@ def _quantize_projections(model: Functional, order: FileOrder, archive: ModelArc
             layer.quantize_as_stored(group, found, config)
 
 
-def _adapt_as_stored(model: Functional, order: FileOrder, archive: ModelArchive) -> None:
-    """Enables LoRA in the layers for which the file has such weights."""
+def _adapt_as_stored(model: Functional, order: FileOrder, archive: ModelArchive, *, keep_lora: bool) -> None:
+    """Enables LoRA in the layers for which the file has such weights that are kept, or can't be merged."""
     weights = archive.weights
+    # Where kernels are stored merged, integers are, too.
+    merged = isinstance(weights, StateTree)
+    placed = [
+        (path, layer)
+        for path, layer in _groups(model, order, archive.keras_version or "")
+        if isinstance(layer, LoraLayer) and layer.lora is None and (keep_lora if layer.merges_lora else not merged)
+    ]
     named: dict[tuple[str, ...], StoredArray] = {}
-    if not isinstance(weights, (StateTree, ArrayList)):
+    if placed and not isinstance(weights, (StateTree, ArrayList)):
         for array in (array for arrays in weights.layers().values() for array in arrays):
             named[tuple(array.name.partition(":")[0].split("/")[-2:])] = array
-    for path, layer in _groups(model, order, archive.keras_version or ""):
-        if not isinstance(layer, LoraLayer) or layer.lora is not None:
-            continue
+    for path, layer in placed:
         if isinstance(weights, StateTree):
             found = _named_lora(weights, [variables_path(path, layer)], layer)
             a = None if found is None else found[0]
@@ -427,10 +431,6 @@ def _by_order(
     owned = [by_name[name] for name in stored] if named else layers
     owners = {weight: inner for _, inner in state_groups(model, order) for weight in inner.own_weights}
     for layer, (group, given) in zip(owned, stored.items(), strict=True):
-        if origin.keras3 and adapts_integers(given):
-            text = "has LoRA weights beside a quantized kernel, expected a kernel merged with them, as in a .keras"
-            problems.add(f"{_label(layer)}: {text}")
-            continue
         orders = [[weight for weight in weights if weight not in left_out] for weights in legacy_orders(layer, order)]
         found: Sequence[StoredArray] = merged_lora(layer, given) if origin.keras3 else given
         candidates = [(weights, modern(weights, owners, found, origin)) for weights in orders]
@@ -441,7 +441,7 @@ def _by_order(
             shapes = {weight: array.shape for weight, array in zip(weights, arrays, strict=True)}
             for inner in layer.walk_layers():
                 if inner.own_weights and all(weight in shapes for weight in inner.own_weights):
-                    inner.fit_stored_shapes([shapes[weight] for weight in own_variables(inner)])
+                    inner.fit_stored_shapes([shapes[weight] for weight in placed_variables(inner)])
             yield from (_Match(layer, weight, array, group) for weight, array in zip(weights, arrays, strict=True))
 
 

@@ -16,11 +16,11 @@ from layergraph.training.trainer import Trainer
 
 
 def adaptable_paths(model: Trainer) -> dict[str, LoraLayer]:
-    """The layers that take LoRA weights, by path: also those inside of other layers, such as `attention/query`."""
+    """The layers into whose kernels LoRA weights can be merged, by path, also inside of others: `attention/query`."""
     found: dict[str, LoraLayer] = {}
     for outer, layer in layer_paths(model).items():
         for path, inner in _walk(outer, layer):
-            if isinstance(inner, LoraLayer) and inner.takes_lora and inner not in found.values():
+            if isinstance(inner, LoraLayer) and inner.merges_lora and inner not in found.values():
                 found[path] = inner
     return found
 

@@ -6,12 +6,13 @@ import keras
 import layergraph
 import numpy as np
 import pytest
-from layergraph.errors import ModelFileError
+from layergraph.errors import ConfigError
 
 ADAPTED = {
     "dense": ((3,), lambda: keras.layers.Dense(4)),
     "dense without bias": ((3,), lambda: keras.layers.Dense(4, use_bias=False)),
     "einsum": ((5, 3), lambda: keras.layers.EinsumDense("abc,cd->abd", (None, 4), bias_axes="d")),
+    "einsum of three axes": ((5, 3), lambda: keras.layers.EinsumDense("abc,cde->abde", (None, 2, 4), bias_axes="de")),
     "embedding": ((3,), lambda: keras.layers.Embedding(7, 4)),
     "conv1d": ((6, 3), lambda: keras.layers.Conv1D(4, 3)),
     "conv2d": ((6, 6, 3), lambda: keras.layers.Conv2D(4, 3)),
@@ -60,18 +61,74 @@ def test_of_several_layers_of_a_nested_model(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")
 @pytest.mark.parametrize("mode", ["int8", "int4"])
-@pytest.mark.parametrize("kind", ["dense", "embedding"])
-def test_quantized_kernels_have_it_merged_in_a_keras_file_only(tmp_path, kind, mode):
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("first", ["lora", "quantized"])
+@pytest.mark.parametrize("kind", ["dense", "dense without bias", "einsum", "einsum of three axes", "embedding"])
+def test_beside_quantized_kernels(tmp_path, kind, first, mode, frozen):
     shape, make = ADAPTED[kind]
     x, layer = keras.Input(shape), make()
     model = keras.Model(x, keras.layers.Dense(2)(layer(x)))
+    if first == "lora":
+        layer.enable_lora(2, lora_alpha=5)
+        randomise(model)
+    model.quantize(mode)
+    if first == "quantized":
+        layer.enable_lora(2, lora_alpha=5)
+    name = "embeddings" if kind == "embedding" else "kernel"
+    for part in (f"lora_{name}_a", f"lora_{name}_b"):
+        weight = getattr(layer, part)
+        weight.assign(np.random.default_rng(2).normal(size=weight.shape))
+    layer.trainable = not frozen
+    data = np.random.default_rng(0).integers(0, 7, (2, *shape))
+    model.save(tmp_path / "model.h5")
+    same(tmp_path / "model.h5", model, data)
+    model.save(tmp_path / "model.keras")
+    # Keras rounds the merged kernel anew, so its model differs from the one that it saved.
+    same(tmp_path / "model.keras", keras.saving.load_model(tmp_path / "model.keras"), data)
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")
+def test_beside_quantized_kernels_are_trained_and_saved(tmp_path):
+    x, layer = keras.Input((3,)), keras.layers.Dense(4)
+    model = keras.Model(x, keras.layers.Dense(2)(layer(x)))
     layer.enable_lora(2)
     randomise(model)
-    model.quantize(mode)
-    for suffix in (".keras", ".h5"):
-        model.save(tmp_path / f"model{suffix}")
-    # Keras rounds the merged kernel anew, so its model differs from the one that it saved.
-    saved = keras.saving.load_model(tmp_path / "model.keras")
-    same(tmp_path / "model.keras", saved, np.random.default_rng(0).integers(0, 7, (2, *shape)))
-    with pytest.raises(ModelFileError, match=f"{layer.name}.* has LoRA weights beside a quantized kernel"):
-        layergraph.load_model(tmp_path / "model.h5")
+    model.quantize("int8")
+    model.compile("sgd", "mse")
+    model.save(tmp_path / "model.h5")
+    ours = layergraph.load_model(tmp_path / "model.h5")
+    random = np.random.default_rng(0)
+    data, answers = random.normal(size=(6, 3)).astype("float32"), random.normal(size=(6, 2)).astype("float32")
+    for one in (model, ours):
+        one.fit(data, answers, batch_size=2, epochs=2, shuffle=False, verbose=0)
+    np.testing.assert_allclose(ours.predict(data), model.predict(data, verbose=0), atol=1e-5, rtol=1e-5)
+    ours.save(tmp_path / "trained.h5")
+    same(tmp_path / "trained.h5", keras.saving.load_model(tmp_path / "trained.h5"), data)
+    with pytest.raises(ConfigError, match=r"LoRA weights beside a quantized kernel.*use \.h5"):
+        ours.save(tmp_path / "trained.keras")
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")
+def test_beside_quantized_kernels_and_others_in_one_nested_model(tmp_path):
+    inner_x = keras.Input((4,))
+    adapted = [keras.layers.Dense(4, name=name) for name in ("whole", "rounded")]
+    inner = keras.Model(inner_x, adapted[1](adapted[0](inner_x)), name="inner")
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.layers.Dense(2, name="answer")(inner(x)))
+    for layer in adapted:
+        layer.enable_lora(3)
+    randomise(model)
+    adapted[1].quantize("int8")
+    model.save(tmp_path / "model.h5")
+    same(tmp_path / "model.h5", model, np.random.default_rng(0).normal(size=(3, 4)))
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have")
+def test_refused_beside_kernels_of_float8(tmp_path):
+    x = keras.Input((3,))
+    model = keras.Model(x, keras.layers.Dense(4, name="dense")(x))
+    model.quantize("float8")
+    model.save(tmp_path / "model.keras")
+    ours = layergraph.load_model(tmp_path / "model.keras")
+    with pytest.raises(ConfigError, match="quantized by float8 take no LoRA weights"):
+        ours.get_layer("dense").enable_lora(2)

@@ -203,20 +203,20 @@ class EinsumDense(LoraLayer, ShapedLayer):
         """Computes activation(einsum(equation, inputs, kernel) + bias)."""
         if isinstance(w, LoraWeights) and self.parsed.kernel[-1] in self.parsed.outputs:
             inputs = inputs.to(w.base.dtype)
-            outputs = torch.einsum(self.parsed.text, inputs, w.base) + w.scale * self._adapted(inputs, w)
+            outputs = torch.einsum(self.parsed.text, inputs, w.base) + w.scale * self.adapted(inputs, w.a, w.b)
         else:
             outputs = torch.einsum(self.parsed.text, inputs.to(w.kernel.dtype), w.kernel)
         if self.bias_axes is not None:
             outputs = outputs + w.bias
         return activate(self.activation, context, w, outputs)
 
-    def _adapted(self, inputs: torch.Tensor, w: LoraWeights) -> torch.Tensor:
+    def adapted(self, inputs: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """Computes einsum(equation, inputs, a @ b), a first."""
         last, outputs = self.parsed.kernel[-1], self.parsed.text.partition("->")[2]
         # With the letter of the kernel's last axis, which `a` has of the length of the rank.
-        ranked = torch.einsum(self.parsed.text, inputs, w.a)
+        ranked = torch.einsum(self.parsed.text, inputs, a)
         other = next(letter for letter in string.ascii_letters if letter not in self.parsed.text)
-        return torch.einsum(f"{outputs},{last}{other}->{outputs.replace(last, other)}", ranked, w.b)
+        return torch.einsum(f"{outputs},{last}{other}->{outputs.replace(last, other)}", ranked, b)
 
 
 def _with_axes(given: Any, inputs: Sequence[int], outputs: Sequence[int]) -> Any:

@@ -39,6 +39,11 @@ class QuantizedEmbedding(QuantizedLayer, Embedding):
         if self.quantization.mode == "int8" and shapes[1:] == [(self.output_dim,)]:
             self.own_weights[1].shape = shapes[1]
 
+    @property
+    def adapted_shape(self) -> tuple[int, ...]:
+        """Shape of the unpacked embeddings."""
+        return self.input_dim, self.output_dim
+
     def bind(self, binder: Binder) -> Any:
         """Returns the weights; int4 embeddings are unpacked to one value per element."""
         w = super().bind(binder)
@@ -56,6 +61,14 @@ class QuantizedEmbedding(QuantizedLayer, Embedding):
     def forward(self, context: CallContext, w: Weights, inputs: torch.Tensor) -> torch.Tensor:
         """Looks up the vectors of the ids. Raises DataError for an id outside of the table."""
         ids = self.known_ids(context, inputs)
+        vectors = self._looked_up(w, ids)
+        if (lora := self.lora) is None:
+            return vectors
+        factors = torch.nn.functional.embedding(ids, w.lora_embeddings_a)
+        added: torch.Tensor = lora.scale * (factors @ w.lora_embeddings_b)
+        return (vectors + added).to(vectors.dtype)
+
+    def _looked_up(self, w: Weights, ids: torch.Tensor) -> torch.Tensor:
         vectors: torch.Tensor = torch.nn.functional.embedding(ids, w.embeddings).to(torch_dtype(self.compute_dtype))
         if w.unscaled:
             return vectors

@@ -40,6 +40,8 @@ class QuantizedDense(QuantizedKernel, Dense):
     def forward(self, context: CallContext, w: Weights, x: torch.Tensor) -> torch.Tensor:
         """Computes activation(x @ kernel + bias)."""
         y = self.multiplied(context, w, x, torch.matmul, (-1,))
+        if (lora := self.lora) is not None:
+            y = (y + lora.scale * (x.to(y.dtype) @ w.lora_kernel_a @ w.lora_kernel_b)).to(y.dtype)
         return activate(self.activation, context, w, y + _bias(self, w) if self.use_bias else y)
 
 
@@ -91,6 +93,9 @@ class QuantizedEinsumDense(QuantizedKernel, EinsumDense):
             tuple(self.inputs.summed),
             self.inputs.laid_out,
         )
+        if (lora := self.lora) is not None:
+            added = self.adapted(inputs.to(y.dtype), w.lora_kernel_a, w.lora_kernel_b)
+            y = (y + lora.scale * added).to(y.dtype)
         return activate(self.activation, context, w, y if self.bias_axes is None else y + _bias(self, w))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -18,11 +18,11 @@ from layergraph.errors import ConfigError, GraphError
 from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.dtypes import DTypePolicy, any_dtype_policy, torch_dtype
-from layergraph.functional.layer import Layer
 from layergraph.functional.storage_layout import StorageLayout
 from layergraph.functional.tensor import Shape
 from layergraph.functional.weights import Weights
 from layergraph.initializers import initializer
+from layergraph.layers.lora import LoraLayer
 from layergraph.layers.quantized.quantizers import (
     AbsMaxQuantizer,
     Int4QuantizationConfig,
@@ -43,15 +43,17 @@ def _quantized_policy(value: Any) -> DTypePolicy:
     return policy
 
 
-class QuantizedLayer(Layer):
-    """Base of layers whose dtype policy quantizes them; created from files only."""
+class QuantizedLayer(LoraLayer):
+    """Base of layers whose dtype policy quantizes them; created from files only.
+
+    LoRA weights aren't merged into integers: what they add is computed from the layer's inputs, which aren't rounded.
+    """
 
     dtype: Any = option(_quantized_policy, kw_only=True)
     quantization_config: Any = option(optional(quantization_config), default=None, kw_only=True)
 
     storage = StorageLayout(as_made=True)
-    #: Keras adapts quantized kernels, too; here only files with merged ones are loaded.
-    takes_lora: ClassVar[bool] = False
+    merges_lora = False
 
     @property
     def keras_class_name(self) -> str:
@@ -97,6 +99,13 @@ class QuantizedLayer(Layer):
     def bind_unscaled(self, binder: Binder) -> Any:
         """Returns weights for calls that bypass Keras's quantized computation and use the stored values directly."""
         raise NotImplementedError
+
+    def enable_lora(self, rank: int, lora_alpha: float | None = None, *initializers: Any, **named: Any) -> None:
+        """As for other layers. Raises ConfigError if the kernel is neither int8 nor int4."""
+        if (mode := self.quantization.mode) not in ("int8", "int4"):
+            label = f"layer '{self.name}' ({self.keras_class_name})"
+            raise ConfigError(f"{label}: kernels quantized by {mode} take no LoRA weights, expected int8 or int4")
+        super().enable_lora(rank, lora_alpha, *initializers, **named)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dtype": self.dtype_policy.serialized()}
@@ -180,10 +189,11 @@ class QuantizedKernel(QuantizedLayer):
 
     def fit_stored_shapes(self, shapes: list[tuple[int, ...]]) -> None:
         """Adapts to Keras 3.11 to 3.13, which pack two rows per byte and quantize inputs by default."""
-        kernel, scale = self.own_weights[0], self.own_weights[-1]
+        kernel = self.own_weights[0]
         old = self.quantization.mode == "int4" and self.block is None and shapes
         if old and shapes[0] == self._packed_shape and shapes[0] != kernel.shape:
             self.packed_by_rows = True
+            scale = next(weight for weight in self.own_weights if weight.name == "kernel_scale")
             kernel.shape, scale.shape = self._packed_shape, self._scale_shape
 
     @property
@@ -193,6 +203,11 @@ class QuantizedKernel(QuantizedLayer):
             return AbsMaxQuantizer()
         whole = self.quantization.mode in ("int8", "int4") and self.block is None
         return super().activation_quantizer if whole else None
+
+    @property
+    def adapted_shape(self) -> tuple[int, ...]:
+        """Shape of the kernel in the product."""
+        return self.kernel_shape
 
     # Computation.
 
