@@ -6,7 +6,6 @@ timesteps must be the parts of the whole, and others what the last timestep alon
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,11 +16,10 @@ from layergraph.execution.step import Step
 from layergraph.functional.binding import Binder
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.invocation import Mask
-from layergraph.functional.layer import Layer
 from layergraph.functional.row_independence import close
 from layergraph.functional.weight import Weight
 from layergraph.stepping.reasons import reason_of
-from layergraph.stepping.step_graph import Extent
+from layergraph.stepping.step_graph import Extent, StepGraph
 
 #: Parts of the sequence on which calls are tried: its timesteps in two ways, and ends of it.
 _PARTS = (slice(0, 1), slice(1, None), slice(0, 3), slice(3, None))
@@ -33,13 +31,13 @@ _TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
 def check_calls(
     plan: Plan,
     tensors: list[Any],
-    extents: Mapping[int, Extent],
-    causes: Mapping[Layer, tuple[str, str]],
+    graph: StepGraph,
 ) -> None:
-    """Tries the calls of layers in `causes` on parts of the sequences in `tensors`, the inputs of the plan.
+    """Tries the calls of layers without states on parts of the sequences in `tensors`, the inputs of the plan.
 
     Raises NotSteppableError, with the layer and the reason, for a call that looks at other timesteps.
     """
+    extents = graph.extents
     values: dict[int, Any] = dict(zip(plan.slots[0], tensors, strict=True))
     masks: dict[int, Mask] = {}
     with torch.inference_mode(False), torch.no_grad():
@@ -51,15 +49,14 @@ def check_calls(
             try:
                 made, made_masks = step.call(CallContext(losses=None), weights, given, given_masks, want_masks=True)
             except Exception as wrong:
-                name = step.call.layer.name, step.call.layer.keras_class_name
                 reason = f"fails on another number of timesteps: {str(wrong).partition(chr(10))[0]}"
-                raise NotSteppableError(reason, *causes.get(step.call.layer, name)) from wrong
+                raise NotSteppableError(reason, *graph.cause(step.call.layer)) from wrong
             values.update(zip(step.targets, made, strict=True))
             masks.update(zip(step.targets, made_masks, strict=True))
             of_sequence = [extents.get(id(tensor)) is Extent.EACH for tensor in step.call.tensors]
-            if step.call.layer in causes and any(of_sequence):
+            if step.call.layer in graph.causes and any(of_sequence):
                 _Call(step, weights, given, given_masks, of_sequence).check(
-                    made, made_masks, [extents[id(tensor)] for tensor in step.made], causes[step.call.layer]
+                    made, made_masks, [extents[id(tensor)] for tensor in step.made], graph.cause(step.call.layer)
                 )
 
 

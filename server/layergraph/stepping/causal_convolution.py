@@ -32,7 +32,9 @@ def next_call(step: Step, tensors: Sequence[Tensor], path: str, states: StateTen
     dtype = layer.compute_dtype if x.dtype.startswith(("float", "bfloat")) else x.dtype
     before = states.add(f"{path}/inputs", path, (count, *x.shape[2:]), dtype)
     name = states.names.free(f"{path}/all_inputs")
-    joined = Concatenate(axis=1, name=name, dtype=layer.compute_dtype)([before, x])
+    join = Concatenate(axis=1, name=name, dtype=layer.compute_dtype)
+    states.own(join, path, layer)
+    joined = join([before, x])
     states.finish([joined[:, -count:]])
     copy = copy_of(layer, states.names.free(path), padding="valid")
     states.own(copy, path, layer)

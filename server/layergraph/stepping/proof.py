@@ -13,7 +13,6 @@ from layergraph.execution.arrays import as_tensor
 from layergraph.execution.batch_independence import is_batch_independent
 from layergraph.execution.plan import Plan
 from layergraph.functional.dtypes import torch_dtype
-from layergraph.functional.layer import Layer
 from layergraph.stepping.call_check import check_calls
 from layergraph.stepping.sequences import cuts, random_sequences
 from layergraph.stepping.state import Array
@@ -35,7 +34,7 @@ _CUTS, _LONG_CUTS, _LONG = 3, 1, 16
 def prove(stepper: Stepper, whole: Plan, graph: StepGraph) -> None:
     """Compares steps with whole sequences. Raises NotSteppableError, with the layer and the reason, if they differ."""
     plan = stepper.plan
-    _check_rows(plan, graph.causes)
+    _check_rows(plan, graph)
     own = random_sequences(whole, stepper.timed_inputs, rows=_ROWS, timesteps=_TIMESTEPS)
     rows = len(next(iter(own.values())))
     timesteps = min(own[name].shape[1] for name in stepper.timed_inputs)
@@ -43,7 +42,7 @@ def prove(stepper: Stepper, whole: Plan, graph: StepGraph) -> None:
     try:
         longer = own if timesteps >= _TIMESTEPS else _repeated(own, stepper.timed_inputs)
         given = {**longer, **states}
-        check_calls(plan, [as_tensor(given[spec.name], spec) for spec in plan.input_specs], graph.extents, graph.causes)
+        check_calls(plan, [as_tensor(given[spec.name], spec) for spec in plan.input_specs], graph)
         _compare(stepper, own, whole.run(own), range(_LONG_CUTS if timesteps > _LONG else _CUTS), graph)
         if longer is not own:
             # Of a file with one timestep, there are no parts: compared with the step of all timesteps.
@@ -68,14 +67,13 @@ def _repeated(arrays: Mapping[str, Array], timed: Collection[str]) -> dict[str, 
     }
 
 
-def _check_rows(plan: Plan, causes: Mapping[Layer, tuple[str, str]]) -> None:
+def _check_rows(plan: Plan, graph: StepGraph) -> None:
     """Raises NotSteppableError if rows depend on one another."""
     if plan.batched:
         return
     for step in plan.steps:
         if not is_batch_independent([step]):
-            path, name = causes.get(step.call.layer, (step.call.layer.name, step.call.layer.keras_class_name))
-            raise NotSteppableError("computes with several rows together", path, name)
+            raise NotSteppableError("computes with several rows together", *graph.cause(step.call.layer))
     raise NotSteppableError("an output has no rows")
 
 
@@ -103,8 +101,7 @@ def _compare(
             got = np.concatenate(steps, 1) if name in stepper.timed_outputs else steps[-1]
             off = _difference(got, whole)
             if not off <= tolerance:
-                layer = graph.outputs[name].history.layer
-                cause = {**graph.causes, **graph.owners}.get(layer, (layer.name, layer.keras_class_name))
+                cause = graph.cause(graph.outputs[name].history.layer)
                 raise NotSteppableError(f"gives steps that differ by {off:.2g} from the whole sequence", *cause)
 
 

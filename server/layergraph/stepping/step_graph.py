@@ -60,6 +60,11 @@ class StepGraph:
     causes: Mapping[Layer, tuple[str, str]]
     owners: Mapping[Layer, tuple[str, str]]
 
+    def cause(self, layer: Layer) -> tuple[str, str]:
+        """Path and class of the model's layer that a layer of the graph stands for."""
+        own = layer.name, layer.keras_class_name
+        return self.causes.get(layer) or self.owners.get(layer, own)
+
 
 def divisions(calls: Calls, specs: Sequence[TensorSpec]) -> list[Parts]:
     """In which ways the inputs of a model may have timesteps: all of those that may, then as few as possible.

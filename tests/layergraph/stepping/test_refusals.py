@@ -62,6 +62,15 @@ def test_a_layer_in_a_nested_model_is_named_by_its_path():
     assert refused.value.layer == "inner/pool"
 
 
+def test_a_layer_with_states_is_named_by_its_path():
+    x, y = Input((TIMESTEPS, 4)), Input((TIMESTEPS, 4))
+    activation = k.Softmax(axis=0)
+    inner = Model(y, k.Conv1D(4, 2, padding="causal", activation=activation, name="conv")(y), name="inner")
+    with pytest.raises(NotSteppableError, match="computes with several rows together") as refused:
+        Model(x, inner(x)).stepper()
+    assert (refused.value.layer, refused.value.class_name) == ("inner/conv", "Conv1D")
+
+
 def test_a_layer_that_would_change_nothing_yet_is_refused():
     # Kernels of zeros: the outputs would be the same, until the model is trained.
     x = Input((None, 4))
