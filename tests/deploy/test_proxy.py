@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,6 +33,8 @@ REPLICAS = CONFIGURATION.with_name("replicas.cfg")
 
 #: Models on three replicas.
 MODELS = [f"m{number}" for number in range(30)]
+#: How servers of the two backends are checked.
+BACKENDS = {"replicas": "check-proto h1", "http": "proto h1"}
 SPEC = TensorSpec("x", (None, 1), "float32")
 
 pytestmark = [
@@ -139,6 +143,50 @@ def test_each_model_is_on_one_replica(tmp_path: Path) -> None:
         assert sorted(name for names in asked for name in set(names)) == sorted(expected)
         assert all(len(set(names)) >= 3 for names in asked), asked
     assert all("ListModels" in [method for method, _ in server.calls] for server in servers)
+
+
+def test_calls_of_a_sequence_stay_on_the_replica_of_the_first(tmp_path: Path) -> None:
+    """With the lines of the page about sequences, also where models are routed; other calls go to all in turns."""
+    page = (CONFIGURATION.parents[2] / "docs" / "sequences.md").read_text()
+    lines = page.partition("\nbackend replicas\n")[2].partition("    server ")[0]
+    for variables in ({}, {"PROXY_BY_MODEL": "150"}):
+        with ExitStack() as stack:
+            servers = [stack.enter_context(FakeServer()) for _ in range(3)]
+            ready = stack.enter_context(page_server())
+            at = "".join(
+                f"    server {n} {one.address} port {ready.server_port} check-proto h1\n"
+                for n, one in enumerate(servers)
+            )
+            (tmp_path / "servers.cfg").write_text(f"backend replicas\n{lines}{at}")
+            files = (REPLICAS, tmp_path / "servers.cfg")
+            (port,) = stack.enter_context(haproxy(*files, takes=("PROXY_GRPC",), **variables))
+            stack.enter_context(Client(f"127.0.0.1:{port}", timeout=10)).wait_until_ready(30)
+            channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
+            call = channel.unary_unary("/layerserve.v1.ModelService/ListModels")
+            for _ in range(3):
+                for number in range(9):
+                    call(b"", metadata=[("layerserve-sequence", f"s{number}"), ("layerserve-model", "m")], timeout=10)
+                call(b"", timeout=10)
+        by_id = [[str(m["layerserve-sequence"]) for m in s.metadata if "layerserve-sequence" in m] for s in servers]
+        assert sorted(name for ids in by_id for name in set(ids)) == [f"s{number}" for number in range(9)]
+        assert sum(map(len, by_id)) == 27
+        assert variables or all(by_id)
+
+
+def test_no_replica_over_http_is_an_error_as_the_servers_own(tmp_path: Path) -> None:
+    with socket.socket() as refusing:
+        refusing.bind(("127.0.0.1", 0))
+        port = refusing.getsockname()[1]
+        lines = "".join(f"backend {name}\n    server a 127.0.0.1:{port} {how}\n" for name, how in BACKENDS.items())
+        (tmp_path / "servers.cfg").write_text(lines)
+        takes = ("PROXY_GRPC", "PROXY_HTTP")
+        with haproxy(REPLICAS, tmp_path / "servers.cfg", takes=takes) as (_, http):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"http://127.0.0.1:{http}/v2/models/m/ready", timeout=10)
+            with refused.value as answer:
+                body = json.loads(answer.read())
+    assert (answer.code, answer.headers["Content-Type"]) == (503, "application/json")
+    assert body == {"error": "no replica is ready"}
 
 
 class PageServer(ThreadingHTTPServer):

@@ -51,6 +51,7 @@ RIDES = "31,Bonn,7.5\n62,Oslo,9\n" * 4
 FEATURES = {"docs/engine.md": 784}
 #: First lines of blocks of text that are no commands.
 LISTINGS = {
+    "backend replicas",  # in tests/deploy/test_proxy.py
     "my_classifier/1/config.json            the backbone: its class and hyperparameters",
     "FOLDER/NAME/VERSION/model.keras    a version; other layouts are listed in Serving (serving.md#the-repository)",
 }

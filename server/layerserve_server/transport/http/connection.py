@@ -31,7 +31,7 @@ from layerserve_server.transport.perimeter.limits import (
 OK = b"HTTP/1.1 200 OK\r\n"
 CLOSE = b"connection: close\r\n"
 #: The reply of a server that has failed itself.
-FAULT = HttpReply(b"Internal Server Error", (("content-type", "text/plain; charset=utf-8"),), 500)
+FAULT = error_reply("internal error; see the server's log", 500, "internal")
 
 
 def first_line(status: int) -> bytes:
