@@ -96,6 +96,9 @@ MODELS: dict[str, Callable[[], Model]] = {
     "identity_bytes": lambda: identity("string", (None, None)),
     "string_identity": lambda: identity("string", (None,)),
     "simple_sequence": larger_at_start,
+    # Whether it is the first comes as a number or as a bool there, not here.
+    "onnx_sequence_int32": larger_at_start,
+    "onnx_sequence_bool": larger_at_start,
     "half_plus_two": lambda: affine(0.5, 2.0),
     "half_plus_three": lambda: affine(0.5, 3.0),
     "sm_model": add_sub,
@@ -125,7 +128,10 @@ MODELS: dict[str, Callable[[], Model]] = {
 
 
 #: Text of the file of settings, by model.
-SETTINGS = {"simple_sequence": "[sequences]\n"}
+SETTINGS = {
+    "simple_sequence": "[sequences]\n",
+    **dict.fromkeys(("onnx_sequence_int32", "onnx_sequence_bool"), "[sequences]\nidle_seconds = 5.0\n"),
+}
 
 
 def _as_numbers(inputs: Sequence[Any]) -> list[Any]:

@@ -1,4 +1,5 @@
-"""Runs peers' examples and tests against our server, and compares what passes with `peers_expected.toml`.
+"""Runs peers' examples and tests against our server, and compares what passes with `peers_expected.toml`. Each file has
+a server of its own.
 
 peers.py --python PYTHON [--triton-client FOLDER] [--triton-server FOLDER] [--open-inference FOLDER]
          [--schemathesis COMMAND] [--tensorflow-serving FOLDER --tensorflow PYTHON] [--only TEXT] [--transport native]
@@ -43,14 +44,14 @@ SECONDS = 900
 #: Duration of the fuzzer, in seconds, and the minimum number of its requests.
 FUZZ_SECONDS, MIN_REQUESTS = 300, 500
 #: A port of Triton, behind how files name the host.
-PORT = re.compile(r"(localhost:|_ipaddr\}:|127\.0\.0\.1\", )(8000|8001)")
+PORT = re.compile(r"(localhost:|\"localhost\"\) \+ \":|_ipaddr\}:|127\.0\.0\.1\", )(8000|8001)")
 CLIENT, SERVER = "src/python/examples/", "qa/"
 SIMPLE = ("simple", "simple_int8", "simple_string", "simple_identity")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Files of a peer, which are asked of one server."""
+    """Files of a peer that need the same models and settings."""
 
     name: str
     #: Below the folder of the sources: patterns of examples, or files of unittest.
@@ -141,6 +142,15 @@ SUITES = (
         {"max_message_bytes": 2**31 - 1, "max_buffered_bytes": 16 << 30},
         memory=40 << 30,
     ),
+    Suite(
+        "server",
+        [SERVER + "L0_sequence_batcher/sequence_batcher_test.py"],
+        ["onnx_sequence_int32", "onnx_sequence_bool"],
+        environment={
+            **{"BACKENDS": "onnx", "BATCHER_TYPE": "FIXED", "MODEL_INSTANCES": "1"},
+            **dict.fromkeys(("ENSEMBLES", "NO_BATCHING", "IMPLICIT_STATE", "INITIAL_STATE_FILE"), "0"),
+        },
+    ),
     Suite("server", [SERVER + "L0_client_timeout/client_infer_timeout_test.py"], ["custom_identity_int32"]),
     Suite(
         "server",
@@ -184,7 +194,8 @@ def main() -> int:
         if files and (available_memory() or 0) < suite.memory:
             print(f"{files[0].name}: left out, needs {suite.memory >> 30} GiB of free memory")
         elif files:
-            differ += run(suite, BUILD / str(number), folder, files, expected, arguments)
+            for file in files:
+                differ += run(suite, BUILD / str(number) / file.stem, folder, file, expected, arguments)
     if arguments.schemathesis and arguments.only in "schemathesis":
         differ += generated(arguments, expected)
     if arguments.tensorflow_serving and arguments.only in TENSORFLOW_SERVING:
@@ -193,21 +204,16 @@ def main() -> int:
     return bool(differ)
 
 
-def run(
-    suite: Suite, build: Path, folder: Path, files: Sequence[Path], expected: Mapping[str, Any], options: Any
-) -> int:
-    """Serves the models of a suite and runs its files. Returns the number of unexpected outcomes."""
-    differ = 0
+def run(suite: Suite, build: Path, folder: Path, file: Path, expected: Mapping[str, Any], options: Any) -> int:
+    """Serves the models of a suite and runs one of its files. Returns the number of unexpected outcomes."""
     with serving(suite.models, build, options.transport, **suite.settings) as app:
         ports = {"8000": str(app.http_port), "8001": str(app.grpc_port)}
         copy(folder, suite, build / "sources", ports)
-        for file in files:
-            name = str(file.relative_to(folder))
-            before = f"http://127.0.0.1:{app.http_port}{suite.before_each}" if suite.before_each else ""
-            outcomes = outcomes_of(build / "sources" / name, suite, options.python, ports, before)
-            title = f"{name} ({suite.variant})" if suite.variant else name
-            differ += report(title, outcomes, expected.get(title, {}))
-    return differ
+        name = str(file.relative_to(folder))
+        before = f"http://127.0.0.1:{app.http_port}{suite.before_each}" if suite.before_each else ""
+        outcomes = outcomes_of(build / "sources" / name, suite, options.python, ports, before)
+    title = f"{name} ({suite.variant})" if suite.variant else name
+    return report(title, outcomes, expected.get(title, {}))
 
 
 def generated(options: Any, expected: Mapping[str, Any]) -> int:
