@@ -103,7 +103,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[Any], Counts]]] = {
             "watchers of runs": sum(len(run.log.watchers) for run in one._runs.values()),
         }
     },
-    "services.upload_slots": {"UploadSlots": lambda one: {"slots of uploads, by address": len(one._peers)}},
+    "services.upload_slots": {"UploadSlots": lambda one: {"slots of uploads, by caller": len(one._callers)}},
     "transport.completion_queue": {
         "Poller": lambda one: {
             "calls whose request is being received": len(one.receiving),

@@ -22,7 +22,7 @@ class Caller:
     """
 
     __slots__ = (
-        *("__weakref__", "_allowed", "_named"),
+        *("__weakref__", "_allowed", "_named", "_only"),
         *("ended", "expires", "models", "name", "quota", "reserved", "rights", "source", "unlimited"),
     )
 
@@ -35,12 +35,14 @@ class Caller:
         quota: Quota | None = None,
         expires: float | None = None,
         named: bool = True,
+        only: bool = False,
         source: str = "",
         reserved: Reserved = NONE,
     ) -> None:
         """`models` are names or patterns; `expires` is a Unix time in seconds; None means never.
 
-        A caller that isn't `named` has presented neither a token nor a certificate. `source` is the digest of its
+        A caller that isn't `named` has presented neither a token nor a certificate; it is the `only` one of a server
+        that asks for neither. `source` is the digest of its
         token, or the id of its token's key. `reserved` are models that only some callers may use.
         """
         self.name = name
@@ -54,6 +56,7 @@ class Caller:
         self.unlimited = self.rights.issuperset(RIGHTS) and self.models == ("*",) and quota is None
         self.reserved = reserved
         self._named = named
+        self._only = only
         self.source = source
         #: The error with which the caller's streams end; None while it may go on.
         self.ended: UnauthenticatedError | None = None
@@ -73,6 +76,20 @@ class Caller:
     def owner(self) -> str:
         """Its name as an owner: empty for callers without a token or certificate, whatever tokens are named."""
         return self.name if self._named else ""
+
+    @property
+    def may_own(self) -> bool:
+        """Whether something can belong to it: where others have tokens, callers without one can't be told apart."""
+        return self._named or self._only
+
+    def owns(self, *owners: str) -> bool:
+        """Whether it is one of these owners."""
+        return self.may_own and self.owner in owners
+
+    def check_may_own(self, what: str) -> None:
+        """Raises UnauthenticatedError if nothing can belong to it. `what` would: "datasets"."""
+        if not self.may_own and not self.manages_all:
+            raise UnauthenticatedError(f"{what} belong to callers with a token or certificate; {SEND_ONE}")
 
     @property
     def manages_all(self) -> bool:
@@ -149,4 +166,4 @@ def _phrase(right: Right) -> str:
 
 
 #: The caller of all calls of a server that asks for no token.
-ANYONE = Caller("anyone", named=False)
+ANYONE = Caller("anyone", named=False, only=True)

@@ -15,7 +15,7 @@ from layerserve_server.access.credentials import Credentials
 from layerserve_server.access.group import SECRET_BYTES, ProcessGroup
 from layerserve_server.access.quota import MAX_KEPT, Quotas
 from layerserve_server.access.reserved import Reserved
-from layerserve_server.access.rights import CORE, MissingRightError, Right
+from layerserve_server.access.rights import CORE, RIGHTS, MissingRightError, Right
 from layerserve_server.access.tokens_file import TokensFile, TokensFileError, parse_tokens, read_text
 from layerserve_server.access.verifiers import Callers, Verifier, VerifierKind
 from layerserve_server.disk import replace_file
@@ -78,9 +78,10 @@ class Gate:
         self._asks = tokens is not None or certificates
         #: Models that only some callers may use.
         self.reserved = Reserved()
-        self._anonymous = Caller(ANYONE.name, named=False, reserved=self.reserved)
-        if anonymous is not None or self._asks:
-            self._anonymous = Caller("anonymous", tuple(anonymous or ()), named=False, reserved=self.reserved)
+        name, given = (
+            ("anonymous", tuple(anonymous or ())) if anonymous is not None or self._asks else ("anyone", RIGHTS)
+        )
+        self._anonymous = Caller(name, given, named=False, only=not self._asks, reserved=self.reserved)
         #: The caller of every call of a server without tokens and client certificates; None where callers differ.
         self.everyone: Caller | None = None if self._asks else self._anonymous
         #: The same if it may do everything, so that transports need not ask for each call.

@@ -59,12 +59,12 @@ def access_to(caller: Caller, owned: Owned) -> Access:
 
 def changes(caller: Caller, owner: str) -> bool:
     """Whether a caller changes what belongs to an owner, if it exists for the caller."""
-    return "manage" in caller.rights or ("train" in caller.rights and caller.owner == owner)
+    return "manage" in caller.rights or ("train" in caller.rights and caller.owns(owner))
 
 
 def reads_rows(caller: Caller, owner: str) -> bool:
     """Whether a caller reads rows that belong to an owner: `manage` on one model gives it nobody's data."""
-    return caller.manages_all or ("train" in caller.rights and caller.owner == owner)
+    return caller.manages_all or ("train" in caller.rights and caller.owns(owner))
 
 
 def check_access(caller: Caller, owned: Owned, needed: Access, label: str) -> None:

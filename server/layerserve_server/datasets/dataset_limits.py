@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerserve_server.datasets.dataset import Declaration
-from layerserve_server.datasets.partial_upload import PART_NAME, read_note, unwritable
+from layerserve_server.datasets.partial_upload import PART_NAME, Part, read_note, unwritable
 from layerserve_server.errors import QuotaError, TooLargeError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Maximum number of datasets and uploads: each is a folder that is read to list them.
 MAX_DATASETS = 10_000
+#: Maximum number of those of a caller, so that others can have some, too.
+MAX_OWN = MAX_DATASETS // 2
 #: Time after which a caller may try again when its datasets fill its quota, in seconds.
 RETRY_SECONDS = 60.0
 
@@ -26,14 +28,12 @@ def check(kept: DatasetStore, declared: Declaration, owner: str, name: str, most
 
     TooLargeError if the server or the disk has none, and QuotaError if its owner has more than `most` bytes then.
     """
-    total, own, count = _used(kept, owner, name)
-    if total + declared.bytes > kept.max_bytes:
-        raise TooLargeError(
-            f"the dataset has {declared.bytes} bytes, expected at most {max(0, kept.max_bytes - total)}: the server's "
-            f"setting max_dataset_bytes is {kept.max_bytes}, of which {total} are used"
-        )
+    total, own, count, own_count = _used(kept, owner, name)
+    _check_fits(kept, declared.bytes, total)
     if count >= MAX_DATASETS:
         raise TooLargeError(f"there are {count} datasets and uploads, the maximum; delete some first")
+    if own_count >= MAX_OWN:
+        raise TooLargeError(f"there are {own_count} datasets and uploads of the caller, the maximum; delete some first")
     if most is not None and own + declared.bytes > most:
         raise QuotaError(
             f"caller '{owner}': its datasets have {own} bytes, {own + declared.bytes} with this one; expected at most "
@@ -45,29 +45,46 @@ def check(kept: DatasetStore, declared: Declaration, owner: str, name: str, most
         raise TooLargeError(f"the dataset has {declared.bytes - has} bytes to come, but the disk has {free} free")
 
 
+def check_received(kept: DatasetStore, part: Part) -> None:
+    """Raises TooLargeError if what has come of an upload doesn't fit any more: others came meanwhile."""
+    _check_fits(kept, part.size, _used(kept, part.owner, part.folder.name)[0])
+
+
+def _check_fits(kept: DatasetStore, size: int, total: int) -> None:
+    if total + size > kept.max_bytes:
+        raise TooLargeError(
+            f"the dataset has {size} bytes, expected at most {max(0, kept.max_bytes - total)}: the server's setting "
+            f"max_dataset_bytes is {kept.max_bytes}, of which {total} are used"
+        )
+
+
 def left(kept: DatasetStore, owner: str, most: int | None) -> int:
     """Returns the number of bytes for which there is room."""
-    total, own, _ = _used(kept, owner, "")
+    total, own, *_ = _used(kept, owner, "")
     return max(0, min(kept.max_bytes - total, (sys.maxsize if most is None else most) - own, _free(kept.folder)))
 
 
-def _used(kept: DatasetStore, owner: str, except_for: str) -> tuple[int, int, int]:
-    """Returns the bytes of all datasets and uploads, of those of one owner, and their number."""
-    total = own = count = 0
+def _used(kept: DatasetStore, owner: str, except_for: str) -> tuple[int, int, int, int]:
+    """Returns the bytes of all datasets and uploads, of those of one owner, and the numbers of both."""
+    total = own = count = own_count = 0
     for dataset in kept.datasets():
         count += 1
         total += dataset.bytes
-        own += dataset.bytes if owner in dataset.owners else 0
+        if owner in dataset.owners:
+            own_count += 1
+            own += dataset.bytes
     for entry in os.scandir(kept.folder):
         if not PART_NAME.fullmatch(entry.name) or entry.name == except_for:
             continue
         count += 1
-        # One that is being received will have all of its bytes.
-        part = kept.open_parts.get(entry.name)
-        size = part.declared.bytes if part is not None else _size(Path(entry.path))
+        # What is declared keeps no room from others before it has come.
+        size = _size(Path(entry.path))
         total += size
-        own += size if read_note(Path(entry.path)).owner == owner else 0
-    return total, own, count
+        if read_note(Path(entry.path)).owner == owner:
+            own_count += 1
+            part = kept.open_parts.get(entry.name)
+            own += size if part is None else part.declared.bytes
+    return total, own, count, own_count
 
 
 def _size(folder: Path) -> int:

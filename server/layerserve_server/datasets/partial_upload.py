@@ -70,6 +70,8 @@ class Part:
         #: Why it is gone; None while it isn't.
         self.gone: ServerError | None = None
         self.size = 0
+        #: Its size when there was room for it.
+        self.fitted = 0
         self._lock = threading.Lock()
         self._hash = hashlib.sha256()
         self._hashed = 0

@@ -30,6 +30,7 @@ from layerserve_server.datasets.partial_upload import (
     LOCK,
     NOTE,
     PART_NAME,
+    SYNC_BYTES,
     Part,
     WrongDigestError,
     is_received,
@@ -170,6 +171,18 @@ class DatasetStore:
             raise
         return part
 
+    def receive(self, part: Part, offset: int, data: bytes) -> None:
+        """Adds bytes to a part. Raises as `Part.add`, and TooLargeError if other datasets have taken the room."""
+        part.add(offset, data)
+        if part.size - part.fitted >= SYNC_BYTES:
+            self._check_fits(part)
+
+    def _check_fits(self, part: Part) -> None:
+        size = part.size
+        with self._changing():
+            dataset_limits.check_received(self, part)
+        part.fitted = size
+
     def close(self, part: Part) -> None:
         """Ends a stream's use of a part."""
         with self._lock:
@@ -191,6 +204,7 @@ class DatasetStore:
             if known is None:
                 try:
                     part.check()
+                    self._check_fits(part)
                     # Only now: of another caller's dataset, the content proves what the digest alone doesn't.
                     known = self._declared_again(part.declared, part.owner, new=True)
                     if known is None:

@@ -13,7 +13,7 @@ from layerserve_server.training.request import DataArray, RunRequest
 
 def seen_by(caller: Caller) -> Sees:
     """Returns whether a caller may see a dataset: its own, shared ones, and if it manages all models, all."""
-    return lambda dataset: dataset.shared or caller.owner in dataset.owners or caller.manages_all
+    return lambda dataset: dataset.shared or caller.owns(*dataset.owners) or caller.manages_all
 
 
 def with_datasets(request: RunRequest, store: DatasetStore | None, caller: Caller) -> RunRequest:

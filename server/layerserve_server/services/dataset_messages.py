@@ -27,8 +27,12 @@ FORMATS: Mapping[int, str] = {
 }
 
 
-def check_training(*, on: bool) -> None:
-    """Raises NotTrainableError if training is off, so that nothing would read a dataset."""
+def check_training(caller: Caller, *, on: bool) -> None:
+    """Raises NotTrainableError if training is off, so that nothing would read a dataset of a caller.
+
+    Raises UnauthenticatedError if none can belong to it.
+    """
+    caller.check_may_own("datasets")
     if not on:
         raise NotTrainableError("training is off on this server: it has no training slots")
 

@@ -73,9 +73,9 @@ class DatasetService:
         message = await parsed(stream, pb.UploadDatasetRequest, await stream.first())
         if message.WhichOneof("part") != "declaration":
             raise InvalidRequestError("the first message of the stream must be the declaration")
-        check_training(on=self._training)
         declared, caller, store = _declaration(message.declaration), stream.caller, self._store
-        with self._uploads.occupy(stream.peer):
+        check_training(caller, on=self._training)
+        with self._uploads.occupy(stream):
             opened = await stream.blocking(
                 lambda: store.open(declared, caller.owner, most_bytes(caller), lambda: not stream.listens())
             )
@@ -85,7 +85,7 @@ class DatasetService:
             try:
                 position = pb.DatasetPosition(received=opened.size)
                 yield pb.UploadDatasetResponse(position=position).SerializeToString()
-                await _receive(stream, opened)
+                await self._receive(stream, opened)
                 dataset = await stream.blocking(lambda: store.finish(opened))
             finally:
                 await stream.blocking(lambda: store.close(opened))
@@ -110,24 +110,23 @@ class DatasetService:
         request = parse(pb.DeleteDatasetRequest, call.request)
         caller = call.caller
         dataset = self._store.get(request.dataset_id, seen_by(caller))
-        owner = caller.owner if caller.owner in dataset.owners else None
+        owner = caller.owner if caller.owns(*dataset.owners) else None
         if owner is None and not caller.manages_all:
             raise ForbiddenError(f"dataset '{dataset.id}': it belongs to another caller")
         self._store.delete(dataset, owner, self._used_by)
         call.answer(pb.DeleteDatasetResponse().SerializeToString())
 
+    async def _receive(self, stream: Stream, part: Part) -> None:
+        async for data in stream.requests():
+            message = await parsed(stream, pb.UploadDatasetRequest, data)
+            if message.WhichOneof("part") != "chunk":
+                raise InvalidRequestError("every message after the first must be a chunk")
+            await stream.blocking(partial(self._store.receive, part, message.chunk.offset, message.chunk.data))
+
     def _uploaded(self, dataset: Dataset, caller: Caller) -> bytes:
         message = dataset_message(self._store, dataset, caller, samples=True)
         encoded: bytes = pb.UploadDatasetResponse(dataset=message).SerializeToString()
         return encoded
-
-
-async def _receive(stream: Stream, part: Part) -> None:
-    async for data in stream.requests():
-        message = await parsed(stream, pb.UploadDatasetRequest, data)
-        if message.WhichOneof("part") != "chunk":
-            raise InvalidRequestError("every message after the first must be a chunk")
-        await stream.blocking(partial(part.add, message.chunk.offset, message.chunk.data))
 
 
 def _declaration(message: pb.DatasetDeclaration) -> Declaration:

@@ -105,7 +105,7 @@ class ManagementService:
             files = [DeclaredFile(file.path, file.bytes, file.sha256) for file in spec.files]
             return self._uploads.stage(spec.name, files, spec.label, who)
 
-        with self._slots.occupy(stream.peer):
+        with self._slots.occupy(stream):
             staging = await stream.blocking(stage)
             try:
                 yield pb.UploadModelResponse(accepted=pb.UploadAccepted()).SerializeToString()

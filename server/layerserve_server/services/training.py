@@ -133,7 +133,7 @@ class TrainingService:
             key, once = message.spec.idempotency_key, partial(self._work.begin, stream.caller, begin)
             return self._keys.begin(stream.caller, key, of_kind, message.spec, once)
 
-        with self._uploads.occupy(stream.peer):
+        with self._uploads.occupy(stream):
             run, found = await stream.blocking(begin_once)
             accepted = run.log.events[0]
             if found:

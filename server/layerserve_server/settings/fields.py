@@ -522,7 +522,9 @@ class SettingFields(BaseSettings):
             "files of callbacks, events, and console output. Runs that exceed it fail."
         ),
     )
-    max_kept_runs: int = Field(default=200, ge=1, description="Maximum number of ended training runs that are kept.")
+    max_kept_runs: int = Field(
+        default=200, ge=1, description="Maximum number of ended training runs of each caller that are kept."
+    )
     cancel_grace_seconds: float = Field(
         default=10.0,
         ge=0,

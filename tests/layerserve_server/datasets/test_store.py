@@ -443,13 +443,44 @@ def test_a_dataset_may_lack_its_first_rows(make_store, tmp_path, text):
 
 def test_there_is_room_for_what_the_setting_says(make_store):
     store = make_store(max_bytes=len(CONTENT) + 100)
-    part = begin(store)
+    upload(store)
     other = replace(DECLARED, sha256="0" * 64, bytes=200)
-    # What has yet to come of an open upload counts.
     with pytest.raises(TooLargeError, match="expected at most 100: the server's setting max_dataset_bytes is 10340"):
         begin(store, other)
-    store.close(part)
-    begin(store, other)
+
+
+def test_what_a_caller_declares_keeps_no_room_from_others(make_store, monkeypatch):
+    monkeypatch.setattr(stores, "SYNC_BYTES", 1000)
+    store = make_store(max_bytes=len(CONTENT) + 1500)
+    other = replace(DECLARED, sha256="0" * 64, bytes=len(CONTENT) + 1500)
+    part = begin(store, other, owner="bob")
+    upload(store)
+    # What comes is counted.
+    store.receive(part, 0, bytes(1000))
+    with pytest.raises(TooLargeError, match="the dataset has 2000 bytes, expected at most 1500"):
+        store.receive(part, 1000, bytes(1000))
+    assert part.size == 2000
+
+
+def test_a_small_file_that_no_longer_fits_is_no_dataset(make_store):
+    store = make_store(max_bytes=len(CONTENT) + 2000)
+    other = b"z" * 5000
+    part = begin(store, replace(DECLARED, sha256=sha256(other).hexdigest(), bytes=len(other)), owner="bob")
+    upload(store)
+    store.receive(part, 0, other)
+    with pytest.raises(TooLargeError, match="the dataset has 5000 bytes, expected at most 2000"):
+        store.finish(part)
+    assert [dataset.id for dataset in store.datasets()] == [DIGEST]
+
+
+def test_a_caller_has_half_of_all_datasets(make_store, monkeypatch):
+    monkeypatch.setattr(dataset_limits, "MAX_OWN", 2)
+    store = make_store()
+    for digit in "12":
+        store.close(begin(store, replace(DECLARED, sha256=digit * 64)))
+    with pytest.raises(TooLargeError, match="there are 2 datasets and uploads of the caller, the maximum"):
+        begin(store, replace(DECLARED, sha256="3" * 64))
+    begin(store, replace(DECLARED, sha256="3" * 64), owner="bob")
 
 
 def test_a_caller_has_the_room_of_its_quota(make_store):

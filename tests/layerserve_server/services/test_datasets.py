@@ -321,10 +321,22 @@ def test_a_token_has_a_limit_of_bytes(guarded):
     guarded.upload(more, token="bob")
 
 
-def test_a_token_of_the_name_of_callers_without_one_owns_other_datasets(put, start, connect, tmp_path):
+def test_callers_without_a_token_own_nothing_where_others_have_one(put, start, connect, tmp_path):
     put("double")
     (tmp_path / "tokens.toml").write_text(entry("anonymous", f"rights = {ANN}"))
+    alone = start(allow_anonymous="read,train")
+    server = Server(alone, connect(alone))
+    earlier = server.upload().id
+    # All of them are one there.
+    assert server.list() == [earlier]
+    alone.stop()
     app = start(tokens=tmp_path / "tokens.toml", allow_anonymous="read,train")
     server = Server(app, connect(app))
-    id = server.upload(token="anonymous").id
+    id = server.upload(more := npz(x=X, y=2 * X), token="anonymous").id
     assert (server.list("anonymous"), server.list()) == ([id], [])
+    for shared in (False, True):
+        assert refused(lambda shared=shared: server.upload(more, shared=shared)) == (
+            grpc.StatusCode.UNAUTHENTICATED,
+            "datasets belong to callers with a token or certificate; send one as 'authorization: Bearer TOKEN' "
+            "(--token-file)",
+        )

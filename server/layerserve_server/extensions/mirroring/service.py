@@ -64,7 +64,7 @@ class SampledDatasets:
             inputs, outputs = leased.model.input_specs, leased.model.output_specs
             number = leased.version
         call.set_metric_labels(name, number)
-        check_training(on=self._training)
+        check_training(caller, on=self._training)
         corrections = _corrections(request, outputs)
         declared = declared_by("npz", 0, "", request)
         # Not those of a model that was deleted: its callers weren't those of the model that has its name now.

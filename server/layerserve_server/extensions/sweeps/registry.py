@@ -38,6 +38,7 @@ from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.layout import RESULT
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import RUN_ID, new_id
+from layerserve_server.training.runs.table import in_excess
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Sweeps:
     def __init__(
         self, folder: Path, runs: Runs, repository: Repository, direction: Direction, *, slots: int, max_kept: int
     ) -> None:
-        """`slots` is the number of training slots, and `max_kept` the maximum number of sweeps that have ended."""
+        """`slots` is the number of training slots, and `max_kept` that of a caller's sweeps that have ended."""
         self._folder = folder
         self._runs = runs
         self._repository = repository
@@ -268,9 +269,9 @@ class Sweeps:
                 shutil.rmtree(run.folder / RESULT, ignore_errors=True)
 
     def _prune(self) -> None:
-        """Removes the oldest sweeps that have ended in excess of `max_kept`."""
+        """Removes the oldest sweeps of each caller that have ended in excess of `max_kept`."""
         ended = [sweep for sweep in _newest_first(self._sweeps.values()) if sweep.ended]
-        for sweep in ended[self._max_kept :]:
+        for sweep in in_excess(ended, self._max_kept):
             self._remove(sweep)
 
     def _remove(self, sweep: Sweep) -> None:

@@ -60,13 +60,16 @@ class RunQueue:
         if not kind.interactive and active >= self._limits.slots + self._limits.max_queued:
             raise BusyError(f"{active} {kind.plural} are queued or running, the maximum", retry_after=10.0)
 
-    def check_room_to_pause(self) -> None:
-        """Raises BusyError if as many runs are paused, or about to be, as may wait. Called with the lock held.
+    def check_room_to_pause(self, caller: str) -> None:
+        """Raises BusyError if as many runs of a caller are paused, or about to be, as may wait.
+
+        Called with the lock held.
 
         A paused run keeps its data and checkpoints on disk.
         """
         open_phases = (Phase.RECEIVING, Phase.TRAINING, Phase.PAUSED)
-        paused = sum(run.phase is Phase.PAUSED or run.control.pause for run in self._table.in_phase(*open_phases))
+        own = [run for run in self._table.in_phase(*open_phases) if run.request.caller == caller]
+        paused = sum(run.phase is Phase.PAUSED or run.control.pause for run in own)
         most = self._limits.slots + self._limits.max_queued
         if paused >= most:
             raise BusyError(f"{paused} training runs are paused, the maximum; resume or cancel one", retry_after=10.0)

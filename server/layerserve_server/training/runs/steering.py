@@ -57,7 +57,7 @@ class RunSteering:
             self._check_under_way(run, "paused")
             if run.phase is Phase.PAUSED or run.control.pause:
                 return run
-            self._queue.check_room_to_pause()
+            self._queue.check_room_to_pause(run.request.caller)
             if run.phase is not Phase.WAITING:
                 self._set(run, pause=True)
                 return run

@@ -7,10 +7,11 @@ import logging
 import os
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from layerserve_server.disk import remove_folder
 from layerserve_server.errors import (
@@ -40,6 +41,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class Requested(Protocol):
+    """Work that a caller has begun."""
+
+    @property
+    def request(self) -> RunRequest: ...
+
+
+T = TypeVar("T", bound=Requested)
+
+
 class RunTable:
     """The runs in a folder, which several servers may share. Thread-safe.
 
@@ -54,7 +65,10 @@ class RunTable:
         kinds: RunKinds,
         make_process: MakeProcess = TrainingProcess,
     ) -> None:
-        """`max_kept` is the number of ended runs that are kept; `make_process` returns a handle of a run's process."""
+        """`max_kept` is the number of ended runs of a caller that are kept.
+
+        `make_process` returns a handle of a run's process.
+        """
         self.folder = folder
         self._kinds = kinds
         self._make_process = make_process
@@ -245,10 +259,10 @@ class RunTable:
         run.disown()
 
     def prune(self) -> None:
-        """Removes the oldest ended runs in excess of `max_kept`."""
+        """Removes the oldest ended runs of each caller in excess of `max_kept`."""
         with self.changed:
             ended = [run for run in _newest_first(self._runs.values()) if run.log.ended]
-        for run in ended[self._max_kept :]:
+        for run in in_excess(ended, self._max_kept):
             # One of an extension that isn't there hasn't ended on disk.
             if run.awaited or run.kind.name not in self._kinds:
                 continue
@@ -350,6 +364,16 @@ def copy_version(version: FoundVersion, folder: Path) -> None:
     for part in (version.path.name, *version.parts):
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(version.path.parent / part, folder / part, follow_symlinks=False)
+
+
+def in_excess(newest_first: Iterable[T], most: int) -> list[T]:
+    """Returns the oldest work of each caller in excess of a number: none is removed for that of another."""
+    kept, excess = Counter[str](), []
+    for one in newest_first:
+        kept[one.request.caller] += 1
+        if kept[one.request.caller] > most:
+            excess.append(one)
+    return excess
 
 
 def _newest_first(runs: Iterable[Run], model: str = "") -> list[Run]:

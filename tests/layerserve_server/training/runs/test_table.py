@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from layerserve_server.errors import BusyError, UnavailableError, UnknownRunError
 from layerserve_server.training.run_kind import RunKinds
-from layerserve_server.training.runs.table import RunTable
+from layerserve_server.training.runs.table import RunTable, in_excess
 
 OBSERVER = SimpleNamespace(runs_changed=lambda queued, running, paused: None)
 ID = "20260101-0000-0123abcd"
@@ -48,3 +48,9 @@ def test_a_run_that_another_call_changes_or_has_removed(tmp_path, known, error):
     with pytest.raises(error, match=f"run '{ID}' (is being changed by another call|was removed)") as caught:
         table.own(run)
     assert getattr(caught.value, "retry_after", None) == (1.0 if known else None)
+
+
+def test_no_run_makes_room_for_that_of_another_caller():
+    callers = ["ann", "ann", "bob", "ann", "bob", "", "ann"]
+    work = [SimpleNamespace(request=SimpleNamespace(caller=caller), age=age) for age, caller in enumerate(callers)]
+    assert [one.age for one in in_excess(work, 2)] == [3, 6]
