@@ -172,7 +172,7 @@ def test_a_series_has_1000_points_unless_fewer_or_more_are_asked_for(monkeypatch
 
 def test_without_training_there_are_no_datasets(monkeypatch):
     with pytest.raises(NotTrainableError, match="training is off on this server: it has no training slots"):
-        check_training(on=False)
+        check_training(ANYONE, on=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert declared().format == "npz"
     with pytest.raises(NotTrainableError, match=r"format csv: requires pyarrow on the server: pip install pyarrow"):
