@@ -1,4 +1,4 @@
-"""Random small models, trained by two workers and by one process, for scripts that `torchrun` starts in each.
+"""Random small models, trained by two workers and by one process, for scripts that run in each.
 
 Each seed is a model with data, compile settings and callbacks; the kinds of models take turns. Every process trains the
 model alone, then all train it together from the same weights: logs must agree to 1e-5, and all workers must end with
@@ -7,6 +7,7 @@ the same weights, bit for bit.
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -213,9 +214,11 @@ def trained(case: Case, how: dict[str, Any], workers: Workers | None) -> tuple[d
 
 @cache
 def group() -> Workers:
-    """The processes that torchrun started."""
+    """The processes that torchrun started, or those that meet at a file."""
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = distributed.FileStore(os.environ["STORE"], count) if "STORE" in os.environ else None
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=count)
     return Workers()
 
 

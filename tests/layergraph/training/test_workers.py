@@ -19,12 +19,14 @@ from layergraph.training.shareable import check_shareable
 SUPPORT = Path(__file__).parents[2] / "support"
 
 
-def torchrun(script: Path) -> str:
-    """Runs a script in two processes; returns what they print."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "localhost"]
+def run_twice(script: Path) -> str:
+    """Runs a script in two processes of one group; returns what they print.
+
+    They are forked from one Python, which has imported torch: `torchrun` imports it once more for each of them.
+    """
     path = os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH"))))
     ended = subprocess.run(
-        [*command, "--nproc-per-node", "2", str(script)],
+        [sys.executable, "-c", FORK, str(script)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         capture_output=True,
         text=True,
@@ -34,6 +36,23 @@ def torchrun(script: Path) -> str:
     assert ended.returncode == 0, ended.stdout + ended.stderr[-4000:]
     return ended.stdout
 
+
+#: Each process runs the script as its main program, and ends as Python ends.
+FORK = """
+import os, runpy, sys
+import worker_runs
+
+os.environ.update(WORLD_SIZE="2", STORE=sys.argv[1] + ".store")
+children = []
+for rank in range(2):
+    os.environ["RANK"] = str(rank)
+    if not (child := os.fork()):
+        break
+    children.append(child)
+if child:
+    sys.exit(any(os.waitpid(child, 0)[1] for child in children))
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
 
 #: Compares the models of `worker_runs.py`, and data in row groups of `grouped_data.py`, then has a callback decide, and
 #: a run refused.
@@ -84,7 +103,7 @@ if os.path.isdir("/proc/self/task"):
 def test_workers_give_the_numbers_of_one_process_and_decide_together(tmp_path: Path) -> None:
     """One model of each kind; `make -C lab fuzz FUZZ=workers` compares any number."""
     (tmp_path / "run.py").write_text(RUN)
-    printed = torchrun(tmp_path / "run.py")
+    printed = run_twice(tmp_path / "run.py")
     assert printed.count("steps 2, rate 0.25") == 2
     assert printed.count("the loss depends on no trainable weight") == 2
     # One that frees a tensor when Python has begun to end aborts the process.
