@@ -260,7 +260,10 @@ def images(ops: Any) -> dict[str, Case]:
             ops.image.map_coordinates(x[0], ops.stack([x[0] * 3, y[0] * 4]), order=1),
             ops.image.map_coordinates(i[0], ops.stack([x[0] * 3, y[0] * 4]), order=0, fill_mode="reflect"),
         ],
-        "gaussian_blur": lambda x, y, i: ops.image.gaussian_blur(picture(x, y)),
+        "gaussian_blur": lambda x, y, i: [
+            ops.image.gaussian_blur(picture(x, y)),
+            ops.image.gaussian_blur(picture(x, y), (3, 3), (0.5, 2.0)),
+        ],
         "sobel_edges": lambda x, y, i: ops.image.sobel_edges(picture(x, y)),
         "scale_and_translate": lambda x, y, i: [
             ops.image.scale_and_translate(

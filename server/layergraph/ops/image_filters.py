@@ -51,7 +51,8 @@ class GaussianBlur(_Filter):
     def forward(self, context: CallContext, w: Weights, images: torch.Tensor) -> torch.Tensor:
         height, width = self.kernel_size
         first, second = self.sigma
-        kernel = torch.outer(_gaussian(height, first, images), _gaussian(width, second, images))
+        # Keras multiplies the windows in this order: the second sigma is that along the height.
+        kernel = torch.outer(_gaussian(width, second, images), _gaussian(height, first, images)).reshape(height, width)
         y = _by_channel(self.channels_first(images), kernel, (height // 2, width // 2))
         return self.as_given(y, images)
 

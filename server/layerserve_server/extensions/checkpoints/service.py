@@ -149,7 +149,7 @@ class CheckpointService:
             )
 
     def predict_checkpoint(self, call: Call) -> None:
-        """Handles PredictCheckpoint. Raises as `starts.find` and `CheckpointModels.predict` do."""
+        """Handles PredictCheckpoint. Raises as `starts.find`, `Quota.take_rows` and `CheckpointModels.predict` do."""
         request = parse(pb.PredictCheckpointRequest, call.request)
         inputs = [
             Tensor(one.name, dtype_name(one.dtype, one.name), tuple(one.shape), one.data) for one in request.inputs
@@ -158,6 +158,8 @@ class CheckpointService:
         def work() -> None:
             run, start = checkpoint_refs.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
             call.set_metric_labels(run.request.model, run.request.version)
+            if (quota := call.caller.quota) is not None:
+                quota.take_rows(max((1, *(one.shape[0] for one in inputs if one.shape))))
             found = self._models.predict(start, inputs, tuple(request.outputs), lambda: call.answered)
             outputs = [_tensor(one) for one in found]
             response = pb.PredictCheckpointResponse(outputs=outputs, checkpoint_id=start.checkpoint.id)

@@ -7,7 +7,9 @@ import os
 
 import grpc
 import pytest
-from layerserve.v1 import checkpoints_pb2, checkpoints_pb2_grpc
+from layerserve.v1 import checkpoints_pb2, checkpoints_pb2_grpc, tensor_pb2
+from layerserve_server.access.caller import ANYONE
+from layerserve_server.access.quota import Quota
 from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints
 from layerserve_server.training.run_folder.layout import KEPT
 from remembered_access import World
@@ -60,3 +62,23 @@ def test_a_checkpoint_that_can_not_be_removed_or_downloaded_is_refused(put, star
     assert download(content=9) == (wrong, "content: got 9, expected one of CheckpointContent")
     state = {"content": checkpoints_pb2.CHECKPOINT_CONTENT_STATE, "format": 1}
     assert download(**state) == (wrong, "format: got one for the state, expected none")
+
+
+def test_rows_of_predictions_count_for_the_quota(put, start, connect, tmp_path, monkeypatch):
+    put("double")
+    app = start()
+    channel = connect(app)
+    trainer = Trainer(app, channel, tmp_path)
+    run_id = trainer.train(spec(publish=False))[0].run_id
+    (tmp_path / "state").write_bytes(b"1234")
+    KeptCheckpoints(trainer.runs_folder / run_id / KEPT).put(Checkpoint("e1", 1, 0, 4, 12.5), tmp_path / "state")
+    quota = Quota("shop", 5.0, 60.0)
+    monkeypatch.setattr(ANYONE, "quota", quota)
+    array = tensor_pb2.Tensor(name="x", dtype=tensor_pb2.FLOAT32, shape=[6, 1], data=bytes(24))
+    request = checkpoints_pb2.PredictCheckpointRequest(run_id=run_id, checkpoint_id="e1", inputs=[array])
+    predict = checkpoints_pb2_grpc.CheckpointServiceStub(channel).PredictCheckpoint
+    # The trainer of tests keeps no model: the call is refused once its rows are taken.
+    assert refused(predict, request, timeout=30)[0] is not grpc.StatusCode.RESOURCE_EXHAUSTED
+    code, text = refused(predict, request, timeout=30)
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert text.startswith("caller 'shop': its quota of 5 rows per minute is used up")
