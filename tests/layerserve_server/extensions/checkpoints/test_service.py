@@ -74,7 +74,7 @@ def test_rows_of_predictions_count_for_the_quota(put, start, connect, tmp_path, 
     KeptCheckpoints(trainer.runs_folder / run_id / KEPT).put(Checkpoint("e1", 1, 0, 4, 12.5), tmp_path / "state")
     quota = Quota("shop", 5.0, 60.0)
     monkeypatch.setattr(ANYONE, "quota", quota)
-    array = tensor_pb2.Tensor(name="x", dtype=tensor_pb2.FLOAT32, shape=[6, 1], data=bytes(24))
+    array = tensor_pb2.Tensor(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[6, 1], data=bytes(24))
     request = checkpoints_pb2.PredictCheckpointRequest(run_id=run_id, checkpoint_id="e1", inputs=[array])
     predict = checkpoints_pb2_grpc.CheckpointServiceStub(channel).PredictCheckpoint
     # The trainer of tests keeps no model: the call is refused once its rows are taken.
