@@ -8,7 +8,7 @@ import os
 import grpc
 import pytest
 from layerserve.v1 import checkpoints_pb2, checkpoints_pb2_grpc, tensor_pb2
-from layerserve_server.access.caller import ANYONE
+from layerserve_server.access.caller import Caller
 from layerserve_server.access.quota import Quota
 from layerserve_server.training.run_folder.checkpoints import Checkpoint, KeptCheckpoints
 from layerserve_server.training.run_folder.layout import KEPT
@@ -72,8 +72,7 @@ def test_rows_of_predictions_count_for_the_quota(put, start, connect, tmp_path, 
     run_id = trainer.train(spec(publish=False))[0].run_id
     (tmp_path / "state").write_bytes(b"1234")
     KeptCheckpoints(trainer.runs_folder / run_id / KEPT).put(Checkpoint("e1", 1, 0, 4, 12.5), tmp_path / "state")
-    quota = Quota("shop", 5.0, 60.0)
-    monkeypatch.setattr(ANYONE, "quota", quota)
+    monkeypatch.setattr(Caller, "quota", Quota("shop", 5.0, 60.0))
     array = tensor_pb2.Tensor(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[6, 1], data=bytes(24))
     request = checkpoints_pb2.PredictCheckpointRequest(run_id=run_id, checkpoint_id="e1", inputs=[array])
     predict = checkpoints_pb2_grpc.CheckpointServiceStub(channel).PredictCheckpoint
