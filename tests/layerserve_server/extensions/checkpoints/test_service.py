@@ -34,10 +34,9 @@ def refused(ask, *arguments, **fields):
     return caught.value.code(), caught.value.details()
 
 
-def test_a_checkpoint_that_can_not_be_removed_or_downloaded_is_refused(put, start, connect, tmp_path, monkeypatch):
-    def remove(self, id):
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
+@pytest.fixture(name="kept")
+def _kept(put, start, connect, tmp_path):
+    """A client of a server with a run that has kept the checkpoint "e1", and the run's id."""
     put("double")
     app = start()
     channel = connect(app)
@@ -45,8 +44,15 @@ def test_a_checkpoint_that_can_not_be_removed_or_downloaded_is_refused(put, star
     run_id = trainer.train(spec(publish=False))[0].run_id
     (tmp_path / "state").write_bytes(b"1234")
     KeptCheckpoints(trainer.runs_folder / run_id / KEPT).put(Checkpoint("e1", 1, 0, 4, 12.5), tmp_path / "state")
+    return checkpoints_pb2_grpc.CheckpointServiceStub(channel), run_id
+
+
+def test_a_checkpoint_that_can_not_be_removed_or_downloaded_is_refused(kept, monkeypatch):
+    def remove(self, id):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    stub, run_id = kept
     monkeypatch.setattr(KeptCheckpoints, "remove", remove)
-    stub = checkpoints_pb2_grpc.CheckpointServiceStub(channel)
     request = checkpoints_pb2.DeleteCheckpointRequest(run_id=run_id, checkpoint_id="e1")
     code, text = refused(stub.DeleteCheckpoint, request, timeout=30)
     assert (code, text) == (
@@ -64,20 +70,13 @@ def test_a_checkpoint_that_can_not_be_removed_or_downloaded_is_refused(put, star
     assert download(**state) == (wrong, "format: got one for the state, expected none")
 
 
-def test_rows_of_predictions_count_for_the_quota(put, start, connect, tmp_path, monkeypatch):
-    put("double")
-    app = start()
-    channel = connect(app)
-    trainer = Trainer(app, channel, tmp_path)
-    run_id = trainer.train(spec(publish=False))[0].run_id
-    (tmp_path / "state").write_bytes(b"1234")
-    KeptCheckpoints(trainer.runs_folder / run_id / KEPT).put(Checkpoint("e1", 1, 0, 4, 12.5), tmp_path / "state")
+def test_rows_of_predictions_count_for_the_quota(kept, monkeypatch):
+    stub, run_id = kept
     monkeypatch.setattr(Caller, "quota", Quota("shop", 5.0, 60.0))
     array = tensor_pb2.Tensor(name="x", dtype=tensor_pb2.DATA_TYPE_FLOAT32, shape=[6, 1], data=bytes(24))
     request = checkpoints_pb2.PredictCheckpointRequest(run_id=run_id, checkpoint_id="e1", inputs=[array])
-    predict = checkpoints_pb2_grpc.CheckpointServiceStub(channel).PredictCheckpoint
     # The trainer of tests keeps no model: the call is refused once its rows are taken.
-    assert refused(predict, request, timeout=30)[0] is not grpc.StatusCode.RESOURCE_EXHAUSTED
-    code, text = refused(predict, request, timeout=30)
+    assert refused(stub.PredictCheckpoint, request, timeout=30)[0] is not grpc.StatusCode.RESOURCE_EXHAUSTED
+    code, text = refused(stub.PredictCheckpoint, request, timeout=30)
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert text.startswith("caller 'shop': its quota of 5 rows per minute is used up")
