@@ -42,8 +42,8 @@ class Caller:
         """`models` are names or patterns; `expires` is a Unix time in seconds; None means never.
 
         A caller that isn't `named` has presented neither a token nor a certificate; it is the `only` one of a server
-        that asks for neither. `source` is the digest of its
-        token, or the id of its token's key. `reserved` are models that only some callers may use.
+        that asks for neither. `source` is the digest of its token, or the id of its token's key. `reserved` are models
+        that only some callers may use.
         """
         self.name = name
         #: With those of which a method needs any (see `rights`).
