@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerserve.cli import USAGE
 from layerserve.cli.parser import Parser, with_default
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
 LIST = "List the models with their inputs and outputs."
 BUILD = "Build models into a repository, as NAME/1/model.keras."
 
-#: Exit status for invalid arguments, as in shells and argparse, and for other errors.
-USAGE = 2
+#: Exit status for errors other than invalid arguments.
 FAILED = 1
 #: Version folder and file name of the built models.
 VERSION, FILE = "1", "model.keras"

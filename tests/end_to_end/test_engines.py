@@ -87,7 +87,7 @@ def test_a_model_that_the_pinned_engine_cant_run_is_refused_with_the_reason(tmp_
 
 
 def test_inspect_shows_the_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from layerserve_server.commands.inspection import inspect, text
+    from layerserve_server.extensions.model_files.inspection import inspect, text
 
     # Any times.
     monkeypatch.setattr("layergraph.execution.tuning.timing._ENOUGH_TURNS", 3)

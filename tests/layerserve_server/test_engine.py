@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from layerserve.v1 import (
 from layerserve.v1 import training_pb2 as pb
 from layerserve.values import tensors
 from layerserve_server.app import App
-from layerserve_server.commands import inspect
 from layerserve_server.extensions.installed import Settings
 
 RANDOM = np.random.default_rng(0)
@@ -247,25 +245,3 @@ def test_requests_that_can_not_be_trained_are_refused_before_they_run(server, fi
         next(server.train(**fields))
     assert caught.value.code() is code
     assert text in caught.value.details()
-
-
-# Inspect.
-
-
-def test_inspect_shows_layers_nodes_and_parameters(server, capsys):
-    assert inspect([str(server.root / "headline" / "1" / "model.keras")]) == 0
-    shown = capsys.readouterr().out
-    assert "input words: (None, None) int32" in shown
-    assert "(None, None, 3)" in shown
-    assert inspect([str(server.root / "headline" / "1"), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["parameters"] == model_file(server, "headline").count_params()
-    assert [spec["name"] for spec in report["outputs"]] == ["main", "aux"]
-
-
-def test_inspect_tells_what_is_wrong_with_a_file(server, capsys):
-    assert inspect([str(server.root / "truncated.keras")]) == 1
-    assert "can't be served" in capsys.readouterr().err
-    assert inspect([str(server.root / "truncated.keras"), "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["problems"]
-    assert inspect([str(server.root / "nothing.keras")]) == 1

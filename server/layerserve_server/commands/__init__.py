@@ -1,6 +1,5 @@
-"""The commands `layerserve serve`, `inspect` and `convert`, where the command line finds them."""
+"""The command `layerserve serve`, where the command line finds it."""
 
-from layerserve_server.commands.model_files import convert, inspect
 from layerserve_server.commands.serving import serve
 
-__all__ = ["convert", "inspect", "serve"]
+__all__ = ["serve"]

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from layerserve.cli import USAGE
+
 from layerserve_server.commands.settings_reader import SettingsError, in_force, json_logs, read_settings
 from layerserve_server.observability import logs
 from layerserve_server.observability.output import STDERR, STDOUT, Rewriter
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Exit status for invalid settings and arguments, as in shells and argparse.
-USAGE = 2
 #: Time between two checks whether the server has stopped, in seconds.
 CHECK_SECONDS = 0.1
 #: Time between two checks whether the server has started, in seconds.

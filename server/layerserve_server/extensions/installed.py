@@ -28,6 +28,7 @@ OWN = {
     "explanations": "layerserve_server.extensions.explanations.extension:EXPLANATIONS",
     "images": "layerserve_server.extensions.images.extension:IMAGES",
     "mirroring": "layerserve_server.extensions.mirroring.extension:MIRRORING",
+    "model_files": "layerserve_server.extensions.model_files.extension:MODEL_FILES",
     "online": "layerserve_server.extensions.online.extension:ONLINE",
     "page": "layerserve_server.extensions.page.extension:PAGE",
     "scoring": "layerserve_server.extensions.scoring.extension:SCORING",

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from layerserve.cli import USAGE
 from layerserve.cli.parser import Parser, with_default
-
-from layerserve_server.commands.serving import USAGE
 
 
 def inspect(argv: Sequence[str]) -> int:
@@ -43,7 +42,7 @@ def inspect(argv: Sequence[str]) -> int:
 
     from layergraph.errors import LayerGraphError, ModelFileError
 
-    from layerserve_server.commands import inspection
+    from layerserve_server.extensions.model_files import inspection
     from layerserve_server.inference import runner
 
     try:
@@ -88,7 +87,7 @@ def convert(argv: Sequence[str]) -> int:
 
     from layergraph.errors import ConfigError, LayerGraphError, ModelFileError
 
-    from layerserve_server.commands import export
+    from layerserve_server.extensions.model_files import export
     from layerserve_server.inference import runner
 
     try:

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from layergraph import Input, Model, layers, load_model
 from layergraph.golden import golden_path, make_golden, write_golden
-from layerserve_server.commands import convert
+from layerserve_server.extensions.model_files.commands import convert
 
 
 @pytest.fixture

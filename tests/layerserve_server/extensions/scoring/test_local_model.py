@@ -25,7 +25,7 @@ from layerserve import (
 )
 from layerserve.scoring.threads import THREADS, limit_threads
 from layerserve_server.disk import sha256
-from layerserve_server.local_model import find
+from layerserve_server.extensions.scoring.local_model import find
 from layerserve_server.repository.layout import find_version
 from layerserve_server.repository.version_reader import version_digest
 from serving import serving
@@ -107,7 +107,7 @@ def test_what_is_not_there_is_told_with_what_is(
 
 
 def test_a_model_in_several_files_is_found_by_its_folder(tmp_path: Path) -> None:
-    saved = Path(__file__).parents[1] / "fixtures" / "saved_models"
+    saved = Path(__file__).parents[3] / "fixtures" / "saved_models"
     folder = next(path.parent for path in sorted(saved.rglob("saved_model.pb")))
     (tmp_path / "exported").symlink_to(folder)
     found = find(tmp_path / "exported", None, None)

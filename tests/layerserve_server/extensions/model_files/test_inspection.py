@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
-from layerserve_server.commands.inspection import text
+from layergraph import Input, Model, layers
+from layerserve_server.extensions.model_files.commands import inspect
+from layerserve_server.extensions.model_files.inspection import text
 
 
 def tensor(shape):
@@ -105,3 +108,37 @@ def test_times_of_engines_and_why_others_are_out_of_the_question():
         "  8 rows: openvino (eager 2 ms, openvino 1 ms)",
         "  not cuda: there is no GPU",
     ]
+
+
+@pytest.fixture
+def file(tmp_path):
+    words = Input((None,), dtype="int32", name="words")
+    hidden = layers.LSTM(3, return_sequences=True)(layers.Embedding(5, 4)(words))
+    outputs = [layers.Dense(1, name="main")(hidden), layers.Dense(2, name="aux")(hidden)]
+    path = tmp_path / "1" / "model.keras"
+    path.parent.mkdir()
+    model = Model(words, outputs)
+    model.save(path)
+    return path, model
+
+
+def test_inspect_shows_layers_nodes_and_parameters(file, capsys):
+    path, model = file
+    assert inspect([str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "input words: (None, None) int32" in shown
+    assert "(None, None, 3)" in shown
+    assert inspect([str(path.parent), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["parameters"] == model.count_params()
+    assert [spec["name"] for spec in report["outputs"]] == ["main", "aux"]
+
+
+def test_inspect_tells_what_is_wrong_with_a_file(file, tmp_path, capsys):
+    whole, path = file[0].read_bytes(), tmp_path / "truncated.keras"
+    path.write_bytes(whole[: len(whole) // 2])
+    assert inspect([str(path)]) == 1
+    assert "can't be served" in capsys.readouterr().err
+    assert inspect([str(path), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["problems"]
+    assert inspect([str(tmp_path / "nothing.keras")]) == 1

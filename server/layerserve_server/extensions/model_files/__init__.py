@@ -1,0 +1,1 @@
+"""The commands `layerserve inspect` and `convert`, which read a model file and need no server."""
