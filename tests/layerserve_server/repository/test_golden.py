@@ -7,10 +7,11 @@ from pathlib import Path
 
 import layergraph
 import pytest
-from layerserve_server import commands
 from layerserve_server.inference.runner import load_model
 from layerserve_server.repository.version_states import State
 from repositories import repository_of
+
+commands = pytest.importorskip("layerserve_server.extensions.model_files.commands")
 
 
 @pytest.fixture
