@@ -63,7 +63,7 @@ def changes(caller: Caller, owner: str) -> bool:
 
 
 def reads_rows(caller: Caller, owner: str) -> bool:
-    """Whether a caller reads rows that belong to an owner: `manage` on one model gives it nobody's data."""
+    """Whether a caller may read the rows of an owner. `manage` on one model isn't enough."""
     return caller.manages_all or ("train" in caller.rights and caller.owns(owner))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from layerserve_server.access.balances import Balances, digest_of
@@ -18,6 +18,11 @@ MAX_KEPT = 4096
 BORROWED_PART = 64
 #: Time after which a caller with too many runs may try again, in seconds.
 RUNS_RETRY_SECONDS = 10.0
+
+
+def rows_of(shapes: Iterable[Sequence[int]]) -> int:
+    """Returns the number of rows that a request with arrays of these shapes uses: the most of them, at least one."""
+    return max((1, *(shape[0] for shape in shapes if shape)))
 
 
 class Quota:

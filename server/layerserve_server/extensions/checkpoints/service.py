@@ -12,6 +12,7 @@ from layerserve.v1.training_pb2 import LogValue
 from layerserve.values import tensors
 
 from layerserve_server.access.ownership import Access
+from layerserve_server.access.quota import rows_of
 from layerserve_server.disk import locked
 from layerserve_server.errors import InvalidRequestError, NotTrainableError, UnknownCheckpointError
 from layerserve_server.extensions.checkpoints.models import CheckpointModels, Tensor
@@ -159,7 +160,7 @@ class CheckpointService:
             run, start = checkpoint_refs.find(self._runs, call.caller, request.run_id, request.checkpoint_id)
             call.set_metric_labels(run.request.model, run.request.version)
             if (quota := call.caller.quota) is not None:
-                quota.take_rows(max((1, *(one.shape[0] for one in inputs if one.shape))))
+                quota.take_rows(rows_of(one.shape for one in inputs))
             found = self._models.predict(start, inputs, tuple(request.outputs), lambda: call.answered)
             outputs = [_tensor(one) for one in found]
             response = pb.PredictCheckpointResponse(outputs=outputs, checkpoint_id=start.checkpoint.id)

@@ -9,6 +9,7 @@ from functools import partial
 
 from layergraph.execution.kept_plan import NotKeptError
 
+from layerserve_server.access.quota import rows_of
 from layerserve_server.errors import InvalidRequestError, ServerError
 from layerserve_server.inference.admission import Admitted
 from layerserve_server.inference.queue import QueuedRequest
@@ -224,7 +225,7 @@ def admit(call: Call, request: PredictionRequest | RequestTemplate) -> None:
         return
     caller.check_model("predict", request.choice[0])
     if caller.quota is not None:
-        caller.quota.take_rows(max((1, *(tensor.shape[0] for tensor in request.tensors if tensor.shape))))
+        caller.quota.take_rows(rows_of(tensor.shape for tensor in request.tensors))
 
 
 def _put_decoded(
