@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 TABLE = "server/layerserve_server/extensions/installed.py"
 #: What is deleted of an extension: {} stands for its name.
 FOLDERS = ("server/layerserve_server/extensions/{}", "tests/layerserve_server/extensions/{}")
+#: Folders that only one extension uses.
+BELONGING = {"stores": ["object_stores"]}
 TESTS = ["tests/layerserve_server"]
 ALL = "all"
 #: Services of which the core has methods, too.
@@ -67,8 +69,9 @@ class Copy:
                 (bin / program.name).symlink_to(program)
 
     def delete(self, name: str) -> None:
-        for folder in FOLDERS:
-            shutil.rmtree(self.root / folder.format(name), ignore_errors=True)
+        for one in (name, *BELONGING.get(name, ())):
+            for folder in FOLDERS:
+                shutil.rmtree(self.root / folder.format(one), ignore_errors=True)
         table = self.root / TABLE
         lines = table.read_text("utf-8").splitlines(keepends=True)
         table.write_text("".join(line for line in lines if not line.startswith(f'    "{name}": ')), "utf-8")

@@ -26,8 +26,8 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from layerserve_server.disk import json_object, replace_file, sync, try_lock
+from layerserve_server.extensions.object_stores.objects import StoredObject
 from layerserve_server.extensions.stores.listing import OF_MODELS, Key, Listing, RemoteVersion
-from layerserve_server.extensions.stores.objects import StoredObject
 from layerserve_server.records import DAMAGED, checked
 from layerserve_server.repository.layout import VERSION_FOLDER
 

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
+from layerserve_server.extensions.object_stores.objects import StoreError
 from layerserve_server.extensions.stores.cache import Cache
 from layerserve_server.extensions.stores.listing import Key, RemoteVersion
-from layerserve_server.extensions.stores.objects import StoreError
 from layerserve_server.repository.layout import FoundVersion
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from layerserve_server.extensions.object_stores.objects import StoreError
 from layerserve_server.extensions.stores.listing import Key, RemoteVersion
-from layerserve_server.extensions.stores.objects import StoreError
 
 #: Time between two attempts after a failure, in seconds: at first, and at most. It doubles with each failure.
 RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 60.0

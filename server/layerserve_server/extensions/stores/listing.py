@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from layerserve_server.errors import safe_text
-from layerserve_server.extensions.stores.objects import StoredObject
+from layerserve_server.extensions.object_stores.objects import MAX_DEPTH, MAX_FILES, StoredObject
 from layerserve_server.records import INT64, checked
 from layerserve_server.repository.control import CONTROL
 from layerserve_server.repository.layout import (
@@ -36,8 +36,6 @@ from layerserve_server.repository.publishing import MAX_LABELS_BYTES
 CLAIM = ".publishing"
 #: Objects beside the version folders that the server reads.
 OF_MODELS = (LABELS, SETTINGS_FILE, CONTROL)
-#: Maximum number of objects of a version, and of folders above each.
-MAX_FILES, MAX_DEPTH = 10_000, 8
 #: Maximum length of a part of a path, in bytes, as filesystems have it.
 MAX_PART_BYTES = 200
 

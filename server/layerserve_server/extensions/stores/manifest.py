@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from layerserve_server.errors import safe_text
-from layerserve_server.extensions.stores.objects import StoreError
+from layerserve_server.extensions.object_stores.objects import StoreError
 from layerserve_server.repository.layout import MANIFEST
 
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from layerserve_server.errors import UnavailableError, VersionFailedError
-from layerserve_server.extensions.stores.addresses import last_part
+from layerserve_server.extensions.object_stores.addresses import last_part
+from layerserve_server.extensions.object_stores.objects import Kind, Store, StoredObject, StoreError
 from layerserve_server.extensions.stores.cache import Cache
 from layerserve_server.extensions.stores.copies import Copies, absent_versions
 from layerserve_server.extensions.stores.failures import PASSING, Failures, delay
 from layerserve_server.extensions.stores.listing import Key, Listing, RemoteVersion, arrange, names
 from layerserve_server.extensions.stores.manifest import check_manifest
-from layerserve_server.extensions.stores.objects import Kind, Store, StoredObject, StoreError
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.publishing import MAX_LABELS_BYTES
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from layerserve.registries.mlflow_address import is_mlflow
 
 from layerserve_server.errors import VersionConflictError
-from layerserve_server.extensions.stores.addresses import EXCLUSIVE, last_part, scheme_of
+from layerserve_server.extensions.object_stores.addresses import EXCLUSIVE, last_part, scheme_of
+from layerserve_server.extensions.object_stores.objects import Store, StoreError
 from layerserve_server.extensions.stores.listing import CLAIM, RemoteVersion, arrange
-from layerserve_server.extensions.stores.objects import Store, StoreError
 from layerserve_server.repository.layout import MANIFEST, SUFFIXES
 from layerserve_server.repository.publishing import check_expected, host_name
 

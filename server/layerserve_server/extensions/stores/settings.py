@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from layerserve_server.extensions.stores.addresses import expected, folder_name, is_address, modules
+from layerserve_server.extensions.object_stores.addresses import expected, folder_name, is_address, modules
 from layerserve_server.settings.settings import Settings
 
 

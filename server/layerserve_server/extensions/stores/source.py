@@ -5,14 +5,14 @@ from __future__ import annotations
 from layerserve.registries.mlflow_address import is_mlflow
 
 from layerserve_server.extensions.extension import Source
-from layerserve_server.extensions.stores.addresses import scheme_of
+from layerserve_server.extensions.object_stores.addresses import scheme_of
+from layerserve_server.extensions.object_stores.process import ProcessStore
+from layerserve_server.extensions.object_stores.store import FsspecStore
 from layerserve_server.extensions.stores.cache import Cache
 from layerserve_server.extensions.stores.metrics import StoreMetrics
 from layerserve_server.extensions.stores.mirror import SETTLE_SECONDS, Mirror
-from layerserve_server.extensions.stores.process import ProcessStore
 from layerserve_server.extensions.stores.read_only_mirror import ReadOnlyMirror
 from layerserve_server.extensions.stores.settings import StoreSettings
-from layerserve_server.extensions.stores.store import FsspecStore
 from layerserve_server.extensions.stores.store_writer import StoreWriter
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.settings.extras import missing_extras

@@ -11,11 +11,11 @@ from typing import Any
 
 from layerserve_server.disk import json_object, sha256
 from layerserve_server.errors import ModelGoneError
+from layerserve_server.extensions.object_stores.objects import Store, StoreError
 from layerserve_server.extensions.stores import publishing
 from layerserve_server.extensions.stores.cache import Cache
 from layerserve_server.extensions.stores.listing import CLAIM, RemoteVersion, arrange, names
 from layerserve_server.extensions.stores.mirror import Mirror
-from layerserve_server.extensions.stores.objects import Store, StoreError
 from layerserve_server.repository.control import CONTROL, Control, check_not_deleted, control_in
 from layerserve_server.repository.layout import CLASS_LABELS, FIRST_CHOICES, LABELS, MANIFEST
 from layerserve_server.repository.model_settings import SETTINGS_FILE

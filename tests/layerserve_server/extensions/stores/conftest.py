@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from layerserve_server.extensions.object_stores.objects import StoredObject, StoreError
 from layerserve_server.extensions.stores.cache import Cache
 from layerserve_server.extensions.stores.mirror import Mirror
-from layerserve_server.extensions.stores.objects import StoredObject, StoreError
 
 
 @dataclass

@@ -8,8 +8,8 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layerserve_server.extensions.stores.listing import MAX_FILES, RemoteVersion, arrange
-from layerserve_server.extensions.stores.objects import StoredObject
+from layerserve_server.extensions.object_stores.objects import MAX_FILES, StoredObject
+from layerserve_server.extensions.stores.listing import RemoteVersion, arrange
 
 
 def listed(*paths, root="models"):

@@ -12,10 +12,10 @@ import time
 import pytest
 from clocks import replace_time
 from layerserve_server.errors import UnavailableError, VersionFailedError
+from layerserve_server.extensions.object_stores.objects import StoreError
 from layerserve_server.extensions.stores import failures
 from layerserve_server.extensions.stores import mirror as module
 from layerserve_server.extensions.stores.cache import Cache
-from layerserve_server.extensions.stores.objects import StoreError
 
 AWAY = StoreError("away", "memory://models: connection refused")
 

@@ -11,10 +11,11 @@ from fake_mlflow import FakeMlflow, MlflowException
 from layerserve.v1 import models_pb2, models_pb2_grpc, prediction_pb2, prediction_pb2_grpc, tensor_pb2
 from layerserve.values import tensors
 from layerserve_server.commands.settings_reader import SettingsError, read_settings
-from layerserve_server.extensions.stores import mlflow_store, source
-from layerserve_server.extensions.stores.mlflow_store import MlflowStore
-from layerserve_server.extensions.stores.objects import StoreError
-from layerserve_server.extensions.stores.process import ProcessStore
+from layerserve_server.extensions.object_stores import mlflow_store
+from layerserve_server.extensions.object_stores.mlflow_store import MlflowStore
+from layerserve_server.extensions.object_stores.objects import StoreError
+from layerserve_server.extensions.object_stores.process import ProcessStore
+from layerserve_server.extensions.stores import source
 from layerserve_server.repository.version_states import State
 from missing_packages import check_named
 

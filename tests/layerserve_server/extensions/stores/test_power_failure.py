@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from layerserve_server.extensions.object_stores.store import FsspecStore
 from layerserve_server.extensions.stores.cache import Cache
-from layerserve_server.extensions.stores.store import FsspecStore
 from synced import Disk
 
 

@@ -8,7 +8,7 @@ import sys
 from types import ModuleType
 
 import pytest
-from layerserve_server.extensions.stores import retries
+from layerserve_server.extensions.object_stores import retries
 
 
 class Answers(Exception):

@@ -19,9 +19,9 @@ from layerserve.v1 import (
     tensor_pb2,
 )
 from layerserve.values import tensors
+from layerserve_server.extensions.object_stores.process import ProcessStore
+from layerserve_server.extensions.object_stores.store import FsspecStore
 from layerserve_server.extensions.stores import source
-from layerserve_server.extensions.stores.process import ProcessStore
-from layerserve_server.extensions.stores.store import FsspecStore
 from layerserve_server.repository.version_states import State
 
 X = np.ones((1, 2), np.float32)

@@ -10,11 +10,11 @@ import time
 import uuid
 
 import pytest
-from layerserve_server.extensions.stores import program
-from layerserve_server.extensions.stores import store as module
-from layerserve_server.extensions.stores.objects import StoredObject, StoreError
-from layerserve_server.extensions.stores.process import ProcessStore
-from layerserve_server.extensions.stores.store import CHUNK, FsspecStore
+from layerserve_server.extensions.object_stores import program
+from layerserve_server.extensions.object_stores import store as module
+from layerserve_server.extensions.object_stores.objects import StoredObject, StoreError
+from layerserve_server.extensions.object_stores.process import ProcessStore
+from layerserve_server.extensions.object_stores.store import CHUNK, FsspecStore
 from synced import synced
 
 

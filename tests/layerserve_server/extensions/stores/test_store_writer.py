@@ -7,7 +7,7 @@ import json
 
 import pytest
 from layerserve_server.errors import VersionConflictError
-from layerserve_server.extensions.stores.objects import StoreError
+from layerserve_server.extensions.object_stores.objects import StoreError
 from layerserve_server.extensions.stores.store_writer import StoreWriter
 from layerserve_server.repository.control import Control, read_control
 from layerserve_server.repository.publishing import read_labels

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+#: Maximum number of objects of a version, and of folders above each.
+MAX_FILES, MAX_DEPTH = 10_000, 8
 #: Why a store can't do something. `away`: it doesn't answer, later it may. `missing`: it has no such object. `changed`:
 #: an object changed while it was read. `damaged`: what arrived isn't the object. `refused`: a limit is exceeded.
 #: `full`: the copies have no room. `exists`: an object that was to be created is there. `unsupported`: a store of this

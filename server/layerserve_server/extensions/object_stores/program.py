@@ -1,4 +1,4 @@
-"""Program that uses a store for a server: `python -m layerserve_server.extensions.stores.program ADDRESS`.
+"""Program that uses a store for a server: `python -m layerserve_server.extensions.object_stores.program ADDRESS`.
 
 A process of its own, since the stores' libraries take tens of megabytes and the interpreter's time, and can hang; the
 server ends it then. It reads requests as lines of JSON from standard input, does them at the same time, and writes
@@ -23,9 +23,9 @@ from typing import Any, TextIO
 
 from layerserve.registries.mlflow_address import is_mlflow
 
-from layerserve_server.extensions.stores.mlflow_store import MlflowStore
-from layerserve_server.extensions.stores.objects import StoredObject, StoreError
-from layerserve_server.extensions.stores.store import FsspecStore
+from layerserve_server.extensions.object_stores.mlflow_store import MlflowStore
+from layerserve_server.extensions.object_stores.objects import StoredObject, StoreError
+from layerserve_server.extensions.object_stores.store import FsspecStore
 
 #: Number of requests that are done at the same time.
 REQUESTS = 16

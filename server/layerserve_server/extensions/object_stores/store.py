@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server.disk import replace_file
-from layerserve_server.extensions.stores import retries
-from layerserve_server.extensions.stores.addresses import EXCLUSIVE, scheme_of
-from layerserve_server.extensions.stores.objects import Progress, StoredObject, StoreError
+from layerserve_server.extensions.object_stores import retries
+from layerserve_server.extensions.object_stores.addresses import EXCLUSIVE, scheme_of
+from layerserve_server.extensions.object_stores.objects import Progress, StoredObject, StoreError
 from layerserve_server.repository.layout import SUFFIXES
 
 #: Maximum number of objects of a store.

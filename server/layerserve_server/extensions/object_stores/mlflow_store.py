@@ -31,9 +31,8 @@ from layerserve.registries.mlflow_files import (
 )
 
 from layerserve_server.disk import replace_file, sha256, sync
-from layerserve_server.extensions.stores import retries
-from layerserve_server.extensions.stores.listing import MAX_DEPTH, MAX_FILES
-from layerserve_server.extensions.stores.objects import Progress, StoredObject, StoreError
+from layerserve_server.extensions.object_stores import retries
+from layerserve_server.extensions.object_stores.objects import MAX_DEPTH, MAX_FILES, Progress, StoredObject, StoreError
 from layerserve_server.repository.layout import LABELS, MANIFEST
 
 #: Number of files that are transferred at the same time.

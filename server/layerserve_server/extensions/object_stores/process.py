@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from layerserve_server.errors import safe_text
-from layerserve_server.extensions.stores.objects import StoredObject, StoreError
+from layerserve_server.extensions.object_stores.objects import StoredObject, StoreError
 from layerserve_server.system_memory import memory_of
 
 #: Time without an answer or a transferred part after which a request fails, in seconds.
@@ -135,7 +135,7 @@ class _Process:
         self._address = address
         self._max_bytes = max_bytes
         self._popen = subprocess.Popen(
-            (sys.executable, "-m", "layerserve_server.extensions.stores.program", address),
+            (sys.executable, "-m", "layerserve_server.extensions.object_stores.program", address),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
