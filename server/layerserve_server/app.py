@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterable, Sequence
@@ -41,6 +42,7 @@ from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.probes import MetricPage, Probes
+from layerserve_server.transport.shutdown import END_SECONDS, KEPT_SECONDS, Shutdown
 from layerserve_server.wiring import ALL, JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
@@ -149,6 +151,8 @@ class App:
         #: Whether clients should use this server.
         self.ready = False
         self._draining = False
+        # Runs may have longer to write a checkpoint.
+        self._shutdown = Shutdown(max(END_SECONDS, settings.cancel_grace_seconds))
 
     def _state(self) -> ServerState:
         """What the server does now, as `GetServer` tells it."""
@@ -233,41 +237,50 @@ class App:
     def stop(self, grace: float = 0.0) -> None:
         """Refuses further calls with UNAVAILABLE, and waits up to `grace` seconds for open calls.
 
-        May be called again meanwhile, with a shorter grace period.
+        What doesn't end within END_SECONDS after that is logged and left: each process of a server may be killed at any
+        time. May be called again meanwhile, with a shorter grace period.
         """
         self._set_ready(False)
         logger.info("stopping: new calls are rejected, open calls have %g seconds to finish", grace)
-        self._watcher.stop()
-        self._dataset_watcher.stop()
-        self._access_watcher.stop()
-        self._inference.gate.stop()
-        if self._inference.tuner:
-            self._inference.tuner.close()
+        shutdown, calls = self._shutdown, []
+        for transport in (self._transport, self._http):
+            if transport is not None:
+                calls.append(shutdown.begin("open calls", partial(transport.stop, grace)))
         if self._workers is not None:
             self._workers.refuse(grace)
-        stopping = None
-        if self._http is not None:
-            stopping = threading.Thread(target=self._http.stop, args=(grace,))
-            stopping.start()
-        self._transport.stop(grace)
-        if self._workers is not None:
+        shutdown.run(grace, partial(self._end, calls, grace))
+
+    def _end(self, calls: Sequence[threading.Thread], grace: float) -> None:
+        shutdown, workers = self._shutdown, self._workers
+        tuner, telemetry = self._inference.tuner, self._inference.telemetry
+        watchers = (self._watcher, self._dataset_watcher, self._access_watcher)
+        for watcher in watchers:
+            watcher.stop()
+        self._inference.gate.stop()
+        tuning = shutdown.begin("the tuning of engines", tuner.close) if tuner is not None else None
+        for call in calls:
+            shutdown.end(call, math.inf, KEPT_SECONDS)
+        if workers is not None:
             # Not before, since they pass on the last replies of this process.
-            self._workers.stop(grace)
-        if stopping is not None:
-            stopping.join()
+            shutdown.step("the workers", partial(workers.stop, grace), math.inf, KEPT_SECONDS)
         for part in self._parts:
-            part.stop()
-        self.runs.stop()
+            shutdown.step(part.stop.__module__, part.stop)
+        shutdown.step("training runs", self.runs.stop, math.inf)
         for part in self._parts:
-            part.close()
+            shutdown.step(part.close.__module__, part.close)
+        if tuning is not None:
+            shutdown.end(tuning)
+        for watcher in watchers:
+            # It may be loading a large model.
+            shutdown.step("a scan of the repository", watcher.wait)
         if self._imports is not None:
-            self._imports.close()
-        self._jobs.close()
-        self._inference.close()
+            shutdown.step("the kept imports", self._imports.close)
+        shutdown.step("the processes of jobs", self._jobs.close)
+        shutdown.step("models and their source", self._inference.close)
         if self._probes is not None:
-            self._probes.close()
-        if self._inference.telemetry is not None:
-            self._inference.telemetry.close()
+            shutdown.step("the port of metrics", self._probes.close)
+        if telemetry is not None:
+            shutdown.step("traces and the access log", telemetry.close)
         logger.info("stopped")
 
     def _sweep_datasets(self) -> None:

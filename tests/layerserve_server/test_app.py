@@ -306,8 +306,9 @@ def process(tmp_path):
     (tmp_path / "models").mkdir()
     started = []
 
-    def start_process(*flags):
-        command = [sys.executable, "-m", "layerserve_server", str(tmp_path / "models"), "--host", "127.0.0.1"]
+    def start_process(*flags, program=""):
+        command = [sys.executable, *(("-c", program) if program else ("-m", "layerserve_server"))]
+        command += [str(tmp_path / "models"), "--host", "127.0.0.1"]
         command += ["--grpc-port", "0", "--metrics-port", "-1", "--log-format", "json", *flags]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         started.append(process)
@@ -355,6 +356,41 @@ def test_sigterm_ends_a_server_that_is_still_starting(process, tmp_path, monkeyp
     server.send_signal(signal.SIGTERM)
     assert server.wait(30) == 0
     assert "had not started yet" in server.stderr.read()
+
+
+#: A server whose models never end loading.
+SLOW_LOADS = """
+import sys, time
+from layerserve_server import wiring
+from layerserve_server.commands import serve
+
+def load(self, path, model=None):
+    print("loads a model", file=sys.stderr, flush=True)
+    time.sleep(600)
+
+wiring.ModelLoader.__call__ = load
+sys.exit(serve(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("starting", [False, True])
+def test_sigterm_ends_a_server_that_loads_models(process, put, tmp_path, monkeypatch, starting):
+    def put_two():
+        for name in ("one", "two"):
+            put(name)
+
+    if starting:
+        put_two()
+    server = process("--poll-seconds", "0.05", "--no-warm-training", "--tuning-seconds", "0", program=SLOW_LOADS)
+    if not starting:
+        port_of(server)
+        put_two()
+    for line in server.stderr:
+        if "loads a model" in line:
+            break
+    server.send_signal(signal.SIGTERM)
+    assert server.wait(60) == 0
+    assert ("had not started yet" if starting else "any longer for a scan of the repository") in server.stderr.read()
 
 
 def test_check_config_prints_and_exits(tmp_path, capsys):

@@ -15,7 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from importlib.metadata import version as package_version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from layerserve.cli import USAGE
 
@@ -77,9 +77,7 @@ def serve(argv: Sequence[str]) -> int:
         return _refuse(f"layerserve serve: {error}", rewriter)
     if app is None:
         logger.info("stopping: the server had not started yet")
-        logging.shutdown()
-        # Not `return`: the thread that loads models can't be stopped, and might crash while Python shuts down.
-        os._exit(0)
+        leave()
     if rewriter is None:
         print(welcome(app), file=sys.stderr, flush=True)
     again = None
@@ -91,7 +89,14 @@ def serve(argv: Sequence[str]) -> int:
         again = signals.wait(CHECK_SECONDS)
     if again:
         app.stop(0.0)
-    return 0
+    leave()
+
+
+def leave() -> NoReturn:
+    """Ends the process at once: a thread that loads a model can't be stopped, and Python would wait for it."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def taken_ports(settings: Settings) -> list[str]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ RESTART_SECONDS = 1.0
 #: Timeout for reading a worker's metrics, in seconds. Prometheus waits for 10 for those of all processes.
 METRICS_SECONDS = 4.0
 #: Time for a worker to exit after the grace period of its calls, in seconds.
-END_SECONDS = 10.0
+END_SECONDS = 5.0
 
 COMMAND = (sys.executable, "-m", "layerserve_server.processes.worker")
 
@@ -105,10 +106,12 @@ class Supervisor:
         processes = list(self._processes.values())
         for process in processes:
             _send(process, "")
+        until = time.monotonic() + grace + END_SECONDS
         for process in processes:
             try:
-                process.wait(grace + END_SECONDS)
+                process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
+                logger.warning("killing a worker process, which hasn't ended in time")
                 process.kill()
         for thread in self._threads:
             thread.join()

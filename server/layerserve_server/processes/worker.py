@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
@@ -29,6 +31,7 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.probes import MetricPage, Probes
+from layerserve_server.transport.shutdown import KEPT_SECONDS, Shutdown
 from layerserve_server.wiring import JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
@@ -83,38 +86,38 @@ def main(answers: TextIO) -> None:
     watcher.stop()
     access_watcher.stop()
     inference.gate.stop()
+    shutdown = Shutdown()
     stops = [transport.stop] if http is None else [transport.stop, http.stop]
-    threading.Thread(target=_hasten, args=(sys.stdin, stops, shared.ended), daemon=True).start()
-    for thread in _started(stops, grace):
-        thread.join()
-    if tuner is not None:
-        tuner.close()
-    for part in parts:
-        part.stop()
-    for part in parts:
-        part.close()
-    inference.close()
-    if imports is not None:
-        imports.close()
-    jobs.close()
-    probes.close()
-    if inference.telemetry is not None:
-        inference.telemetry.close()
+
+    def end(calls: Sequence[threading.Thread]) -> None:
+        for call in calls:
+            shutdown.end(call, math.inf, KEPT_SECONDS)
+        if tuner is not None:
+            shutdown.step("the tuning of engines", tuner.close)
+        for part in parts:
+            shutdown.step(part.stop.__module__, part.stop)
+        for part in parts:
+            shutdown.step(part.close.__module__, part.close)
+        shutdown.step("models", inference.close)
+        if imports is not None:
+            shutdown.step("the kept imports", imports.close)
+        shutdown.step("the processes of jobs", jobs.close)
+        shutdown.step("the port of metrics", probes.close)
+        if inference.telemetry is not None:
+            shutdown.step("traces and the access log", inference.telemetry.close)
+
+    def stop(grace: float) -> None:
+        shutdown.run(grace, partial(end, [shutdown.begin("open calls", partial(one, grace)) for one in stops]))
+
+    threading.Thread(target=_hasten, args=(sys.stdin, stop, shared.ended), daemon=True).start()
+    stop(grace)
 
 
-def _hasten(lines: Iterable[str], stops: Sequence[Callable[[float], None]], owner_ended: threading.Event) -> None:
+def _hasten(lines: Iterable[str], stop: Callable[[float], None], owner_ended: threading.Event) -> None:
     """Ends earlier with each further line, a shorter grace period. Sets the event when there are no more."""
     for line in lines:
-        _started(stops, float(line))
+        threading.Thread(target=stop, args=(float(line),), daemon=True).start()
     owner_ended.set()
-
-
-def _started(stops: Sequence[Callable[[float], None]], grace: float) -> Sequence[threading.Thread]:
-    """Returns threads that stop transports."""
-    threads = [threading.Thread(target=stop, args=(grace,), daemon=True) for stop in stops]
-    for thread in threads:
-        thread.start()
-    return threads
 
 
 def _settings(values: dict[str, Any]) -> dict[str, Any]:

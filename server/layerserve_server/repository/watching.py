@@ -30,8 +30,11 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops the thread after the current scan."""
+        """Begins no further scan."""
         self._stopping.set()
+
+    def wait(self) -> None:
+        """Waits for the current scan, after `stop`."""
         if self._thread.is_alive():
             self._thread.join()
 

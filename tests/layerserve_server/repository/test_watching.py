@@ -21,10 +21,12 @@ def test_a_scan_that_fails_stops_neither_the_others_nor_the_next(caplog: pytest.
 
     watcher = Watcher(0.001, fails, works)
     watcher.stop()  # before the start, nothing
+    watcher.wait()
     watcher = Watcher(0.001, fails, works)
     watcher.start()
     assert twice.wait(30)
     watcher.stop()
+    watcher.wait()
     done = len(calls)
     assert not calls[0].is_alive()
     assert "the scan of the repository failed; retrying in 0.001 s" in caplog.text

@@ -55,6 +55,7 @@ def _main(core: Core) -> Part:
 
     def stop() -> None:
         watcher.stop()
+        watcher.wait()
         steps.close()
 
     return Part(start=watcher.start, stop=stop)
