@@ -46,13 +46,16 @@ CONFIGURATION = Path(__file__).parents[2] / "deploy" / "proxy" / "replicas.cfg"
 class Replica:
     """A server process whose ports stay the same when it is started again."""
 
-    def __init__(self, models: Path, folder: Path, flags: Sequence[str] = ()) -> None:
+    def __init__(self, models: Path, folder: Path, flags: Sequence[str] = (), state: Path | None = None) -> None:
+        """`state` is a state folder that exists, and is copied."""
         self.port, self.probes = free_port(), free_port()
         self._log = folder / f"{self.port}.log"
         self._command = [sys.executable, "-m", "layerserve_server", str(models), "--host", "127.0.0.1"]
         self._command += ["--grpc-port", str(self.port), "--metrics-port", str(self.probes), "--tuning-seconds", "0"]
         self._command += ["--drain-seconds", "2", "--training-slots", "0", "--state", str(folder / str(self.port))]
         self._command += flags
+        if state is not None:
+            shutil.copytree(state, folder / str(self.port))
         self.start()
 
     @property
