@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -13,11 +16,15 @@ from layergraph import Input, Model, golden, layers
 
 pytest.importorskip("onnxruntime")
 
-ROWS = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
+Said: TypeAlias = tuple[dict[str, Any], str]
 
-#: A server in this process. `never` keeps it from reading files by itself, and prints what it answers.
-PROGRAM = """
-import json, sys, time
+ROWS = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
+#: Copies of the model, each of which is asked for something that needs all of it.
+COPIES = ("together", "queued", "inner", "aside")
+
+#: What all programs begin with: a server in this process, which is in `app`, and its client.
+SERVER = """
+import json, logging, sys, time
 from pathlib import Path
 import numpy as np
 from layerserve import Client
@@ -25,58 +32,74 @@ from layerserve_server import wiring
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 
-folder, asked = Path(sys.argv[1]), sys.argv[2]
-if asked != "tune":
-    wiring.WHOLE_AFTER_SECONDS = float("inf") if asked != "aside" else 0.1
+logging.basicConfig(level=logging.INFO)
+folder = Path(sys.argv[1])
 settings = Settings(
     path=folder / "models", state=folder / "state", host="127.0.0.1", grpc_port=0, http_port=-1, metrics_port=-1,
-    tuning_seconds=5.0, poll_seconds=0.1, training_slots=0,
+    tuning_seconds=2.0, poll_seconds=0.1, training_slots=0,
 )
 said = {}
 rows = np.load(folder / "rows.npy")
 def bits(results):
     return np.asarray(results).tobytes().hex()
+def model():
+    found = client.models("m")[0]
+    nodes = list(client.node_shapes("m"))
+    return str(found.inputs) + str(found.outputs) + str(nodes)
+def wait(condition):
+    until = time.monotonic() + 120
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+"""
+
+#: Chooses the engines, and says what the model computes and is.
+TUNE = """
 with App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=120) as client:
-    said["torch at start"] = "torch" in sys.modules
-    said["first"] = bits(client.predict("m", rows))
-    said["again"] = bits(client.predict("m", rows))
-    said["torch after answers"] = "torch" in sys.modules
-    said["model"] = str(client.models()[0].inputs) + str(client.models()[0].outputs)
-    if asked == "tune":
-        until = time.monotonic() + 120
-        while not list((folder / "state" / "kept").glob("*/model.json")) and time.monotonic() < until:
-            time.sleep(0.1)
-        said["tuned"] = bits(client.predict("m", rows))
-    if asked in ("together", "queued"):
+    wait(lambda: list((folder / "state" / "kept").glob("*/model.json")))
+    said["answer"], said["model"] = bits(client.predict("m", rows)), model()
+print(json.dumps(said))
+"""
+
+#: Starts again, and asks each copy of the model for what it is called. By itself it reads no file.
+AGAIN = """
+wiring.WHOLE_AFTER_SECONDS = float("inf")
+with App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=120) as client:
+    names = ("m", "together", "queued", "inner", "aside")
+    entries = {name: app.repository.catalogue.entry(name, None, None) for name in names}
+    said["kept at start"] = [entry.loaded.kept for entry in entries.values()]
+    said["answers"] = [bits(client.predict(name, rows)) for name in (*names, "m")]
+    said["model"] = model()
+    said["torch"] = "torch" in sys.modules
+    for name in ("together", "queued"):
         # As for values that engines don't compute.
-        plan = app.repository.catalogue.entry("m", None, None).loaded.model.plan()
+        plan = entries[name].loaded.model.plan()
         plan._tuning.found[3] = plan._tuning.found[5] = None
-        asks = rows if asked == "together" else np.concatenate([rows, rows[:2]])
-        said["eager"] = np.asarray(client.predict("m", asks))[:3].tolist()
-    if asked == "inner":
-        said["inner"] = bits(client.predict("m", rows, outputs=["hidden:0:0"]))
-    if asked == "nodes":
-        said["nodes"] = len(list(client.node_shapes("m")))
-    if asked == "aside":
-        until = time.monotonic() + 60
-        while app.repository.catalogue.entry("m", None, None).loaded.kept and time.monotonic() < until:
-            time.sleep(0.05)
-    said["kept"] = app.repository.catalogue.entry("m", None, None).loaded.kept
-    said["last"] = bits(client.predict("m", rows))
+        asks = rows if name == "together" else np.concatenate([rows, rows[:2]])
+        said[name] = np.asarray(client.predict(name, asks))[:3].tolist()
+    client.predict("inner", rows, outputs=["hidden:0:0"])
+    # When it is time.
+    entries["aside"].retry_at = time.monotonic()
+    wait(lambda: not entries["aside"].loaded.kept)
+    said["kept"] = [name for name, entry in entries.items() if entry.loaded.kept]
+    said["last"] = [bits(client.predict(name, rows)) for name in names]
+    (folder / "models" / ".wrong").rename(folder / "models" / "wrong")
+    wait(lambda: [one.reason for one in app.repository.catalogue.describe() if one.name == "wrong" and one.reason])
+    said["wrong"] = app.repository.catalogue.describe("wrong")[0].reason
 print(json.dumps(said))
 """
 
 
-def ask(folder: Path, what: str) -> dict[str, object]:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, str(folder), what], capture_output=True, text=True)
+def ask(program: str, folder: Path) -> Said:
+    """Runs a program. Returns what it said, and its log."""
+    command = [sys.executable, "-c", SERVER + program, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    said: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-    return said
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
-    """A folder with a model whose engines were chosen, and what the server said that chose them."""
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A folder with a model whose engines were chosen and its copies, and what the server said that chose them."""
     folder = tmp_path_factory.mktemp("kept")
     version = folder / "models" / "m" / "1"
     version.mkdir(parents=True)
@@ -85,40 +108,42 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, obj
     model.save(version / "model.keras")
     golden.write_golden(golden.make_golden(model), version / "golden.npz")
     np.save(folder / "rows.npy", ROWS)
-    said = ask(folder, "tune")
+    said, _ = ask(TUNE, folder)
     if not list((folder / "state" / "kept").glob("*/model.json")):
         pytest.skip("no engine was faster than torch on this machine")
+    for name in COPIES:
+        # What was kept is found by the digest of the files.
+        shutil.copytree(folder / "models" / "m", folder / "models" / name)
+    # One that isn't seen yet, with another golden file.
+    wrong = shutil.copytree(folder / "models" / "m", folder / "models" / ".wrong") / "1" / "golden.npz"
+    arrays = {name: one + 1 if name.startswith("output/") else one for name, one in np.load(wrong).items()}
+    np.savez(wrong, **arrays)
     return folder, said
 
 
-@pytest.mark.parametrize("what", ["together", "queued", "inner", "nodes", "aside"])
-def test_answers_before_torch(tuned: tuple[Path, dict[str, object]], what: str) -> None:
-    folder, before = tuned
-    said = ask(folder, what)
-    assert said["torch at start"] is False
-    assert what == "aside" or said["torch after answers"] is False
-    assert said["first"] == said["again"] == said["last"] == before["tuned"]
+@pytest.fixture(scope="module")
+def again(tuned: tuple[Path, dict[str, Any]]) -> Said:
+    """What the server said that was started again, and its log."""
+    return ask(AGAIN, tuned[0])
+
+
+def test_answers_before_torch(tuned: tuple[Path, dict[str, Any]], again: Said) -> None:
+    _, before = tuned
+    said, _ = again
+    assert said["kept at start"] == [True] * 5
+    assert said["torch"] is False
+    assert said["answers"] == [before["answer"]] * 6
     assert said["model"] == before["model"]
     # What needs the whole model waits for it, and then it stays.
-    assert said["kept"] is False
-    if what in ("together", "queued"):
-        expected = np.frombuffer(bytes.fromhex(str(said["first"])), "float32").reshape(3, 2)
-        np.testing.assert_allclose(said["eager"], expected, rtol=1e-5, atol=1e-6)
-    if what == "nodes":
-        assert said["nodes"] == 3
+    assert said["kept"] == ["m"]
+    assert said["last"] == [before["answer"]] * 5
+    expected = np.frombuffer(bytes.fromhex(str(before["answer"])), "float32").reshape(3, 2)
+    for name in ("together", "queued"):
+        np.testing.assert_allclose(said[name], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_golden_file_that_says_otherwise(tuned: tuple[Path, dict[str, object]]) -> None:
-    folder, _ = tuned
-    proof = folder / "models" / "m" / "1" / "golden.npz"
-    content = proof.read_bytes()
-    arrays = dict(np.load(proof))
-    try:
-        np.savez(proof, **{name: one + 1 if name.startswith("output/") else one for name, one in arrays.items()})
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(folder), "never"], capture_output=True, text=True, check=False
-        )
-        assert done.returncode != 0
-        assert "differs by" in done.stderr
-    finally:
-        proof.write_bytes(content)
+def test_a_golden_file_that_says_otherwise(again: Said) -> None:
+    said, log = again
+    # Of the engines first, and then of the file.
+    assert re.search("model 'wrong' version 1: what was kept isn't used: .*differs by", log)
+    assert "differs by" in str(said["wrong"])

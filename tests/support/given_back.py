@@ -185,9 +185,9 @@ class Ledger:
             _class("inference.batching", "BatchQueue").close,
         )
 
-        def note_wanted(lazy_loading: Any, entry: Any, *arguments: Any) -> None:
+        def note_wanted(lazy_loading: Any, entry: Any, *arguments: Any, **options: Any) -> None:
             self._wanted.append(entry)
-            want(lazy_loading, entry, *arguments)
+            want(lazy_loading, entry, *arguments, **options)
 
         def note_rows(queue: Any) -> None:
             with queue._lock:

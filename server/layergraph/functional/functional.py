@@ -17,9 +17,10 @@ from layergraph.functional.graph import Graph, Replaced, clone_between, map_grap
 from layergraph.functional.input import Input
 from layergraph.functional.invocation import Invocation
 from layergraph.functional.layer import Layer
+from layergraph.functional.layer_nodes import LayerNodes, NodeTensor
 from layergraph.functional.naming import default_name
 from layergraph.functional.nest import Structure, flatten, map_structure, pack, single_or_list
-from layergraph.functional.node_shapes import LayerNodes, NodeTensor, node_table, output_nodes
+from layergraph.functional.node_shapes import node_table, output_nodes
 from layergraph.functional.shape_inference import Inferred
 from layergraph.functional.strings import Strings
 from layergraph.functional.summary import summary_table

@@ -1,53 +1,17 @@
-"""All nodes of all layers of a graph, as plain data."""
+"""All nodes of all layers of a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from layergraph.functional.graph import Graph
+from layergraph.functional.layer_nodes import LayerNode, LayerNodes, NodeTensor
 from layergraph.functional.node import Node
-from layergraph.functional.tensor import Shape, Tensor
+from layergraph.functional.tensor import Tensor
 
 if TYPE_CHECKING:
     from layergraph.functional.functional import Functional
-
-
-@dataclass(frozen=True, slots=True)
-class NodeTensor:
-    """A tensor at a node: its history, shape and dtype, and the name of its argument (empty for outputs)."""
-
-    layer: str
-    node_index: int
-    tensor_index: int
-    shape: Shape
-    dtype: str
-    argument: str
-    masked: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LayerNode:
-    """One call of a layer."""
-
-    index: int
-    inputs: tuple[NodeTensor, ...]
-    outputs: tuple[NodeTensor, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerNodes:
-    """A layer and its nodes in the model. `path` is its name, prefixed with those of the models that contain it."""
-
-    path: str
-    name: str
-    class_name: str
-    nodes: tuple[LayerNode, ...]
-    parameter_count: int
-    trainable: bool
-    #: Of a nested model: the tensors that it returns, at nodes of its own layers.
-    nested_outputs: tuple[NodeTensor, ...] = ()
 
 
 def node_table(model: Functional, prefix: str = "") -> tuple[LayerNodes, ...]:

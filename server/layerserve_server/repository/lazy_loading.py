@@ -32,6 +32,8 @@ class Waiting:
     proceed: Callable[[Exception | None], None]
     #: Whether its caller has cancelled it, or its deadline has passed.
     gone: Callable[[], bool]
+    #: Whether it needs more than what was kept of the version.
+    whole: bool
     since: float = field(default_factory=time.monotonic)
 
 
@@ -41,8 +43,8 @@ class LazyLoading:
     A load that no call waits for any more isn't begun.
     """
 
-    def __init__(self, load: Callable[[Entry], None], awaited: Callable[[str, float], None]) -> None:
-        """`load` loads a version. `awaited` is called as in `Metrics.load_awaited`."""
+    def __init__(self, load: Callable[[Entry, bool], None], awaited: Callable[[str, float], None]) -> None:
+        """`load` loads a version, and gets whether a call needs the whole. `awaited` is as `Metrics.load_awaited`."""
         self._load = load
         self._awaited = awaited
         self._loads: dict[Entry, list[Waiting]] = {}
@@ -51,8 +53,12 @@ class LazyLoading:
         self._pool = ThreadPoolExecutor(MAX_LOADS, "load")
         self._closed = False
 
-    def want(self, entry: Entry, proceed: Callable[[Exception | None], None], gone: Callable[[], bool]) -> None:
+    def want(
+        self, entry: Entry, proceed: Callable[[Exception | None], None], gone: Callable[[], bool], *, whole: bool = True
+    ) -> None:
         """Calls `proceed` after the version was loaded, or has failed to. Doesn't block.
+
+        Unless the `whole` is needed, what was kept of it suffices.
 
         Raises BusyError if too many calls are waiting, and UnavailableError after `close`.
         """
@@ -69,9 +75,9 @@ class LazyLoading:
             self._count += 1
             entry.waiting += 1
             if waiting is not None:
-                waiting.append(Waiting(proceed, gone))
+                waiting.append(Waiting(proceed, gone, whole))
                 return
-            self._loads[entry] = [Waiting(proceed, gone)]
+            self._loads[entry] = [Waiting(proceed, gone, whole)]
             self._pool.submit(self._run, entry)
 
     def close(self) -> None:
@@ -83,14 +89,14 @@ class LazyLoading:
 
     def _run(self, entry: Entry) -> None:
         with self._lock:
-            wanted = any(not one.gone() for one in self._loads[entry])
+            wanted = [one.whole for one in self._loads[entry] if not one.gone()]
             closed = self._closed
         error: Exception | None = None
         try:
             if closed:
                 raise UnavailableError(STOPPING)
             if wanted:
-                self._load(entry)
+                self._load(entry, any(wanted))
         except ServerError as expected:
             error = expected
         except Exception as unexpected:

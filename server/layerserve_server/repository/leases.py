@@ -84,7 +84,7 @@ class Leases:
             loaded = entry.loaded
             if loaded is None or (loaded.kept and not kept):
                 try:
-                    self._wait_in_thread(entry)
+                    self._wait_in_thread(entry, whole=not kept)
                 except VersionFailedError:
                     if version is not None or label is not None:
                         raise
@@ -116,13 +116,17 @@ class Leases:
         label: str | None,
         proceed: Callable[[Exception | None], None],
         gone: Callable[[], bool],
+        *,
+        kept: bool = False,
     ) -> None:
         """Has a version loaded for a call, which waits without a thread, and then calls `proceed`.
+
+        With `kept`, what was kept of a version suffices (see `LoadedVersion.kept`).
 
         `proceed` gets the error if there is no room for the version, and must not block; whether the version was
         loaded, the call sees by `lease_loaded`. `gone` is whether its caller has stopped waiting. Raises as `lease`.
         """
-        self._lazy_loading.want(self._catalogue.entry(name, version, label), proceed, gone)
+        self._lazy_loading.want(self._catalogue.entry(name, version, label), proceed, gone, whole=not kept)
 
     # Of canaries.
 
@@ -146,15 +150,21 @@ class Leases:
         return self.lease_loaded(*named, kept=kept)
 
     def when_chosen_loaded(
-        self, chosen: Choice, named: Choice, proceed: Callable[[Exception | None], None], gone: Callable[[], bool]
+        self,
+        chosen: Choice,
+        named: Choice,
+        proceed: Callable[[Exception | None], None],
+        gone: Callable[[], bool],
+        *,
+        kept: bool = False,
     ) -> None:
         """Like `when_loaded`, of the version that `lease_chosen` would lease."""
         if chosen is not named:
             with suppress(VersionFailedError, UnknownModelError, UnknownVersionError):
                 if self._waits_for(chosen):
-                    self.when_loaded(*chosen, proceed, gone)
+                    self.when_loaded(*chosen, proceed, gone, kept=kept)
                     return
-        self.when_loaded(*named, proceed, gone)
+        self.when_loaded(*named, proceed, gone, kept=kept)
 
     def _waits_for(self, canary: Choice) -> bool:
         """Whether calls wait until a canary is loaded that isn't, instead of getting the default. Raises as `lease`."""
@@ -180,7 +190,7 @@ class Leases:
                 return
             began = time.monotonic()
             try:
-                self._load_for_calls(entry, needed=False)
+                self._load_for_calls(entry, whole=False, needed=False)
             except ServerError as error:
                 logger.debug("%s isn't loaded before a request comes: %s", entry.found.label, error)
                 continue
@@ -190,7 +200,7 @@ class Leases:
         """Loads no further versions."""
         self._lazy_loading.close()
 
-    def _wait_in_thread(self, entry: Entry) -> None:
+    def _wait_in_thread(self, entry: Entry, *, whole: bool) -> None:
         """Waits until a version is loaded for a call, in the call's thread. Raises as `lease` does."""
         with self._lock:
             all_waiting = sum(self._waiting_in_threads.values())
@@ -208,7 +218,7 @@ class Leases:
             done.set_exception(error) if error is not None else done.set_result(None)
 
         try:
-            self._lazy_loading.want(entry, proceed, lambda: False)
+            self._lazy_loading.want(entry, proceed, lambda: False, whole=whole)
             done.result()
         finally:
             with self._lock:
@@ -217,21 +227,23 @@ class Leases:
         with self._catalogue.lock:
             entry.check_usable()
 
-    def _load_for_calls(self, entry: Entry, *, needed: bool = True) -> None:
-        """Loads a version that isn't in memory, with its files. Raises as `Loader.load` and `Loader.fetch` do."""
+    def _load_for_calls(self, entry: Entry, whole: bool, *, needed: bool = True) -> None:
+        """Loads a version that isn't in memory, with its files; all of it if what was kept doesn't suffice (`whole`).
+
+        Raises as `Loader.load` and `Loader.fetch` do.
+        """
         with self._catalogue.lock:
             settings = self._catalogue.known(entry.found.name).in_force
             if entry.state is State.FAILED or entry.barred:
                 return
-        # If it is loaded, what was kept of it doesn't suffice.
-        whole = entry.loaded is not None
+            absent = entry.loaded is None
         self._loader.fetch(entry)
         self._loader.load(entry, settings, needed=needed, whole=whole)
         if entry.reason and entry.loaded is None and entry.standby:
             # It can't be loaded. An older version may take its place.
             with self._rollout.scanning:
                 self._rollout.bring_up(entry.found.name)
-        elif not whole and not entry.standby:
+        elif absent and not entry.standby:
             entry.on_demand = True
             self._memory.unload_unused(entry)
 

@@ -45,7 +45,7 @@ class GraphService:
             reply = _selected(encoded, request.layers, version.name) if request.layers else encoded
             call.answer(reply)
 
-        with_version(self._repository, call, chosen, answer)
+        with_version(self._repository, call, chosen, answer, kept=True)
 
 
 def _encoded(version: LoadedVersion) -> bytes:

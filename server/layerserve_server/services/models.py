@@ -77,7 +77,9 @@ class ModelService:
         if description.answers and not description.outputs:
             with contextlib.suppress(VersionFailedError, BusyError):
                 loaded = partial(self._describe, chosen, answer)
-                self._repository.leases.when_loaded(*chosen, lambda _: call.in_pool(loaded), lambda: call.answered)
+                self._repository.leases.when_loaded(
+                    *chosen, lambda _: call.in_pool(loaded), lambda: call.answered, kept=True
+                )
                 return
         answer(description)
 

@@ -1,9 +1,9 @@
 """What a version needs to answer Predict before its file is read, kept in the state folder.
 
-A start imports neither torch nor builds the model's graph for it: the inputs and outputs are kept here, by the digest
-of the version's files, and the engines where they are chosen (`chosen_engines`). Opening compares each engine with the
-outputs that eager torch gave when it was kept. What is damaged, or was made for another file, machine or package, isn't
-found, and the version is loaded from its file.
+A start imports neither torch nor builds the model's graph for it: the inputs, the outputs and the nodes of layers are
+kept here, by the digest of the version's files, and the engines where they are chosen (`chosen_engines`). Opening
+compares each engine with the outputs that eager torch gave when it was kept. What is damaged, or was made for another
+file, machine or package, isn't found, and the version is loaded from its file.
 """
 
 from __future__ import annotations
@@ -12,22 +12,26 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from layergraph.execution.kept_plan import KeptPlan, NotKeptError
 from layergraph.execution.tuning.engine_folder import open_engines
+from layergraph.functional.layer_nodes import LayerNodes, NodeTensor
 from layergraph.functional.tensor import TensorSpec
 
 from layerserve_server.artifacts.artifacts import DIGESTS, Artifacts
 from layerserve_server.artifacts.keys import digest_of, installed, machine
 from layerserve_server.disk import json_object, sha256
 from layerserve_server.inference.runner import EngineChoice
+from layerserve_server.records import DAMAGED
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.tuning.chosen_engines import PACKAGES, ChosenEngines
+from layerserve_server.tuning.kept_nodes import KeptNodes
 
 if TYPE_CHECKING:
     from layergraph import Model
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NOTE: Final = "model.json"
+_NODES: Final = "nodes.json"
 #: Maximum time for writing a note, in seconds.
 _MAKING_SECONDS: Final = 60.0
 #: Variables that set torch's number of threads, and so the engines'.
@@ -53,9 +58,11 @@ class KeptSignature:
 class KeptModel:
     """A served model (see ServedModel) that has its outputs only. What else is asked of it raises NotKeptError."""
 
-    def __init__(self, note: dict[str, Any], plan: KeptPlan) -> None:
+    def __init__(self, note: dict[str, Any], plan: KeptPlan, read_nodes: Callable[[], KeptNodes]) -> None:
+        """`read_nodes` reads the nodes of its layers. Raises NotKeptError if they aren't there any more."""
         self._note = note
         self._plan = plan
+        self._read_nodes = read_nodes
         self.input_specs, self.output_specs = plan.input_specs, plan.output_specs
         self.input_names = [spec.name for spec in plan.input_specs]
         self.output_names = [spec.name for spec in plan.output_specs]
@@ -80,13 +87,13 @@ class KeptModel:
         """Returns the number of parameters."""
         return int(self._note["parameters"])
 
-    def node_table(self) -> NoReturn:
-        """Raises NotKeptError."""
-        raise NotKeptError("the nodes aren't kept")
+    def node_table(self) -> Sequence[LayerNodes]:
+        """Returns the nodes of every layer. Raises NotKeptError."""
+        return self._read_nodes().layers
 
-    def output_nodes(self) -> NoReturn:
-        """Raises NotKeptError."""
-        raise NotKeptError("the nodes aren't kept")
+    def output_nodes(self) -> Sequence[NodeTensor]:
+        """Returns the tensors that the outputs are. Raises NotKeptError."""
+        return self._read_nodes().outputs
 
 
 class KeptModels:
@@ -94,7 +101,7 @@ class KeptModels:
 
     def __init__(self, folder: Path, engines: ChosenEngines, threads: int, torch_threads: int) -> None:
         """`threads` is the number of threads per engine, 0 for torch's: `torch_threads`, where 0 is its default."""
-        self._folders = Artifacts(folder, (_NOTE,), making_seconds=_MAKING_SECONDS)
+        self._folders = Artifacts(folder, (_NOTE, _NODES), making_seconds=_MAKING_SECONDS)
         self._engines = engines
         self._threads = threads
         self._torch_threads = torch_threads
@@ -134,6 +141,7 @@ class KeptModels:
 
         def make(unfinished: Path) -> None:
             (unfinished / _NOTE).write_text(text)
+            (unfinished / _NODES).write_text(KeptNodes.of(model).write())
 
         with self._folders.found(key) as folder:
             if folder is not None and (folder / _NOTE).read_text() == text:
@@ -146,7 +154,8 @@ class KeptModels:
 
     def open(self, digest: str) -> KeptModel | None:
         """Returns the model of a version's files, by their digest; None if it isn't kept, or can't be opened."""
-        with self._folders.found(self._key(digest)) as folder:
+        key = self._key(digest)
+        with self._folders.found(key) as folder:
             if folder is None:
                 return None
             try:
@@ -157,11 +166,21 @@ class KeptModels:
                     inputs, outputs = ([_spec(one) for one in note[name]] for name in ("inputs", "outputs"))
                     dtypes = [spec.dtype for spec in inputs]
                     tuning = open_engines(engines, dtypes, int(note["threads"]), shared=True)
-                return KeptModel(note, KeptPlan(inputs, outputs, tuning, batched=bool(note["batched"])))
+                plan = KeptPlan(inputs, outputs, tuning, batched=bool(note["batched"]))
+                return KeptModel(note, plan, partial(self._nodes, key))
             except Exception as reason:
                 # Engines may raise anything.
                 logger.info("a version is loaded from its file, as what was kept can't be opened: %.300s", reason)
                 return None
+
+    def _nodes(self, key: str) -> KeptNodes:
+        with self._folders.found(key) as folder:
+            if folder is None:
+                raise NotKeptError("the nodes aren't kept any more")
+            try:
+                return KeptNodes.read((folder / _NODES).read_bytes())
+            except DAMAGED as error:
+                raise NotKeptError("the nodes can't be read") from error
 
     def _key(self, digest: str) -> str:
         variables = [os.environ.get(name) for name in _THREADS]

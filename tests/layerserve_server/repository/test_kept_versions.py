@@ -65,7 +65,8 @@ def test_what_needs_all_of_it_has_its_file_read_once(kept, put):
     assert repository.catalogue.describe("double")[0].ready_time == ready
 
 
-def test_a_call_that_came_before_it_was_opened_does_not_wait_for_its_file(kept, put):
+@pytest.mark.parametrize("late", [False, True])
+def test_a_call_that_came_before_it_was_opened_does_not_wait_for_its_file(kept, put, late):
     put()
     repository, read = kept()
     entry = repository.catalogue.entry("double", None, None)
@@ -79,10 +80,16 @@ def test_a_call_that_came_before_it_was_opened_does_not_wait_for_its_file(kept, 
     repository.loader.load = begin
     done: list[Future] = [Future(), Future()]
     with entry.loading:
-        repository.leases.when_loaded("double", None, None, done[0].set_result, lambda: False)
-        assert begun.wait(10)
-        # A scan has opened it meanwhile.
-        entry.loaded = opened
+        if late:
+            # A scan has opened it before the thread of loads begins.
+            with repository.catalogue.lock:
+                repository.leases.when_loaded("double", None, None, done[0].set_result, lambda: False, kept=True)
+                entry.loaded = opened
+            assert begun.wait(10)
+        else:
+            repository.leases.when_loaded("double", None, None, done[0].set_result, lambda: False, kept=True)
+            assert begun.wait(10)
+            entry.loaded = opened
     assert done[0].result(10) is None
     assert entry.loaded.kept
     assert not read

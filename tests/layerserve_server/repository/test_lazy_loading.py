@@ -53,10 +53,10 @@ def entry() -> Entry:
 
 
 @pytest.fixture
-def make(calls: Calls) -> Iterator[Callable[[Callable[[Entry], None]], LazyLoading]]:
+def make(calls: Calls) -> Iterator[Callable[[Callable[[Entry, bool], None]], LazyLoading]]:
     made: list[LazyLoading] = []
 
-    def make_lazy_loading(load: Callable[[Entry], None]) -> LazyLoading:
+    def make_lazy_loading(load: Callable[[Entry, bool], None]) -> LazyLoading:
         made.append(LazyLoading(load, calls.awaited))
         return made[-1]
 
@@ -74,7 +74,7 @@ def waits(lazy_loading: LazyLoading, entry: Entry, calls: Calls, *, gone: bool =
 
 
 def test_calls_are_counted_by_what_they_got(make: Any, calls: Calls, entry: Entry) -> None:
-    def fails(entry: Entry) -> None:
+    def fails(entry: Entry, whole: bool) -> None:
         raise VersionFailedError("no weights")
 
     waits(make(fails), entry, calls)
@@ -84,7 +84,7 @@ def test_calls_are_counted_by_what_they_got(make: Any, calls: Calls, entry: Entr
     ]
     gate = threading.Event()
 
-    def loads_later(entry: Entry) -> None:
+    def loads_later(entry: Entry, whole: bool) -> None:
         assert gate.wait(30)
         loads(entry)
 
@@ -103,7 +103,7 @@ def test_calls_are_counted_by_what_they_got(make: Any, calls: Calls, entry: Entr
 def test_an_error_that_nobody_expects_is_logged_and_ends_the_wait(
     make: Any, calls: Calls, entry: Entry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(entry: Entry) -> None:
+    def fails(entry: Entry, whole: bool) -> None:
         raise ZeroDivisionError
 
     lazy_loading = make(fails)
@@ -120,7 +120,7 @@ def test_there_is_room_again_for_as_many_calls_as_were_answered(
 ) -> None:
     monkeypatch.setattr("layerserve_server.repository.lazy_loading.MAX_WAITING", 3)
     gate = threading.Event()
-    lazy_loading = make(lambda entry: gate.wait(30))
+    lazy_loading = make(lambda entry, whole: gate.wait(30))
     for _ in range(2):
         gate.clear()
         for _ in range(3):
@@ -138,7 +138,7 @@ def test_after_the_end_no_load_begins(make: Any, calls: Calls, entry: Entry, mon
     gate, begun = threading.Event(), threading.Event()
     loaded: list[Entry] = []
 
-    def loads_later(entry: Entry) -> None:
+    def loads_later(entry: Entry, whole: bool) -> None:
         loaded.append(entry)
         begun.set()
         assert gate.wait(30)

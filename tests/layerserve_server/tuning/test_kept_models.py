@@ -86,10 +86,23 @@ def test_what_is_told_of_it(tmp_path: Path) -> None:
     assert found.compiled is made.compiled
     assert found.keras_version == made.keras_version
     assert found.plan().batched is made.plan().batched
+    assert list(found.node_table()) == list(made.node_table())
+    assert list(found.output_nodes()) == list(made.output_nodes())
     assert [choice.engine for choice in found.engines] == [choice.engine for choice in made.engines]
     assert {key: tuple(one.inputs) for key, one in found.signatures.items()} == {
         key: tuple(one.inputs) for key, one in made.signatures.items()
     }
+
+
+def test_nodes_that_are_damaged_or_gone_are_not_told(tmp_path: Path) -> None:
+    for damage in ("flipped", "missing"):
+        models, _ = kept(tmp_path / damage)
+        found: Any = models.open(DIGEST)
+        spoil(next((tmp_path / damage).glob("kept/*/nodes.json")), damage)
+        with pytest.raises(NotKeptError, match="nodes"):
+            found.node_table()
+        with pytest.raises(NotKeptError, match="nodes"):
+            found.output_nodes()
 
 
 def test_another_file_is_another_model(tmp_path: Path) -> None:
@@ -107,7 +120,9 @@ def test_damaged_engines(tmp_path: Path, file: str, damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "missing"])
-@pytest.mark.parametrize("file", ["kept/*/model.json", "kept/*/digests.json", "engines/*/digests.json"])
+@pytest.mark.parametrize(
+    "file", ["kept/*/model.json", "kept/*/nodes.json", "kept/*/digests.json", "engines/*/digests.json"]
+)
 def test_damaged_notes(tmp_path: Path, file: str, damage: str) -> None:
     kept(tmp_path)
     spoil(next(tmp_path.glob(file)), damage)

@@ -64,7 +64,7 @@ class MetadataService:
             response.metadata[SIGNATURES].Pack(_signatures(version))
             call.answer(response.SerializeToString())
 
-        with_version(self._repository, call, choice, answer)
+        with_version(self._repository, call, choice, answer, kept=True)
 
 
 def refuse_examples(call: Call) -> None:

@@ -125,7 +125,7 @@ class Predictor:
                 raise unloaded(request.choice[0])
             again = partial(self._begin, call, request, chosen, watches, here=here, tries=tries - 1, kept=kept)
             waits = partial(proceed, call, again)
-            self._leases.when_chosen_loaded(chosen, request.choice, waits, lambda: call.answered)
+            self._leases.when_chosen_loaded(chosen, request.choice, waits, lambda: call.answered, kept=kept)
             return
         version = held.version
         whole = partial(self._begin, call, request, chosen, watches, here=False, kept=False) if version.kept else None
