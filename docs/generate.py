@@ -11,6 +11,9 @@ from layergraph.layers.hub.table import PACKAGE
 from layergraph.layers.table import LAYERS
 from layergraph.models.hub.table import HUB_MODELS
 from layergraph.ops.table import OPERATIONS
+from layerserve.cli.app import PANELS, application
+from layerserve.cli.extensions import HELP
+from layerserve.cli.groups import WHOLE
 from layerserve.cli.variables import PREFIX
 from layerserve_server.access.rights import ALTERNATIVES, RIGHTS
 from layerserve_server.extensions.installed import EXTENSIONS, Settings
@@ -21,6 +24,7 @@ from layerserve_server.repository.model_settings import SETTINGS_FILE
 from layerserve_server.settings.flags import is_basic, sections
 from layerserve_server.toml_text import toml_value
 from layerserve_server.wiring import RIGHTS as NEEDED
+from typer.main import get_command
 
 DOCS = Path(__file__).parent
 
@@ -44,6 +48,7 @@ def main() -> int:
         "model-settings": model_settings(),
         "metrics": metrics(),
         "rights": rights(),
+        "commands": commands(),
     }
     stale = []
     for name, text in pages.items():
@@ -167,6 +172,27 @@ def rights() -> str:
     shown = [(f"`{path}`", right if right in RIGHTS else f"({right})") for path, right in paths.items()]
     methods = table(("service", "right", "methods"), [(f"`{service}`", *rest) for service, *rest in rows])
     return page("Rights", about, f"{methods}\n## Metrics port\n\n{table(('path', 'right'), shown)}")
+
+
+def commands() -> str:
+    """Every command, with the text of its help."""
+    about = (
+        "`layerserve COMMAND --help` shows the options of a command. Some options [belong to every command]"
+        "(client.md#command-line)."
+    )
+    app = get_command(application(()))
+    parts = []
+    for title, panel in PANELS.items():
+        rows = []
+        for name in panel:
+            command = app.commands.get(name)
+            rows.append((name, HELP[name] if command is None else command.get_short_help_str(WHOLE)))
+            for inner, one in getattr(command, "commands", {}).items():
+                rows.append((f"{name} {inner}", one.get_short_help_str(WHOLE)))
+        parts.append(
+            f"## {title}\n\n{table(('command', 'what it does'), [(f'`{name}`', text) for name, text in rows])}"
+        )
+    return page("Commands", about, "\n".join(parts))
 
 
 def page(title: str, about: str, body: str) -> str:

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 #: More than any sentence has, in characters.
-_WHOLE = 1000
+WHOLE = 1000
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 
@@ -26,7 +26,7 @@ class Group(TyperGroup):
         found = [(name, command) for name in names if (command := self.get_command(ctx, name)) is not None]
         if found:
             with formatter.section(title):
-                formatter.write_dl([(f"{name:{width}}", one.get_short_help_str(_WHOLE)) for name, one in found])
+                formatter.write_dl([(f"{name:{width}}", one.get_short_help_str(WHOLE)) for name, one in found])
 
 
 def new_group(text: str) -> typer.Typer:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from layerserve.calls.methods import METHODS, rpc
+from layerserve.v1 import options_pb2
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse, PredictStreamResponse
 
 
@@ -30,5 +31,10 @@ def test_only_calls_that_change_nothing_or_have_a_key_are_repeated():
     assert not any(METHODS[name].repeatable for name in ("DeleteRun", "Train", "WatchRun", "DownloadModel"))
     assert not any(one.repeatable for one in METHODS.values() if one.streams_requests or one.streams_replies)
     reading = ("Get", "List", "Predict", "Estimate", "Explain")
-    changing = {one.name for one in METHODS.values() if one.repeatable and not one.name.startswith(reading)}
-    assert changing == {"Score", "CreateSweep"}
+    others = {one for one in METHODS.values() if one.repeatable and not one.name.startswith(reading)}
+    assert {one.name for one in others if right_of(one) != options_pb2.RIGHT_READ} == {"Score", "CreateSweep"}
+
+
+def right_of(method):
+    described = options_pb2.DESCRIPTOR.pool.FindMethodByName(f"{method.service}.{method.name}")
+    return described.GetOptions().Extensions[options_pb2.right]
