@@ -258,11 +258,12 @@ class App:
             watcher.stop()
         self._inference.gate.stop()
         tuning = shutdown.begin("the tuning of engines", tuner.close) if tuner is not None else None
-        for call in calls:
-            shutdown.end(call, math.inf, KEPT_SECONDS)
+        shutdown.end(calls[0], math.inf, KEPT_SECONDS)
         if workers is not None:
             # Not before, since they pass on the last replies of this process.
             shutdown.step("the workers", partial(workers.stop, grace), math.inf, KEPT_SECONDS)
+        for call in calls[1:]:
+            shutdown.end(call, math.inf, KEPT_SECONDS)
         for part in self._parts:
             shutdown.step(part.stop.__module__, part.stop)
         shutdown.step("training runs", self.runs.stop, math.inf)

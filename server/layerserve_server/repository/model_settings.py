@@ -62,7 +62,7 @@ class ModelSettingsError(Exception):
 class ModelSettings(BaseModel):
     """The settings of one model. A setting without a value has that of the server's settings of the same name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, defer_build=True)
 
     version_policy: Literal["latest", "all", "specific"] = Field(
         default="latest",

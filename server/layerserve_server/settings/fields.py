@@ -39,7 +39,7 @@ class SettingFields(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, validate_default=True
+        env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, validate_default=True, defer_build=True
     )
 
     path: Path | str = Field(
