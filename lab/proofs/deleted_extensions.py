@@ -25,7 +25,7 @@ TABLE = "server/layerserve_server/extensions/installed.py"
 #: What is deleted of an extension: {} stands for its name.
 FOLDERS = ("server/layerserve_server/extensions/{}", "tests/layerserve_server/extensions/{}")
 #: Folders that only one extension uses.
-BELONGING = {"stores": ["object_stores"]}
+BELONGING = {"page": ["drawings"], "stores": ["object_stores"]}
 TESTS = ["tests/layerserve_server"]
 ALL = "all"
 #: Services of which the core has methods, too.

@@ -9,9 +9,9 @@ from layerserve.v1.tensor_pb2 import ModelSpec, Tensor
 from layerserve.values import tensors
 
 from layerserve_server.errors import InvalidRequestError, safe_text
+from layerserve_server.extensions.drawings.heat_maps import HeatMap, heat_map
 from layerserve_server.extensions.page.fields import Fields
 from layerserve_server.extensions.page.guard import Guard
-from layerserve_server.extensions.page.heat_maps import HeatMap, heat_map
 from layerserve_server.extensions.page.pages import Pages
 from layerserve_server.extensions.page.part import PARTS
 from layerserve_server.services.open_inference.infer_protocol import InferProtocol

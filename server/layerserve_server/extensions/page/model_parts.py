@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from layerserve.v1 import graph_pb2, models_pb2, tensor_pb2
 
 from layerserve_server.errors import UnknownModelError, safe_text
+from layerserve_server.extensions.drawings.graph import drawings
 from layerserve_server.extensions.page.fields import Fields
-from layerserve_server.extensions.page.graph import drawings
 from layerserve_server.extensions.page.guard import Guard
 from layerserve_server.extensions.page.pages import Pages
 from layerserve_server.extensions.page.part import Show, shown

@@ -14,6 +14,7 @@ from layerserve.values import tensors
 from layerserve.values.tables import number_text, percent_text
 
 from layerserve_server.errors import safe_text
+from layerserve_server.extensions.drawings.graph import shape
 from layerserve_server.transport.http.exchange import Headers, HttpReply
 
 FOLDER = Path(__file__).parent
@@ -107,11 +108,6 @@ def setting(text: str) -> str:
         return text if text.lstrip("-").isdecimal() else f"{float(text):.6g}"
     except ValueError:
         return text
-
-
-def shape(lengths: Any) -> str:
-    """Returns a shape as Keras's summary has it: "(None, 28, 28)"."""
-    return str(tuple(None if length < 0 else length for length in list(lengths)[: tensors.MAX_RANK]))
 
 
 def duration(seconds: float) -> str:

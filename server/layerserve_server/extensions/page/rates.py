@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from layerserve_server.extensions.page.charts import Chart, Series, chart
+from layerserve_server.extensions.drawings.charts import Chart, Series, chart
 from layerserve_server.observability.totals import Counts
 
 #: Minimum time between two samples of a version, in seconds: several readers share them.

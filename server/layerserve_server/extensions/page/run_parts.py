@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from layerserve.v1 import checkpoints_pb2, sweeps_pb2, training_pb2
 
 from layerserve_server.access.ownership import changes
-from layerserve_server.extensions.page.charts import Chart, Series, chart
+from layerserve_server.extensions.drawings.charts import Chart, Series, chart
 from layerserve_server.extensions.page.fields import Fields
 from layerserve_server.extensions.page.guard import Guard
 from layerserve_server.extensions.page.pages import Pages

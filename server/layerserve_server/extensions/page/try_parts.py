@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from layerserve.values import tensors
 
+from layerserve_server.extensions.drawings.heat_maps import HeatMap, heat_map
 from layerserve_server.extensions.page.fields import Fields
 from layerserve_server.extensions.page.guard import Guard
-from layerserve_server.extensions.page.heat_maps import HeatMap, heat_map
 from layerserve_server.extensions.page.image_ranges import RANGES, Range
 from layerserve_server.extensions.page.largest import Largest, largest
 from layerserve_server.extensions.page.pages import Pages, short

@@ -7,8 +7,8 @@ import io
 
 import numpy as np
 import pytest
-from layerserve_server.extensions.page.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart
-from layerserve_server.extensions.page.heat_maps import ANCHORS, MAX_PICTURES, ODD, heat_map
+from layerserve_server.extensions.drawings.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart
+from layerserve_server.extensions.drawings.heat_maps import ANCHORS, MAX_PICTURES, ODD, heat_map
 from layerserve_server.extensions.page.rates import FORGET_SECONDS, MAX_SAMPLES, MAX_VERSIONS, History
 from page_facts import counts
 from PIL import Image

@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 import pytest
 from layerserve.v1 import graph_pb2, models_pb2
 from layerserve_server.access.caller import ANYONE
-from layerserve_server.extensions.page import graph, layout, model_parts
+from layerserve_server.extensions.drawings import graph, layout
+from layerserve_server.extensions.page import model_parts
 from layerserve_server.extensions.page.part import PARTS
 from layerserve_server.extensions.page.rates import History
 from layerserve_server.extensions.page.serving import Page

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from layerserve.v1 import graph_pb2 as pb
+from layerserve.values import tensors
 
-from layerserve_server.extensions.page.layout import Box, Layout, layout, text_width
-from layerserve_server.extensions.page.pages import shape, short
+from layerserve_server.errors import safe_text
+from layerserve_server.extensions.drawings.layout import Box, Layout, layout, text_width
 
 #: Maximum numbers of boxes and of lines on a page, and of drawings.
 MAX_BOXES, MAX_LINES, MAX_DRAWINGS = 1500, 4000, 60
@@ -18,6 +19,11 @@ MAX_LETTERS = 32
 MAX_ADDRESS = 400
 #: Number of colours of shared layers.
 SHARED_COLOURS = 6
+
+
+def shape(lengths: Sequence[int]) -> str:
+    """Returns a shape as Keras's summary has it: "(None, 28, 28)"."""
+    return str(tuple(None if length < 0 else length for length in list(lengths)[: tensors.MAX_RANK]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +46,9 @@ class Call:
         shapes = ", ".join(shape(one.shape) for one in self.node.outputs[:3])
         count = self.layer.parameter_count
         lines = (
-            short(self.layer.name, MAX_LETTERS),
-            short(self.layer.class_name, MAX_LETTERS - len(times)) + times,
-            short(shapes, MAX_LETTERS),
+            safe_text(self.layer.name, MAX_LETTERS),
+            safe_text(self.layer.class_name, MAX_LETTERS - len(times)) + times,
+            safe_text(shapes, MAX_LETTERS),
             f"{count:,} parameter{'s' * (count != 1)}" if count else "",
         )
         return [*filter(None, lines)]
@@ -68,7 +74,7 @@ class Call:
         """All about it in one line."""
         took = ", ".join(f"{one.argument} {shape(one.shape)}" for one in self.node.inputs[:8])
         gave = ", ".join(shape(one.shape) for one in self.node.outputs[:8])
-        return short(
+        return safe_text(
             f"{self.layer.path}, {self.layer.class_name}, call {self.node.index} of {len(self.layer.nodes)}: "
             f"{took or 'no inputs'} → {gave}; {self.layer.parameter_count:,} parameters",
             600,
@@ -90,7 +96,7 @@ class End:
     def lines(self) -> Sequence[str]:
         """The lines of its box: the name, which may say already what it is, and the shape."""
         what = [] if self.name.startswith("output") else ["output"]
-        return [short(self.name, MAX_LETTERS), *what, short(shape(self.tensor.shape), MAX_LETTERS)]
+        return [safe_text(self.name, MAX_LETTERS), *what, safe_text(shape(self.tensor.shape), MAX_LETTERS)]
 
     @property
     def address(self) -> str:
@@ -101,7 +107,7 @@ class End:
     @property
     def title(self) -> str:
         """All about it in one line."""
-        return short(f"Output {self.name}: {shape(self.tensor.shape)}, of {self.address or 'a layer'}", 600)
+        return safe_text(f"Output {self.name}: {shape(self.tensor.shape)}, of {self.address or 'a layer'}", 600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +189,8 @@ def _drawing(path: str, level: _Level, nested: Iterable[str], boxes: int, lines:
     taken_by = [*(call.node.inputs for call in calls), *([end.tensor] for end in ends)]
     edges: dict[tuple[int, int], None] = {}
     left_out = 0
-    for at, tensors in enumerate(taken_by):
-        for taken in tensors:
+    for at, inputs in enumerate(taken_by):
+        for taken in inputs:
             source = places.get((taken.layer, taken.node_index))
             if source is None or source == at or (source, at) in edges:
                 continue

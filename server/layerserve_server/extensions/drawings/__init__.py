@@ -1,0 +1,1 @@
+"""Graphs, series and tensors as drawings for templates. The extension `page` uses it."""
