@@ -250,6 +250,14 @@ def test_help_has_the_basic_settings_by_section_and_help_all_every_one(capsys):
     assert read_settings(["--max-streams", "3"]).max_streams == 3
 
 
+def test_the_help_asks_for_a_path_only_where_a_setting_is_one(capsys):
+    with pytest.raises(SystemExit):
+        read_settings(["--help-all"])
+    paths = re.findall(r"^  --([\w-]+) PATH", capsys.readouterr().out, re.MULTILINE)
+    assert {"state", "tokens", "data-root"} <= set(paths)
+    assert all("Path" in str(Settings.model_fields[name.replace("-", "_")].annotation) for name in paths)
+
+
 def test_state_lies_in_the_repository_or_beside_the_file(tmp_path):
     assert Settings(path=tmp_path).state_folder == tmp_path / ".layerserve"
     file = tmp_path / "model.keras"

@@ -12,15 +12,15 @@ from layerserve_server.settings.settings import Settings
 class ImageSettings(Settings):
     """The settings of a server with inputs that take encoded images (see `model_settings`)."""
 
-    image_workers: int | None = Field(
-        default=None,
-        ge=1,
+    image_workers: int = Field(
+        default=0,
+        ge=0,
         le=256,
         description=(
-            "Maximum number of processes that decode images, of all workers together, which start when they are "
-            "needed. Default: one per core, at most 8."
+            "Maximum number of processes that decode images, of all workers together. They start when they are "
+            "needed. 0 starts up to one per core, at most 8."
         ),
-        json_schema_extra={"section": "Images", "unset": "one per core, at most 8"},
+        json_schema_extra={"section": "Images"},
     )
     image_seconds: float = Field(
         default=10.0, gt=0, le=3600, description="Maximum time for decoding an image, in seconds."
