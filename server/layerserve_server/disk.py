@@ -6,10 +6,9 @@ import fcntl
 import hashlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -41,19 +40,46 @@ def sync(path: Path) -> None:
 def replace_file(path: Path, content: str | bytes, *, flushed: bool = False) -> None:
     """Writes a small file, atomically: others see its former content or this one; `flushed`, after a power failure too.
 
-    Raises OSError, and then leaves the file unchanged.
+    Raises OSError, and then leaves the file unchanged. A kill may leave a hidden file, which the next writer takes.
     """
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-        if flushed:
-            sync(unfinished)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    unfinished = path.with_name(f".{path.name}.new")
+    with _taken(unfinished) as handle:
+        try:
+            with os.fdopen(os.dup(handle), "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+            if flushed:
+                sync(unfinished)
+            os.replace(unfinished, path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
     if flushed:
         sync(path.parent)
+
+
+@contextmanager
+def _taken(path: Path) -> Iterator[int]:
+    """Makes an empty file, or empties it, that no other writer has meanwhile. Yields it. Raises OSError."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            # Without locks, as some file systems are, two writers at a time aren't kept apart.
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            # Another writer may have renamed it, or removed it, meanwhile.
+            if _is_at(handle, path):
+                os.ftruncate(handle, 0)
+                yield handle
+                return
+        finally:
+            os.close(handle)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(path))
+    except FileNotFoundError:
+        return False
 
 
 def remove_folder(path: Path) -> None:

@@ -27,9 +27,10 @@ from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference import runner
-from layerserve_server.repository import layout, publishing
+from layerserve_server.repository import layout
 from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import Inference
+from left_folders import left_behind
 
 X = np.ones((2, 2), np.float32)
 
@@ -535,8 +536,7 @@ def test_the_first_lines_name_the_models_and_the_ports(put, make_server, tls, po
 
 def test_before_it_serves_a_server_sets_its_threads_and_removes_what_others_left(put, start, tmp_path, monkeypatch):
     put()
-    left = tmp_path / "models" / "double" / f".publish-{publishing.host_name()}-{os.getpid()}-abc"
-    left.mkdir()
+    left = left_behind(tmp_path / "models" / "double")
     threads, swept = [], []
     monkeypatch.setattr(runner, "set_threads", threads.append)
     monkeypatch.setattr(DatasetStore, "sweep", lambda store, used_by: swept.append(used_by("0")))

@@ -5,6 +5,10 @@ import fcntl
 import json
 import os
 import re
+import subprocess
+import sys
+import threading
+from contextlib import suppress
 
 import pytest
 from damaged_files import DAMAGES, TEXTS, check_goes_on
@@ -12,15 +16,15 @@ from layerserve_server.artifacts.artifacts import Artifacts
 from layerserve_server.datasets.dataset import RECORD, SAMPLE, Dataset, Declaration, read_samples
 from layerserve_server.datasets.partial_upload import NOTE as UPLOAD
 from layerserve_server.datasets.partial_upload import Part, read_note
-from layerserve_server.disk import json_object, locked, try_lock
+from layerserve_server.disk import json_object, locked, replace_file, try_lock
 from layerserve_server.errors import RefusedChangeError
+from layerserve_server.folder_owner import OWNER_LOCK, FolderOwner
 from layerserve_server.repository.usage import Usage
 from layerserve_server.training.events import Event
 from layerserve_server.training.program.main import _locked
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.digests import data_identity
 from layerserve_server.training.run_folder.layout import CHILD_LOCK, DIGESTS
-from layerserve_server.training.run_folder.owner import OWNER_LOCK, FolderOwner
 from layerserve_server.training.run_folder.result import OUTCOME, RunResult
 from layerserve_server.training.runs import trace
 
@@ -44,7 +48,7 @@ OPTIONAL = {
     "upload": (UPLOAD, lambda folder: read_note(folder).bytes),
     "samples": (SAMPLE, read_samples),
     "usage": ("usage.json", lambda folder: Usage(folder / "usage.json").read()),
-    "graphs": ("digests.json", lambda folder: Artifacts(folder.parent, (), making_seconds=0).is_whole(folder.name)),
+    "graphs": ("digests.json", lambda folder: Artifacts(folder.parent, ()).is_whole(folder.name)),
 }
 #: Whether the log names a file that is damaged; others are made anew without that.
 NAMED = {"digests", "trace", "upload", "samples", "usage"}
@@ -83,7 +87,7 @@ def test_wrong_values_are_left_out(name, values, tmp_path):
 
 LOCKS = {
     "locked": ("lock", lambda folder: locked(folder / "lock").__enter__()),
-    "kept": (f"locks/{'a' * 2}", lambda folder: Artifacts(folder, (), max_bytes=0, making_seconds=0)._lock("a" * 64)),
+    "kept": (f"locks/{'a' * 2}", lambda folder: Artifacts(folder, (), max_bytes=0)._lock("a" * 64)),
     "owner": (OWNER_LOCK, lambda folder: FolderOwner(folder).acquire()),
     "process": (CHILD_LOCK, lambda folder: _locked(folder).__enter__()),
 }
@@ -127,3 +131,48 @@ def test_a_lock_that_is_held_is_not_taken(tmp_path):
 
 def test_an_object_is_read():
     assert json_object('{"a": [1, NaN]}')["a"][0] == json_object(b'{"a": 1}')["a"] == 1
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from layerserve_server import disk
+os.replace = lambda old, new: os.kill(os.getpid(), 9)
+disk.replace_file(Path(sys.argv[1]), "new")
+"""
+
+
+def test_a_kill_while_a_file_is_replaced_leaves_one_hidden_file_at_most(tmp_path):
+    path = tmp_path / "file"
+    replace_file(path, "a longer text before")
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", KILLED, path], check=False)
+        assert path.read_text() == "a longer text before"
+    assert len(os.listdir(tmp_path)) == 2
+    replace_file(path, "after")
+    assert path.read_text() == "after"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_writers_of_one_file_at_a_time_never_mix(tmp_path):
+    path, texts = tmp_path / "file", [letter * 5000 for letter in "abcd"]
+    seen, done = set(), threading.Event()
+
+    def look():
+        while not done.is_set():
+            with suppress(FileNotFoundError):
+                seen.add(path.read_text())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    writers = [
+        threading.Thread(target=lambda text=text: [replace_file(path, text) for _ in range(50)]) for text in texts
+    ]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join()
+    done.set()
+    looking.join()
+    assert seen <= set(texts)
+    assert os.listdir(tmp_path) == ["file"]

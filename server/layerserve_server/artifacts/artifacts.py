@@ -18,25 +18,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Final
 
+from layerserve_server import folder_owner
 from layerserve_server.artifacts import flushing
 from layerserve_server.artifacts.flushing import Flusher
 from layerserve_server.disk import json_object, open_lock, sha256, take_lock
 from layerserve_server.errors import CallCancelledError
+from layerserve_server.folder_owner import unfinished
 from layerserve_server.jobs.channel import never
 
 logger = logging.getLogger(__name__)
 
 #: Name of the file with the digests of the others.
 DIGESTS: Final = "digests.json"
-#: A key: a digest, with a size before it or not. And the beginning of the names of folders in which one is made. Others
-#: are never removed: the folder may be a link to one that has more in it.
+#: A key: a digest, with a size before it or not. Other names are never removed: the folder may be a link to one that
+#: has more in it.
 KEY: Final = re.compile(r"([0-9]+-)?[0-9a-f]{64}")
-MAKING: Final = ".making-"
 #: Default time after which a folder that isn't used is removed, in seconds.
 UNUSED_SECONDS: Final = 30 * 86400.0
 #: Time between two tries to get a lock, in seconds.
@@ -51,20 +52,17 @@ class Artifacts:
         folder: Path,
         files: Sequence[str] | None,
         *,
-        making_seconds: float,
         max_bytes: int = sys.maxsize,
         unused_seconds: float = UNUSED_SECONDS,
     ) -> None:
         """
         files            names of the files that are kept, with their digests, and others are removed; None for all,
                          which are flushed to disk instead, as reading them would take as long as making them
-        making_seconds   maximum time for making one; half made folders that are older are removed
         max_bytes        maximum size of all folders; beyond it, the one that was used the longest ago is removed
         unused_seconds   time after which a folder that isn't used is removed
         """
         self.folder = folder
         self._files = None if files is None else frozenset(files)
-        self._making_seconds = making_seconds
         self._max_bytes = max_bytes
         self._unused_seconds = unused_seconds
         self._flusher = Flusher()
@@ -97,9 +95,9 @@ class Artifacts:
             try:
                 held.enter_context(self.locked(key, fcntl.LOCK_EX, stopped))
                 if not self.is_whole(key):
-                    with self.making() as unfinished:
-                        make(unfinished)
-                        self.put(unfinished, key)
+                    with self.making() as new:
+                        make(new)
+                        self.put(new, key)
                     self.sweep()
                 os.utime(folder)
             except OSError as error:
@@ -141,30 +139,24 @@ class Artifacts:
         # Few files: one for each folder would stay for ever.
         return open_lock(self.folder / "locks" / key.rpartition("-")[2][:2])
 
-    @contextmanager
-    def making(self) -> Iterator[Path]:
+    def making(self) -> AbstractContextManager[Path]:
         """Gives a folder to make something in, which is removed unless it is `put` to its key. Raises OSError."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=MAKING, dir=self.folder))
-        try:
-            yield unfinished
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        return unfinished(self.folder)
 
-    def put(self, unfinished: Path, key: str) -> Path:
+    def put(self, new: Path, key: str) -> Path:
         """Gives a folder that is made its key, and returns its path. Raises OSError.
 
         If the same was made meanwhile, that stays.
         """
         folder = self.folder / key
         if self._files is None:
-            flushing.mark(unfinished)
+            flushing.mark(new)
         else:
-            (unfinished / DIGESTS).write_text(json.dumps(_digests(unfinished, self._files)))
+            (new / DIGESTS).write_text(json.dumps(_digests(new, self._files)))
         if not self.is_whole(key):
             shutil.rmtree(folder, ignore_errors=True)
         try:
-            unfinished.rename(folder)
+            new.rename(folder)
         except OSError:
             if not self.is_whole(key):
                 raise
@@ -177,20 +169,16 @@ class Artifacts:
 
         So do those of the keys `used`. Raises OSError.
         """
+        folder_owner.sweep(self.folder)
         now, left = time.time(), self._max_bytes
         entries = []
         for entry in self.folder.iterdir():
-            if entry.name in used or not (KEY.fullmatch(entry.name) or entry.name.startswith(MAKING)):
+            if entry.name in used or not KEY.fullmatch(entry.name):
                 continue
             with suppress(OSError):
                 size = sum(file.stat().st_size for file in entry.iterdir())
                 entries.append((now - entry.stat().st_mtime, size, entry))
         for age, size, entry in sorted(entries, key=lambda one: one[0]):
-            if entry.name.startswith(MAKING):
-                # Of a process that has died.
-                if age > 2 * self._making_seconds:
-                    shutil.rmtree(entry, ignore_errors=True)
-                continue
             left -= size
             if (left < 0 and left + size != self._max_bytes) or age > self._unused_seconds:
                 self._remove(entry)

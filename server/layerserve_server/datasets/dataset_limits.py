@@ -23,12 +23,12 @@ MAX_OWN = MAX_DATASETS // 2
 RETRY_SECONDS = 60.0
 
 
-def check(kept: DatasetStore, declared: Declaration, owner: str, name: str, most: int | None) -> None:
-    """Raises an error if there is no room for a declared file, of which the folder `name` may have a part already.
+def check(kept: DatasetStore, declared: Declaration, owner: str, folder: Path, most: int | None) -> None:
+    """Raises an error if there is no room for a declared file, of which `folder` may have a part already.
 
     TooLargeError if the server or the disk has none, and QuotaError if its owner has more than `most` bytes then.
     """
-    total, own, count, own_count = _used(kept, owner, name)
+    total, own, count, own_count = _used(kept, owner, folder.name)
     _check_fits(kept, declared.bytes, total)
     if count >= MAX_DATASETS:
         raise TooLargeError(f"there are {count} datasets and uploads, the maximum; delete some first")
@@ -40,7 +40,7 @@ def check(kept: DatasetStore, declared: Declaration, owner: str, name: str, most
             f"{most}",
             retry_after=RETRY_SECONDS,
         )
-    free, has = _free(kept.folder), _size(kept.folder / name)
+    free, has = _free(kept.folder), _size(folder)
     if declared.bytes - has > free:
         raise TooLargeError(f"the dataset has {declared.bytes - has} bytes to come, but the disk has {free} free")
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from layerserve_server.datasets.dataset import Declaration, content_name
-from layerserve_server.disk import replace_file, try_lock
+from layerserve_server.disk import replace_file
 from layerserve_server.errors import (
     CallCancelledError,
     IncompleteDataError,
@@ -24,14 +24,13 @@ from layerserve_server.errors import (
     TooLargeError,
     UnavailableError,
 )
+from layerserve_server.folder_owner import FolderOwner
 from layerserve_server.records import checked, log_damaged, read_object
 
 #: Names of these folders (see `part_name`).
 PART_NAME = re.compile(r"[0-9a-f]{64}-[a-z]+-[0-9a-f]{16}\.part")
 #: File with who uploads what, and the number of bytes that are safe from a crash of the machine.
 NOTE = "upload.json"
-#: Locked by the server that receives the upload.
-LOCK = "lock"
 #: Number of bytes after which the file is flushed to disk.
 SYNC_BYTES = 64 << 20
 #: Size of the pieces that are read to go on with a digest, in bytes.
@@ -77,10 +76,9 @@ class Part:
         self._hashed = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            held = try_lock(folder / LOCK)
-            if held is None:
+            self._server = FolderOwner(folder)
+            if not self._server.acquire():
                 raise UnavailableError("another server on the same state receives this dataset; try again")
-            self._held = held
             self._file = self.content.open("a+b", buffering=0)
             self._go_on()
         except OSError as error:
@@ -182,7 +180,7 @@ class Part:
         with self._lock:
             self.gone = self.gone or UnavailableError("the upload has been closed")
             self._file.close()
-            self._held.close()
+            self._server.release()
 
     def _check_present(self) -> None:
         if self.gone is not None:
@@ -231,20 +229,6 @@ def read_note(folder: Path) -> Note:
     except TypeError as error:
         log_damaged(folder / NOTE, error)
         return Note()
-
-
-def is_received(folder: Path) -> bool:
-    """Whether a server receives the upload of this folder. True if that can't be found out: it isn't removed then."""
-    try:
-        held = try_lock(folder / LOCK)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    if held is None:
-        return True
-    held.close()
-    return False
 
 
 def boot_id() -> str:

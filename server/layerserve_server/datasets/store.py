@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
+from layerserve_server import folder_owner
 from layerserve_server.datasets import dataset_limits
 from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.datasets.dataset import (
@@ -27,13 +28,11 @@ from layerserve_server.datasets.dataset import (
     write_samples,
 )
 from layerserve_server.datasets.partial_upload import (
-    LOCK,
     NOTE,
     PART_NAME,
     SYNC_BYTES,
     Part,
     WrongDigestError,
-    is_received,
     part_name,
     unwritable,
 )
@@ -45,6 +44,7 @@ from layerserve_server.errors import (
     UnknownDatasetError,
     safe_text,
 )
+from layerserve_server.folder_owner import OWNER_LOCK, FolderOwner, unfinished
 from layerserve_server.records import DAMAGED, LATEST, log_damaged
 
 logger = logging.getLogger(__name__)
@@ -52,10 +52,8 @@ logger = logging.getLogger(__name__)
 #: An id, and the beginning of one.
 ID = re.compile("[0-9a-f]{64}")
 BEGINNING = re.compile("[0-9a-f]{6,64}")
-#: Beginnings of the names of folders that are neither a dataset nor an upload.
-MADE, DELETED = ".made-", ".deleted-"
-#: Age at which a folder is removed in which a server that is gone has made a dataset, in seconds.
-MADE_SECONDS = 24 * 3600.0
+#: Beginning of the names of folders of datasets that are being deleted.
+DELETED = ".deleted-"
 
 #: Describes the file of a dataset, in another process.
 Describe: TypeAlias = Callable[[DataFile], Description]
@@ -161,7 +159,7 @@ class DatasetStore:
         with self._changing():
             part = self._parts.get(name)
             if part is None:
-                dataset_limits.check(self, declared, owner, name, most)
+                dataset_limits.check(self, declared, owner, self.folder / name, most)
                 part = self._parts[name] = Part(self.folder / name, declared, owner)
             part.streams += 1
         try:
@@ -228,26 +226,20 @@ class DatasetStore:
         `declared` has no size and digest yet: `write` is called with the path of the file and its maximum size, and
         returns both. Raises what it raises, TooLargeError and RefusedChangeError.
         """
-        folder = self.folder / f"{MADE}{secrets.token_hex(8)}"
         try:
-            folder.mkdir(parents=True)
+            with unfinished(self.folder) as folder:
+                with self._changing():
+                    left = dataset_limits.left(self, owner, most)
+                size, digest = write(folder / content_name(declared.format), left)
+                declared = replace(declared, bytes=size, sha256=digest)
+                known = self._declared_again(declared, owner, new=True)
+                if known is not None:
+                    return known
+                with self._changing():
+                    dataset_limits.check(self, declared, owner, folder, most)
+                return self._publish(folder, declared, owner, self._described(folder, declared))
         except OSError as error:
             raise unwritable(error) from error
-        try:
-            with self._changing():
-                left = dataset_limits.left(self, owner, most)
-            size, digest = write(folder / content_name(declared.format), left)
-            declared = replace(declared, bytes=size, sha256=digest)
-            known = self._declared_again(declared, owner, new=True)
-            if known is not None:
-                return known
-            with self._changing():
-                dataset_limits.check(self, declared, owner, folder.name, most)
-            return self._publish(folder, declared, owner, self._described(folder, declared))
-        except OSError as error:
-            raise unwritable(error) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _described(self, folder: Path, declared: Declaration) -> Description:
         """Describes the file of a folder that isn't a dataset yet."""
@@ -293,7 +285,7 @@ class DatasetStore:
                     shutil.rmtree(folder, ignore_errors=True)
                     return known
             raise unwritable(error) from error
-        for name in (NOTE, LOCK):
+        for name in (NOTE, OWNER_LOCK):
             (target / name).unlink(missing_ok=True)
         logger.info("a dataset is complete", extra={"dataset": dataset.id, "bytes": dataset.bytes})
         return self._read(dataset.id) or dataset
@@ -340,6 +332,7 @@ class DatasetStore:
 
         A dataset that a run uses counts as used now.
         """
+        folder_owner.sweep(self.folder)
         now = time.time()
         for name in self._names():
             path = self.folder / name
@@ -357,15 +350,18 @@ class DatasetStore:
                 self._sweep_part(path, now)
             elif name.startswith(DELETED):
                 self._sweep_deleted(path, used_by)
-            elif name.startswith(MADE) and now - _age(path) > MADE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
 
     def _sweep_part(self, path: Path, now: float) -> None:
         with self._changing():
-            if now - _age(path) <= self._limits.upload_seconds or is_received(path):
+            if now - _age(path) <= self._limits.upload_seconds:
                 return
-            shutil.rmtree(path, ignore_errors=True)
-        logger.info("removed an upload that hasn't been finished in time", extra={"upload": path.name})
+            owner = FolderOwner(path)
+            # Without locks it isn't known whether a server receives it: then it stays.
+            with contextlib.suppress(OSError):
+                if owner.acquire():
+                    shutil.rmtree(path, ignore_errors=True)
+                    owner.release()
+                    logger.info("removed an upload that hasn't been finished in time", extra={"upload": path.name})
 
     def _sweep_deleted(self, path: Path, used_by: UsedBy) -> None:
         """Ends a deletion that a server hasn't ended."""

@@ -138,7 +138,7 @@ class Imports:
     def _store(self, folder: Path) -> Artifacts:
         return self._stores.setdefault(
             folder,
-            Artifacts(folder, None, making_seconds=UNUSED_SECONDS / 2, unused_seconds=UNUSED_SECONDS),
+            Artifacts(folder, None, unused_seconds=UNUSED_SECONDS),
         )
 
     @staticmethod

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from layerserve_server.artifacts.artifacts import Artifacts
 from layerserve_server.artifacts.keys import digest_of, installed, machine, model_digest
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.quantization.quantizer import WALL_SECONDS, quantize
+from layerserve_server.quantization.quantizer import quantize
 
 if TYPE_CHECKING:
     from layergraph import Model
@@ -28,7 +28,7 @@ class QuantizedGraphs:
     """The folder of quantized graphs. Processes may share it. Thread-safe."""
 
     def __init__(self, folder: Path, jobs: Jobs) -> None:
-        self._folders = Artifacts(folder, _GRAPHS, max_bytes=MAX_BYTES, making_seconds=WALL_SECONDS)
+        self._folders = Artifacts(folder, _GRAPHS, max_bytes=MAX_BYTES)
         self._jobs = jobs
 
     def of(self, model: Model, threads: int) -> ModelGraphs:

@@ -8,23 +8,19 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from layerserve_server import folder_owner
 from layerserve_server.disk import json_object, replace_file, sha256, sync
 from layerserve_server.errors import VersionConflictError
+from layerserve_server.folder_owner import UnfinishedFolder, unfinished
 from layerserve_server.repository.layout import FIRST_CHOICES, LABEL, LABELS, MANIFEST, MODEL_NAME, VERSION_FOLDER
 
-#: Name of the temporary folder of a new version: host and process that write it, and a random suffix.
-TEMPORARY = re.compile(r"\.publish-(?P<host>[A-Za-z0-9.-]+)-(?P<pid>[0-9]+)-[0-9a-f]+")
-#: Age at which a temporary folder of another host counts as abandoned, in seconds.
-STALE_SECONDS = 24 * 3600.0
 #: Maximum size of a labels or manifest file that is read, in bytes.
 MAX_LABELS_BYTES = 64 * 1024
 
@@ -56,7 +52,8 @@ def publish(
     # Also before the folder of a model is made that is gone.
     check()
     folder = model_folder(root, name)
-    temporary = temporary_folder(folder)
+    own = UnfinishedFolder(folder)
+    temporary = own.path
     try:
         target = temporary / (FIRST_CHOICES[0] if file.suffix == ".keras" else "model" + file.suffix)
         link_file(file, target)
@@ -70,12 +67,12 @@ def publish(
             version = (
                 claim_next(name, temporary, folder, above, expected) if expected else claim(temporary, folder, above)
             )
-    except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError):
-            # The folder may be gone with its model.
-            check()
+    except OSError:
+        # The folder may be gone with its model.
+        check()
         raise
+    finally:
+        own.remove()
     for path in (folder, root):  # a new model's folder is a new name in `root`
         sync(path)
     file.unlink()
@@ -139,14 +136,11 @@ def withdraw(root: Path, paths: Iterable[Path]) -> None:
 
     Raises OSError on failure, and then leaves the remaining ones. What a kill leaves is swept.
     """
-    temporary = temporary_folder(root)
-    try:
+    with unfinished(root) as temporary:
         for number, path in enumerate(paths):
             with contextlib.suppress(FileNotFoundError):
                 os.rename(path, temporary / str(number))
                 sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def model_folder(root: Path, name: str) -> Path:
@@ -159,13 +153,6 @@ def model_folder(root: Path, name: str) -> Path:
         raise OSError(errno.ELOOP, f"'{name}' is a symbolic link, expected a folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def temporary_folder(folder: Path) -> Path:
-    """Makes a hidden folder, which is swept if this process dies, and returns it. Raises OSError."""
-    temporary = folder / f".publish-{host_name()}-{os.getpid()}-{secrets.token_hex(6)}"
-    temporary.mkdir(parents=True)
-    return temporary
 
 
 def version_numbers(folder: Path) -> list[int]:
@@ -184,15 +171,8 @@ def link_file(source: Path, target: Path) -> None:
 
 
 def sweep(root: Path) -> list[Path]:
-    """Removes abandoned temporary folders from a repository. Returns the removed folders."""
-    removed = []
-    for folder in (root, *_folders(root)):
-        for path in _folders(folder):
-            match = TEMPORARY.fullmatch(path.name)
-            if match and _left_behind(path, match["host"], int(match["pid"])):
-                shutil.rmtree(path, ignore_errors=True)
-                removed.append(path)
-    return removed
+    """Removes what killed publishers have left in a repository. Returns the removed folders."""
+    return [path for folder in (root, *_folders(root)) for path in folder_owner.sweep(folder)]
 
 
 def _folders(root: Path) -> list[Path]:
@@ -202,30 +182,9 @@ def _folders(root: Path) -> list[Path]:
         return []
 
 
-def _left_behind(path: Path, host: str, pid: int) -> bool:
-    if host == host_name():
-        # With our own process id it is an earlier process's: this one hasn't published yet.
-        return pid == os.getpid() or not process_lives(pid)
-    try:
-        return time.time() - path.stat().st_mtime > STALE_SECONDS
-    except OSError:
-        return False
-
-
 def host_name() -> str:
     """Returns this host's name in characters that are valid in file names."""
     return re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "host"
-
-
-def process_lives(pid: int) -> bool:
-    """Whether a process is alive on this host."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def read_labels(folder: Path) -> dict[str, int]:

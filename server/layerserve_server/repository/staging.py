@@ -19,6 +19,7 @@ from layerserve_server.errors import (
     TooLargeError,
     safe_text,
 )
+from layerserve_server.folder_owner import UnfinishedFolder
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.control import CONTROL
 from layerserve_server.repository.layout import LABELS, MANIFEST, FoundVersion
@@ -78,8 +79,8 @@ class Staging:
             free = shutil.disk_usage(root).free
             if self.bytes > free:
                 raise TooLargeError(f"files: got {self.bytes} bytes in total, but the disk has {free} free")
-            self._folder = publishing.temporary_folder(root)
-            self.folder = self._folder / _INNER
+            self._own = UnfinishedFolder(root)
+            self.folder = self._own.path / _INNER
             self.folder.mkdir()
         except OSError as error:
             raise unwritable(error) from error
@@ -154,7 +155,7 @@ class Staging:
             # On a full disk closing fails, too, as it writes what is still buffered.
             with contextlib.suppress(OSError):
                 self._file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._own.remove()
 
     def _next(self) -> None:
         """Ends the current file, and begins the next one, if there is one. Raises OSError, IncompleteDataError."""

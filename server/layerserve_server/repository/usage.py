@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from layerserve_server.disk import locked
+from layerserve_server.disk import locked, replace_file
 from layerserve_server.records import LATEST, read_object
 
 logger = logging.getLogger(__name__)
@@ -33,13 +32,12 @@ class Usage:
         if time.monotonic() - self._at < seconds or uses == self._written:
             return
         self._at = time.monotonic()
-        part = self._path.with_suffix(f".{os.getpid()}.part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with locked(self._path.with_suffix(".lock")):
                 known = self.read()
-                part.write_text(json.dumps({name: max(used, known.get(name, 0.0)) for name, used in uses.items()}))
-                part.replace(self._path)
+                newest = {name: max(used, known.get(name, 0.0)) for name, used in uses.items()}
+                replace_file(self._path, json.dumps(newest))
         except OSError as error:
             logger.warning("can't write down which models were used: %s: %s", self._path.name, error.strerror)
             return

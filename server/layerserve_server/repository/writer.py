@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from layerserve_server.disk import replace_file, sync
+from layerserve_server.folder_owner import UnfinishedFolder
 from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.control import check_there, write_control
 from layerserve_server.repository.model_settings import SETTINGS_FILE
@@ -77,7 +78,7 @@ class FolderWriter:
     def check_writable(self, name: str) -> None:
         """See Writer."""
         # With a name of its own, as several may check at once.
-        publishing.temporary_folder(publishing.model_folder(self._root, name)).rmdir()
+        UnfinishedFolder(publishing.model_folder(self._root, name)).remove()
 
     def publish(
         self,

@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 AUTO: Final = "auto"
 #: Maximum size of all engines that are kept, in bytes.
 MAX_BYTES: Final = 16 << 30
-#: Maximum time for choosing the engines of a model, in seconds.
-MAKING_SECONDS: Final = 3600.0
 #: Packages that engines are made by, or whose versions affect their speed.
 PACKAGES: Final = ("torch", "onnxruntime", "openvino", "layerserve")
 
@@ -35,7 +33,7 @@ class ChosenEngines:
     """The folder of engines. Processes may share it. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        self._folders = Artifacts(folder, FILES, max_bytes=MAX_BYTES, making_seconds=MAKING_SECONDS)
+        self._folders = Artifacts(folder, FILES, max_bytes=MAX_BYTES)
 
     def open(self, model: Model, threads: int, engine: str = AUTO) -> bool:
         """Lets a model use the engines that are kept for it, if there are any. Returns whether it does."""

@@ -40,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 _NOTE: Final = "model.json"
 _NODES: Final = "nodes.json"
-#: Maximum time for writing a note, in seconds.
-_MAKING_SECONDS: Final = 60.0
 #: Variables that set torch's number of threads, and so the engines'.
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -101,7 +99,7 @@ class KeptModels:
 
     def __init__(self, folder: Path, engines: ChosenEngines, threads: int, torch_threads: int) -> None:
         """`threads` is the number of threads per engine, 0 for torch's: `torch_threads`, where 0 is its default."""
-        self._folders = Artifacts(folder, (_NOTE, _NODES), making_seconds=_MAKING_SECONDS)
+        self._folders = Artifacts(folder, (_NOTE, _NODES))
         self._engines = engines
         self._threads = threads
         self._torch_threads = torch_threads

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from layerserve_server import folder_owner
 from layerserve_server.datasets import dataset_limits
 from layerserve_server.datasets import partial_upload as parts
 from layerserve_server.datasets import store as stores
 from layerserve_server.datasets.dataset import ArrayInfo, Dataset, Declaration, Description, read_samples
-from layerserve_server.datasets.store import DELETED, MADE, DatasetLimits, DatasetStore
+from layerserve_server.datasets.store import DELETED, DatasetLimits, DatasetStore
 from layerserve_server.errors import (
     CallCancelledError,
     IncompleteDataError,
@@ -27,6 +28,8 @@ from layerserve_server.errors import (
     UnavailableError,
     UnknownDatasetError,
 )
+from layerserve_server.folder_owner import unfinished
+from left_folders import left_behind
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = sha256(CONTENT).hexdigest()
@@ -77,7 +80,7 @@ def upload(store, declared=DECLARED, owner="ann"):
 def killed(part):
     """What is left when the server is killed: the files, and no lock."""
     part._file.close()
-    part._held.close()
+    part._server.release()
 
 
 def unused(dataset):
@@ -637,7 +640,7 @@ def test_an_upload_that_may_be_going_on_is_not_removed(make_store, monkeypatch):
         raise PermissionError(errno.EACCES, "not allowed", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "try_lock", unreadable)
+        patch.setattr(folder_owner, "try_lock", unreadable)
         store.sweep(unused)
     assert part.folder.exists()
     store.sweep(unused)
@@ -662,13 +665,13 @@ def test_a_cut_upload_is_kept_for_its_time(make_store):
     assert not part.folder.exists()
 
 
-def test_what_a_killed_server_was_making_is_removed_after_a_day(make_store):
+def test_what_a_killed_server_was_making_is_removed(make_store):
     store = make_store()
-    for name, seconds in (("new", 3600), ("old", 25 * 3600)):
-        (store.folder / f"{MADE}{name}").mkdir(parents=True)
-        age(store.folder / f"{MADE}{name}", seconds)
-    store.sweep(unused)
-    assert [path.name for path in store.folder.glob(f"{MADE}*")] == [f"{MADE}new"]
+    left = left_behind(store.folder)
+    with unfinished(store.folder) as made:
+        age(made.parent, 1e9)
+        store.sweep(unused)
+        assert (left.exists(), made.exists()) == (False, True)
 
 
 def test_folders_of_others_are_never_removed(make_store):

@@ -21,6 +21,7 @@ from layerserve_server.artifacts import flushing
 from layerserve_server.importing import imports as module
 from layerserve_server.importing.importer import reading
 from layerserve_server.importing.imports import Imports
+from left_folders import left_behind
 from shared_jobs import SharedJobs
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -282,7 +283,7 @@ def test_a_model_that_can_not_be_used_leaves_nothing(tmp_path: Path, state: Path
 def test_what_no_path_has_is_removed(tmp_path: Path, state: Path, importer: Counting) -> None:
     for name in "abc":
         Imports(state, importer).load(save(tmp_path / f"{name}.keras", value=float(ord(name))))
-    (state / ".making-7").mkdir()
+    left_behind(state)
     (tmp_path / "a.keras").unlink()
     for model in kept(state):
         aged(model)

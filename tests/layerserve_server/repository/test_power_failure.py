@@ -89,6 +89,7 @@ def test_an_upload_is_on_the_disk(disk, make, root, tmp_path, name):
         staged.add(index, text)
     staged.complete()
     version, _ = manager.publish(staged, "stable", "ann")
+    staged.discard()
     folder = root / name
     inside = {path.relative_to(folder / str(version)).as_posix() for path in (folder / str(version)).rglob("*")}
     assert {"model.keras", "more/notes.txt", "manifest.json"} <= inside

@@ -5,11 +5,11 @@ import fcntl
 import json
 import os
 import threading
-import time
 
 import pytest
 from layerserve_server import disk
 from layerserve_server.errors import VersionConflictError
+from layerserve_server.folder_owner import unfinished
 from layerserve_server.repository import publishing
 from layerserve_server.repository.publishing import (
     UnreadableFileError,
@@ -21,6 +21,7 @@ from layerserve_server.repository.publishing import (
     write_label,
 )
 from layerserve_server.repository.writer import FolderWriter
+from left_folders import left_behind
 from open_files import open_below
 
 
@@ -153,8 +154,8 @@ def test_the_file_has_its_old_name_until_the_version_is_there_and_on_the_disk(tm
     assert seen == [
         ("synced", "model.keras", True, []),
         ("synced", "manifest.json", True, []),
-        ("synced", ".publish", True, []),
-        ("renaming", ".publish", True, []),
+        ("synced", "new", True, []),
+        ("renaming", "new", True, []),
         ("synced", "m", True, [1]),
         ("synced", "models", True, [1]),
     ]
@@ -228,25 +229,14 @@ def test_a_file_is_not_read_through_a_link_or_a_pipe(tmp_path, read):
         read(tmp_path)
 
 
-def test_the_folder_of_a_publisher_that_works_is_not_swept(tmp_path):
+def test_what_a_killed_publisher_left_is_swept_and_what_a_living_one_makes_is_not(tmp_path):
     root = tmp_path / "models"
-    folder = root / "m" / f".publish-{publishing.host_name()}-{os.getppid()}-abcdef"
-    folder.mkdir(parents=True)
-    other_host = root / "m" / ".publish-elsewhere-1-abcdef"
-    other_host.mkdir()
-    assert sweep(root) == []
-    day = 24 * 3600
-    for age, removed in ((day - 60, []), (day + 60, [other_host])):
-        os.utime(other_host, (time.time() - age,) * 2)
-        assert sweep(root) == removed
-    assert folder.is_dir()
-    assert not other_host.exists()
-
-
-def test_what_an_earlier_process_of_our_number_left_is_swept(tmp_path):
-    folder = tmp_path / "models" / "m" / f".publish-{publishing.host_name()}-{os.getpid()}-abcdef"
-    folder.mkdir(parents=True)
-    assert sweep(tmp_path / "models") == [folder]
+    left = [left_behind(root / "m"), left_behind(root)]
+    with unfinished(root / "m") as made:
+        os.utime(made.parent, (0, 0))
+        assert sorted(sweep(root)) == sorted(left)
+        assert made.is_dir()
+    assert os.listdir(root / "m") == []
 
 
 def test_nothing_is_written_through_a_link_in_place_of_a_model(tmp_path, result):
@@ -296,26 +286,11 @@ def test_a_version_is_never_there_without_the_settings_that_come_with_it(tmp_pat
 
 
 def test_nothing_is_swept_through_a_link(tmp_path):
-    outside = tmp_path / "outside" / f".publish-{publishing.host_name()}-{os.getpid()}-abcdef"
-    outside.mkdir(parents=True)
+    outside = left_behind(tmp_path / "outside")
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "m").symlink_to(outside.parent)
     assert sweep(tmp_path / "models") == []
     assert sweep(tmp_path / "nowhere") == []
-
-
-@pytest.mark.parametrize(("number", "lives"), [(0, True), (errno.EPERM, True), (errno.ESRCH, False)])
-def test_a_process_is_asked_for_without_a_signal_and_may_be_of_another_user(monkeypatch, number, lives):
-    sent = []
-
-    def kill(pid, signal):
-        sent.append((pid, signal))
-        if number:
-            raise OSError(number, "")
-
-    monkeypatch.setattr(publishing.os, "kill", kill)
-    assert publishing.process_lives(77) is lives
-    assert sent == [(77, 0)]
 
 
 def test_labels_point_at_versions(tmp_path):

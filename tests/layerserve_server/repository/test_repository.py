@@ -23,6 +23,7 @@ from layerserve_server.repository import layout, publishing
 from layerserve_server.repository.control import Control
 from layerserve_server.repository.version import LoadedVersion
 from layerserve_server.repository.version_states import State
+from left_folders import left_behind
 
 
 def answering(repository, *choice):
@@ -757,8 +758,7 @@ def test_a_repository_that_can_be_written_is_left_as_it_was(make, put, tmp_path)
 
 def test_what_a_publisher_left_is_swept(make, put, tmp_path):
     put()
-    left = tmp_path / "models" / "double" / f".publish-{publishing.host_name()}-{os.getpid()}-abc"
-    left.mkdir()
+    left = left_behind(tmp_path / "models" / "double")
     make().folder.sweep()
     assert not left.exists()
 

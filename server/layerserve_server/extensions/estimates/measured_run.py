@@ -6,13 +6,11 @@ folder of its own; nothing of it is kept.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -24,10 +22,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from layerserve_server import folder_owner
 from layerserve_server.errors import BusyError, InvalidRequestError, NotTrainableError
 from layerserve_server.extensions.estimates.costs import Trial
 from layerserve_server.extensions.estimates.random_rows import class_bounds, trial_request, write_rows
 from layerserve_server.extensions.estimates.trial_times import OPTION, Lap, TrialTimes
+from layerserve_server.folder_owner import unfinished
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits, within_available
@@ -54,8 +54,6 @@ TRIAL_SECONDS = 4.0
 DRY_RUNS = 3
 #: Time between two measurements of memory, in seconds, and if it is that of several processes.
 MEMORY_SECONDS, MEMORIES_SECONDS = 0.004, 0.05
-#: Beginning of the names of trials' folders, and the age, in seconds, of those that a killed server has left behind.
-PREFIX, LEFT_SECONDS = ".estimate-", 3600.0
 #: Maximum time for the process of a trial whose caller has gone to end, and time between two tries, in seconds.
 REMOVE_SECONDS, REMOVE_AGAIN_SECONDS = 5.0, 0.02
 #: Time for which the folder of a trial that was broken off has to be gone, in seconds.
@@ -88,17 +86,15 @@ class MeasuredRuns:
         if not self._slots.acquire(blocking=False):
             raise BusyError("another run is being estimated", retry_after=TRIAL_SECONDS)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._sweep()
-            with computing(self._folder):
-                return self._tried(request, base, gone)
+            folder_owner.sweep(self._folder)
+            with unfinished(self._folder) as folder, computing(self._folder):
+                return self._tried(folder, request, base, gone)
         except OSError as error:
             raise NotTrainableError(f"the folder of runs can't be written: {error.strerror}") from error
         finally:
             self._slots.release()
 
-    def _tried(self, request: RunRequest, base: FoundVersion, gone: Callable[[], bool]) -> Trial:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._folder))
+    def _tried(self, folder: Path, request: RunRequest, base: FoundVersion, gone: Callable[[], bool]) -> Trial:
         try:
             trial = self._try(folder, request, base, gone)
         except BaseException:
@@ -106,13 +102,6 @@ class MeasuredRuns:
             raise
         _remove(folder)
         return trial
-
-    def _sweep(self) -> None:
-        """Removes the folders of trials whose server was killed."""
-        for path in self._folder.glob(f"{PREFIX}*"):
-            with contextlib.suppress(FileNotFoundError):  # another server has removed it
-                if time.time() - path.lstat().st_mtime > LEFT_SECONDS:
-                    shutil.rmtree(path, ignore_errors=True)
 
     def _try(self, folder: Path, request: RunRequest, base: FoundVersion, gone: Callable[[], bool]) -> Trial:
         for part in (base.path.name, *base.parts):

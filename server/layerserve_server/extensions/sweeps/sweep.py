@@ -16,9 +16,9 @@ from typing import Any
 
 from layerserve_server.disk import json_object, replace_file
 from layerserve_server.extensions.sweeps.plan import Plan
+from layerserve_server.folder_owner import FolderOwner
 from layerserve_server.records import Int32, Time, checked
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.run_folder.owner import FolderOwner
 
 #: Name of the file with the trials in a sweep's folder.
 TRIALS = "trials.json"

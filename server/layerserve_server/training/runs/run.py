@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.folder_owner import FolderOwner
 from layerserve_server.training import events
 from layerserve_server.training.events import LAST, EventLog, Logs
 from layerserve_server.training.process.run_process import MakeProcess, RunProcess
@@ -18,7 +19,6 @@ from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.control import ControlFile, RunControl
 from layerserve_server.training.run_folder.layout import BASE, CHECKPOINTS, RESULT, result_file
-from layerserve_server.training.run_folder.owner import FolderOwner
 from layerserve_server.training.run_folder.result import RunResult
 from layerserve_server.training.run_kind import RunKind, RunKinds, RunPublisher
 

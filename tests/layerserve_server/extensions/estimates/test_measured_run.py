@@ -16,6 +16,7 @@ from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training.proc_files import descendants_of
 from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.computing import LOCK
+from left_folders import left_behind
 
 #: Ids of words, and classes: random numbers of any size would be refused.
 DATA = (
@@ -128,12 +129,6 @@ def test_one_trial_at_a_time(jobs, base, tmp_path):
 
 
 def test_what_a_killed_server_has_left_is_removed(tried, jobs, base, tmp_path):
-    left, recent = tmp_path / ".estimate-old", tmp_path / ".estimate-new"
-    for folder in (left, recent):
-        (folder / "data").mkdir(parents=True)
-    os.utime(left, (1, 1))
-    # As if another server had removed it meanwhile.
-    (tmp_path / ".estimate-gone").symlink_to(tmp_path / "gone")
-    MeasuredRuns(jobs, tmp_path, 20.0)._sweep()
+    left = left_behind(tmp_path)
+    assert MeasuredRuns(jobs, tmp_path, 20.0)(REQUEST, base).laps
     assert not left.exists()
-    assert recent.exists()
