@@ -80,6 +80,19 @@ def test_a_token_is_kept_while_its_file_has_none(tmp_path, clock, caplog, conten
     assert sent(source) == "Bearer b"
 
 
+def test_each_time_that_the_file_is_missing_is_logged(tmp_path, clock, caplog):
+    """Also if it is the same file that comes back."""
+    file, away = tmp_path / "token", tmp_path / "away"
+    file.write_text("a")
+    source = TokenFile(file)
+    with caplog.at_level(logging.WARNING, "layerserve"):
+        for old, new in ((file, away), (away, file)) * 2:
+            old.rename(new)
+            clock[0] += tokens.CHECK_SECONDS
+            assert sent(source) == "Bearer a"
+    assert len(caplog.records) == 2
+
+
 def test_a_file_that_is_missing_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="token"):
         Client("localhost:1", token=tmp_path / "token")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from layerserve_server.access.caller import Caller
 from layerserve_server.access.ownership import Access, access_to
+from layerserve_server.errors import UnauthenticatedError
 from layerserve_server.training.request import RunRequest
 
 
@@ -30,3 +33,28 @@ def test_callers_without_a_token_own_nothing_where_others_have_one(rights, expec
     """Several callers without one can't be told apart, and what has lost its owner has the same name."""
     caller = Caller("anonymous", rights, named=False)
     assert access_to(caller, RunRequest(model="m", version=1, data=(), caller=caller.owner)) is expected
+
+
+@pytest.mark.parametrize(
+    ("callers", "rights", "expected"),
+    [
+        ((), ["read", "train"], Access.NONE),
+        ((), ["manage"], Access.FULL),
+        (("bob",), ["read", "train", "manage"], Access.NONE),
+        (("a*",), ["read", "train"], Access.FULL),
+    ],
+)
+def test_a_run_exists_for_the_callers_that_its_model_was_open_to(callers, rights, expected):
+    """For managers only if those callers aren't known any more."""
+    caller = Caller("ann", rights)
+    run = RunRequest(model="m", version=1, data=(), caller="ann", callers=callers)
+    assert access_to(caller, run) is expected
+
+
+@pytest.mark.parametrize(
+    ("rights", "models", "allowed"), [(["train"], ["*"], False), (["manage"], ["*"], True), (["manage"], ["m"], False)]
+)
+def test_datasets_of_callers_without_a_token_are_those_of_who_manages_all(rights, models, allowed):
+    caller = Caller("anonymous", rights, models, named=False)
+    with nullcontext() if allowed else pytest.raises(UnauthenticatedError, match="datasets belong to callers with"):
+        caller.check_may_own("datasets")
