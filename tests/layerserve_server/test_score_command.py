@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import layergraph
@@ -19,9 +22,9 @@ from layergraph import layers
 from layerserve import Aborted, FailedPrecondition, InvalidArgument, InvalidTensor, MissingInput, Scorer
 from layerserve.cli import main
 from layerserve.scoring.files import job, readers, workers
-from layerserve.scoring.files.fragments import find
+from layerserve.scoring.files.fragments import Fragment, find
 from layerserve.scoring.files.locations import Location
-from layerserve.scoring.files.worker import Done
+from layerserve.scoring.files.worker import Done, Progress
 from layerserve.scoring.files.writers import writer
 from PIL import Image
 from scoring_workers import InThisProcess
@@ -236,6 +239,46 @@ def test_a_result_is_neither_mixed_nor_overwritten(scorer: Scorer, score: Any, t
         score(scorer, source, "mine", overwrite=True)
 
 
+def test_what_another_job_has_made_is_not_gone_on_with(models: Path, score: Any, tmp_path: Path) -> None:
+    source, file = tmp_path / "in.parquet", tmp_path / "numbers.keras"
+    pq.write_table(rows(5).append_column("m", pa.array(range(5))), source)
+    shutil.copy(models / "numbers.keras", file)
+    score(Scorer(file, columns=["key"]), source)
+
+    def refused(scorer: Scorer, **options: Any) -> str:
+        with pytest.raises(InvalidArgument, match="--resume: got") as error:
+            score(scorer, source, resume=True, **options)
+        return str(error.value)
+
+    assert "got keep ['unused'], but the result is of keep ['key']" in refused(Scorer(file, columns=["unused"]))
+    assert "got on_error 'skip'" in refused(Scorer(file, columns=["key"]), on_error="skip")
+    assert "'n': ['m']" in refused(Scorer(file, columns=["key"], input_columns={"n": "m"}))
+    trained = layergraph.load_model(file)
+    trained.set_weights([weight + 1 for weight in trained.get_weights()])
+    trained.save(file)
+    assert "got digest" in refused(Scorer(file, columns=["key"]))
+
+
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: os.utime(path, (1, 1))])
+def test_a_file_that_changes_during_the_job_ends_it(
+    scorer: Scorer, score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        pq.write_table(rows(5), tmp_path / "in" / f"{name}.parquet")
+
+    class Changes(InThisProcess):
+        def score(self, parts: Any) -> Any:
+            for message in super().score(parts):
+                yield message
+                if isinstance(message, Done):
+                    change(tmp_path / "in" / "b.parquet")
+
+    monkeypatch.setattr(job, "Workers", Changes)
+    with pytest.raises(InvalidArgument, match=r"^b.parquet: the file was (removed|changed) during the job"):
+        score(scorer, tmp_path / "in")
+
+
 def test_a_job_that_ended_anywhere_is_resumed_to_the_same_files(
     scorer: Scorer, score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +358,14 @@ def test_dead_workers_are_replaced_but_not_for_ever(
     assert not list((tmp_path / "out").glob(".tmp-*"))
     with pytest.raises(Aborted, match=r"^in.parquet, row groups 0 to 0: 3 workers died of it, .* SIGKILL"):
         score("other", kill)
+
+
+def test_rows_that_a_dead_worker_has_read_do_not_count() -> None:
+    made = workers.Workers(None, 1, None)  # type: ignore[arg-type]
+    sent = b"".join(map(pickle.dumps, (Progress(3), Progress(2))))
+    process: Any = SimpleNamespace(stdin=io.BytesIO(), stdout=io.BytesIO(sent))
+    assert not made._scored(process, Fragment(0, ()))
+    assert [made._messages.get_nowait() for _ in range(3)] == [Progress(3), Progress(2), Progress(-5)]
 
 
 def test_the_command(

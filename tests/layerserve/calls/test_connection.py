@@ -134,6 +134,21 @@ def test_options_of_the_user_win():
     assert options["grpc.max_receive_message_length"] == -1
 
 
+@pytest.mark.parametrize(("options", "expected"), [((), "127.0.0.2:2"), ((("grpc.default_authority", "me"),), "me")])
+def test_one_server_of_a_list_is_named_unless_the_user_names_it(options, expected):
+    made = connection("127.0.0.1:1,127.0.0.2:2", route_by_model=1, options=options)
+    assert dict(made.to("127.0.0.2:2").channel_options)["grpc.default_authority"] == expected
+
+
+def test_no_pause_is_longer_than_what_a_deadline_leaves(monkeypatch):
+    clock = [100.0]
+    replace_time(monkeypatch, connection_module, monotonic=lambda: clock[0])
+    deadline = Deadline(2.0)
+    assert (deadline.limit(1.5), deadline.limit(3.0)) == (1.5, 2.0)
+    clock[0] += 3
+    assert deadline.limit(1.5) == 0
+
+
 def test_a_deadline_runs_out_across_calls(monkeypatch):
     clock = [100.0]
     replace_time(monkeypatch, connection_module, monotonic=lambda: clock[0])

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from layerserve.cli.whole_ids import whole_id
 from layerserve.testing.fake_run import FakeRun
 from layerserve.v1 import training_pb2 as pb
 from layerserve.v1.tensor_pb2 import ModelSpec
@@ -88,6 +89,11 @@ def test_a_whole_id_is_sent_as_it_is(cli, add, server):
     cli(f"run show {FIRST}")
     assert "ListRuns" not in [name for name, _ in server.calls]
     assert "unknown run 'zz'" in cli("run show zz")[2]
+
+
+def test_an_id_of_another_form_is_whole_though_others_begin_with_it():
+    ids = ["run-1", "run-10"]
+    assert [whole_id("run", given, lambda: ids) for given in ("run-1", "run-10", "")] == ["run-1", "run-10", ""]
 
 
 @pytest.mark.parametrize("line", ["train double --x x.npy --y x.npy --detach", "evaluate double --x x.npy --y x.npy"])

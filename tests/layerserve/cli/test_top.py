@@ -140,6 +140,18 @@ def test_a_missing_right_leaves_the_rest(server):
     drive(server, steps)
 
 
+def test_rates_that_are_not_known_any_more_are_not_shown(server):
+    rate = MODEL_COLUMNS.index("#Rate/s")
+    with Client(server.address) as client:
+        reader = Reader(client)
+        assert [row.cells[rate] for row in reader.read().models] == [""] * 4
+        assert "0" in [row.cells[rate] for row in reader.read().models]
+        server.fail_next(PermissionDenied("no right"), "GetModelStatistics")
+        reading = reader.read()
+        assert ([row.cells[rate] for row in reading.models], *reading.problems) == ([""] * 4, "rates")
+        assert "0" in [row.cells[rate] for row in reader.read().models]
+
+
 def test_hostile_names_are_shown_escaped_and_many_models_are_bounded(server):
     x = TensorSpec("x", (None, 1), "float32")
     for name in ("[bold]\x1b[31m", "q" * 500, *(f"m{number}" for number in range(150))):

@@ -22,6 +22,7 @@ from layerserve import (
     Unavailable,
 )
 from layerserve.datasets import DatasetArray
+from layerserve.datasets import content as content_module
 from layerserve.datasets import upload as dataset_upload
 from layerserve.datasets.content import MAX_PADDING, ArrayContent, FileContent, measured, role_arrays
 from layerserve.datasets.info import DatasetColumn, DatasetInfo, DatasetList
@@ -311,6 +312,12 @@ def test_texts_that_would_be_mostly_padding_are_refused():
     texts = np.array(["a"] * 200 + ["b" * (MAX_PADDING // 100)], object)
     with pytest.raises(InvalidArgument, match="expected texts of similar lengths, or a Parquet file"):
         ArrayContent({"x": texts})
+
+
+@pytest.mark.parametrize("texts", [[""] * 9 + ["b" * 10], ["a" * 10] * 20 + ["b" * 20]])
+def test_padding_of_few_bytes_or_beside_as_much_text_is_sent(texts, monkeypatch):
+    monkeypatch.setattr(content_module, "MAX_PADDING", 100)
+    assert b"".join(ArrayContent({"x": np.array(texts, object)}).pieces())
 
 
 def test_lists_dicts_and_frames_are_named():

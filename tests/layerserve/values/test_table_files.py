@@ -70,6 +70,13 @@ def test_columns_of_a_csv_file_are_read_in_one_pass(csv, monkeypatch):
     assert both.tolist() == [[1, 2.5], [2, 3]]
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize(("field", "text"), [('""', b""), ('""""', b'"'), ('"x"', b"x"), ('"x"""', b'x"')])
+def test_the_last_field_of_a_file_may_be_quoted(csv, field, text, end):
+    _, (got,) = read(csv(f"a,b\n1,y\n2,{field}{end}"), Selection(("b",), text=True))
+    assert got.tolist() == [b"y", text]
+
+
 @pytest.mark.parametrize(
     ("fields", "dtype", "values"),
     [
@@ -127,6 +134,7 @@ def test_the_kind_of_a_column_is_that_of_all_its_fields(csv, monkeypatch):
         ("a,b\n1,2\n3,4,5\n", Selection(("a",)), "t.csv, row 2: got 3 fields, expected 2"),
         ('a,b\n1,2\n3,"open\n', Selection(("a",)), "row 2: got a quotation mark that is never closed"),
         ('a,b\n1,2\n3,"', Selection(("a",)), "row 2: got a quotation mark that is never closed"),
+        ('a,b\n1,2\n3,"""', Selection(("a",)), "row 2: got a quotation mark that is never closed"),
         ("a,a\n1,2\n", Selection(("a",)), "got 2 columns 'a', expected one"),
         (",a\n0,1\n", Selection(), "got a column without a name; name the columns to read"),
         ("a;b\n1;2\n", Selection(("a",)), "t.csv: got fields separated by semicolons, expected commas; write it again"),

@@ -122,8 +122,8 @@ class CsvTable(Table):
         size = os.fstat(self._file.fileno()).st_size
         self._file.seek(max(0, size - len(raw) - 1))
         end = self._file.read(len(raw) + 1)
-        # Two marks at the end are an empty field.
-        if end.endswith(raw) and (last or not end.endswith(b'""')):
+        # A field of marks only ends with the same ones whether it is closed or not: closed, with one more.
+        if end.endswith(raw) and not end.endswith(raw + b'"'):
             raise InvalidTensor(f"{self.label}, row {rows}: got a quotation mark that is never closed")
 
     def pieces(self, arrays: Sequence[FileArray]) -> Iterator[tuple[int, Array]]:

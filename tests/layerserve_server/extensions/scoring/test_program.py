@@ -28,6 +28,7 @@ from layerserve_server.errors import (
     UnknownDatasetError,
     UnknownOutputError,
 )
+from layerserve_server.extensions.scoring import program
 from layerserve_server.extensions.scoring.kind import SCORING, ScoringOptions
 from layerserve_server.extensions.scoring.program import execute
 from layerserve_server.extensions.scoring.scoring_job import scoring_job
@@ -51,11 +52,21 @@ def _model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(name="niceness")
+def _niceness() -> list[int]:
+    """What the program asks to have added to its niceness."""
+    return []
+
+
 @pytest.fixture(name="run")
-def _run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunRequest]:
+def _run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, niceness: list[int]
+) -> Callable[..., RunRequest]:
     """Makes a run's folder, `tmp_path/runs/run`, with a dataset of 40 rows in four parts. Returns the request."""
     monkeypatch.setattr(readers, "ROWS", 1)
     monkeypatch.setattr(job, "Workers", InThisProcess)
+    # It would lower the priority of the tests, and of their whole session.
+    monkeypatch.setattr(program, "lower_priority", niceness.append)
 
     def make(table: Any = None, suffix: str = "parquet", **options: Any) -> RunRequest:
         folder, content = tmp_path / "runs" / "run", tmp_path / "datasets" / ID
@@ -73,7 +84,7 @@ def _run(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
             data=(DataArray(Role.X, "", "", (40,), data, mapped=True),),
             kind=SCORING,
             kind_options=asdict(ScoringOptions(**{"to": "s.parquet", "columns": ["key"], "rows": 40} | options)),
-            nice=0,
+            nice=7,
             publish=False,
         )
         request.write(folder)
@@ -99,13 +110,13 @@ def of_command(model: Path, folder: Path, to: str) -> Path:
 
 
 @pytest.mark.parametrize("to", ["s.parquet", "s.csv", "s.npz"])
-def test_the_result_is_that_of_the_command(run: Any, model: Path, tmp_path: Path, to: str) -> None:
+def test_the_result_is_that_of_the_command(run: Any, model: Path, tmp_path: Path, to: str, niceness: list[int]) -> None:
     table = rows().append_column("text", pa.array(["a"] * 40))
     if to == "s.csv":
         table = table.select(["key", "x"])
     request = run(table, to=to)
     result = done(tmp_path, request)
-    assert (result.kind, result.logs) == ("scored", {"rows": 40, "rejected": 0})
+    assert (result.kind, result.logs, niceness) == ("scored", {"rows": 40, "rejected": 0}, [7])
     files = tmp_path / "runs" / "run" / "files"
     assert sorted(path.name for path in files.iterdir()) == [to, f"{to}.manifest.json"]
     assert (files / to).read_bytes() == of_command(model, tmp_path, to).read_bytes()
