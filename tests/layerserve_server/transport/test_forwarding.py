@@ -11,6 +11,7 @@ import grpc
 import pytest
 from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.access.group import ProcessGroup
+from layerserve_server.transport import forwarding
 from layerserve_server.transport.client_address import PEER_KEY, host_of
 from layerserve_server.transport.forwarding import Forwarder, _may_be_sent
 
@@ -110,3 +111,17 @@ def test_what_a_client_says_of_its_address_and_certificate_is_left_out() -> None
         assert owner._forwarded(dict(arrival.metadata).get(CERTIFICATE_KEY)) == (names or ())
         # Others may be sent on its connection again.
         assert channel.calls == 0
+
+
+def test_a_connection_has_half_of_the_calls_that_the_other_server_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts an ended call a moment longer."""
+    monkeypatch.setattr(forwarding, "_Channel", lambda target: SimpleNamespace(calls=0))
+    forwarder = Forwarder(Path("socket"), Gate(), 5)
+    first = forwarder._free_channel()
+    first.calls = 1
+    assert forwarder._free_channel() is first
+    first.calls = 2
+    second = forwarder._free_channel()
+    assert second is not first
+    first.calls = 1
+    assert forwarder._free_channel() is first

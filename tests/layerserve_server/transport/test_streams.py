@@ -1,17 +1,23 @@
 """Streams of the transports: they hold no thread, have limits, and end when their callers are silent."""
 
+import asyncio
 import gc
 import threading
 import weakref
 from collections import Counter
 from contextlib import suppress
+from types import SimpleNamespace
 
 import grpc
 import pytest
+from clocks import replace_time
 from echo_servers import ECHO
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from layerserve.calls.connection import connection
+from layerserve_server.access.caller import ANYONE
+from layerserve_server.errors import IdleStreamError
+from layerserve_server.transport import streams
 from layerserve_server.transport.completion_queue import PolledStream
 from layerserve_server.transport.streams import ServerStream
 
@@ -139,6 +145,37 @@ def test_a_caller_that_takes_nothing_is_ended(serve_echo):
         assert echo.gone.wait(30)
         stream.cancel()
         echo.gone.clear()
+
+
+def test_a_large_message_has_more_time_and_what_is_not_taken_is_dropped(monkeypatch):
+    clock = [100.0]
+    replace_time(monkeypatch, streams, monotonic=lambda: clock[0])
+    monkeypatch.setattr(streams, "SLOWEST_BYTES", 10)
+    sizes = []
+    memory = SimpleNamespace(take=sizes.append, give=lambda size: sizes.append(-size))
+
+    class Stream(ServerStream):
+        caller, dropped = ANYONE, False
+
+        def send_one(self, message):
+            """Its client takes nothing."""
+
+        def cancel(self):
+            self.dropped = True
+
+    async def send():
+        stream = Stream(SimpleNamespace(loop=asyncio.get_running_loop(), memory=memory), "/a.B/c", "")
+        sending = asyncio.ensure_future(stream.send(bytes(50)))
+        await asyncio.sleep(0)
+        for seconds, dropped in ((7.9, False), (0.2, True)):
+            clock[0] += seconds
+            stream.check_stalled(clock[0], 60, 3)
+            assert stream.dropped is dropped
+        with pytest.raises(IdleStreamError, match="the client read no message for 3 seconds"):
+            await sending
+
+    asyncio.run(send())
+    assert sizes == [50, -50]
 
 
 def test_many_watches_that_are_cancelled_leave_health_alone(serve_echo):
