@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from echo_servers import SERVERS, Echo, Observer, server_of
 from http_calls import Http
+from inference_stub import TRANSPORTS, Stub
 from layergraph.errors import ConfigError, CorruptFileError, DataError, ShapeError, UnknownTensorError
 from layergraph.exporting.signature import Signature
 from layerserve_server.app import App
@@ -281,6 +282,20 @@ def serve(put: Any, start: Callable[..., App]) -> Iterator[Callable[..., tuple[A
     yield serve_double
     for connection in connections:
         connection.close()
+
+
+@pytest.fixture(params=TRANSPORTS)
+def serve_infer(
+    request: pytest.FixtureRequest, put: Any, start: Callable[..., App], connect: Callable[[App], grpc.Channel]
+) -> Callable[..., tuple[App, Stub]]:
+    """Starts servers of a fake model with each transport, and calls them by the Open Inference Protocol."""
+
+    def serve_double(**settings: Any) -> tuple[App, Stub]:
+        put("double")
+        app = start(transport=request.param, **settings)
+        return app, Stub(connect(app))
+
+    return serve_double
 
 
 @dataclass

@@ -27,13 +27,13 @@ FORMATS: Mapping[int, str] = {
 }
 
 
-def check_training(caller: Caller, *, on: bool) -> None:
-    """Raises NotTrainableError if training is off, so that nothing would read a dataset of a caller.
+def check_may_have_datasets(caller: Caller, *, training: bool) -> None:
+    """Raises UnauthenticatedError if no dataset can belong to a caller.
 
-    Raises UnauthenticatedError if none can belong to it.
+    Raises NotTrainableError if there is no `training`, so that nothing would read one.
     """
     caller.check_may_own("datasets")
-    if not on:
+    if not training:
         raise NotTrainableError("training is off on this server: it has no training slots")
 
 

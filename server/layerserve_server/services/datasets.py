@@ -20,7 +20,7 @@ from layerserve_server.errors import (
 from layerserve_server.services.dataset_arrays import seen_by
 from layerserve_server.services.dataset_messages import (
     FORMATS,
-    check_training,
+    check_may_have_datasets,
     dataset_message,
     declared_by,
     most_bytes,
@@ -74,7 +74,7 @@ class DatasetService:
         if message.WhichOneof("part") != "declaration":
             raise InvalidRequestError("the first message of the stream must be the declaration")
         declared, caller, store = _declaration(message.declaration), stream.caller, self._store
-        check_training(caller, on=self._training)
+        check_may_have_datasets(caller, training=self._training)
         with self._uploads.occupy(stream):
             opened = await stream.blocking(
                 lambda: store.open(declared, caller.owner, most_bytes(caller), lambda: not stream.listens())

@@ -21,7 +21,7 @@ from layerserve_server.protocols.inference.inference_pb2 import (
     ModelInferResponse,
 )
 from layerserve_server.services import datasets, messages, run_requests, run_series
-from layerserve_server.services.dataset_messages import MAX_TITLE, check_training
+from layerserve_server.services.dataset_messages import MAX_TITLE, check_may_have_datasets
 from layerserve_server.services.datasets import MAX_BYTES
 from layerserve_server.services.rest import infer_body, infer_encoder, json_text
 from layerserve_server.services.run_changes import MAX_REMOVED, RunChanges
@@ -172,7 +172,7 @@ def test_a_series_has_1000_points_unless_fewer_or_more_are_asked_for(monkeypatch
 
 def test_without_training_there_are_no_datasets(monkeypatch):
     with pytest.raises(NotTrainableError, match="training is off on this server: it has no training slots"):
-        check_training(ANYONE, on=False)
+        check_may_have_datasets(ANYONE, training=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert declared().format == "npz"
     with pytest.raises(NotTrainableError, match=r"format csv: requires pyarrow on the server: pip install pyarrow"):

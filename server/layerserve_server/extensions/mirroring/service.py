@@ -23,7 +23,12 @@ from layerserve_server.inference.admission import names
 from layerserve_server.inference.runner import Array, TensorSpec
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.dataset_messages import check_training, dataset_message, declared_by, most_bytes
+from layerserve_server.services.dataset_messages import (
+    check_may_have_datasets,
+    dataset_message,
+    declared_by,
+    most_bytes,
+)
 from layerserve_server.services.datasets import SERVICE
 from layerserve_server.services.messages import choice, decode, lease, parse
 from layerserve_server.transport.call import Call, Routes
@@ -64,7 +69,7 @@ class SampledDatasets:
             inputs, outputs = leased.model.input_specs, leased.model.output_specs
             number = leased.version
         call.set_metric_labels(name, number)
-        check_training(caller, on=self._training)
+        check_may_have_datasets(caller, training=self._training)
         corrections = _corrections(request, outputs)
         declared = declared_by("npz", 0, "", request)
         # Not those of a model that was deleted: its callers weren't those of the model that has its name now.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,10 +35,6 @@ class Sink(Protocol):
 
     def end(self, id: str, state: RunState, tags: Mapping[str, str]) -> None:
         """Ends a copy with the run's state and further tags."""
-
-
-#: Makes a sink for what follows the colon of its setting, with a folder for its files.
-MakeSink = Callable[[str, Any], Sink]
 
 
 def parameters(request: RunRequest) -> dict[str, str]:

@@ -5,22 +5,12 @@ from __future__ import annotations
 import grpc
 import numpy as np
 import pytest
-from inference_stub import TRANSPORTS, Stub, X, infer, output
+from inference_stub import X, infer, output
 from layerserve_server.protocols.inference import inference_pb2 as pb
 
 
-@pytest.fixture(params=TRANSPORTS)
-def serve(request, put, start, connect):
-    def serve_double(**settings):
-        put("double")
-        app = start(transport=request.param, **settings)
-        return app, Stub(connect(app))
-
-    return serve_double
-
-
-def test_versions_and_their_configuration_are_described(serve, put):
-    app, call = serve()
+def test_versions_and_their_configuration_are_described(serve_infer, put):
+    app, call = serve_infer()
     config = call("ModelConfig", pb.ModelConfigRequest(name="double")).config
     assert config.max_batch_size == app.settings.max_batch_rows
     assert list(config.input) == [pb.ModelInput(name="x", data_type=pb.TYPE_FP32, dims=[2])]
@@ -38,8 +28,8 @@ def test_versions_and_their_configuration_are_described(serve, put):
     assert len(call("RepositoryIndex", pb.RepositoryIndexRequest(ready=True)).models) == 1
 
 
-def test_a_model_whose_rows_can_not_be_batched_has_full_shapes(serve, put):
-    app, call = serve()
+def test_a_model_whose_rows_can_not_be_batched_has_full_shapes(serve_infer, put):
+    app, call = serve_infer()
     put("alone", batched=False)
     for _ in range(2):
         app.repository.scan()
@@ -48,18 +38,18 @@ def test_a_model_whose_rows_can_not_be_batched_has_full_shapes(serve, put):
     assert not config.HasField("dynamic_batching")
 
 
-def test_the_configuration_names_files_of_class_labels(serve, tmp_path):
+def test_the_configuration_names_files_of_class_labels(serve_infer, tmp_path):
     folder = tmp_path / "models" / "double"
     folder.mkdir(parents=True)
     (folder / "layerserve.toml").write_text('class_labels = { y = "animals_labels.txt" }')
     (folder / "animals_labels.txt").write_text("cat\ndog")
-    _, call = serve()
+    _, call = serve_infer()
     (output,) = call("ModelConfig", pb.ModelConfigRequest(name="double")).config.output
     assert (output.name, output.label_filename) == ("y", "animals_labels.txt")
 
 
-def test_statistics_count_requests_rows_and_batches(serve, wait_until):
-    _, call = serve()
+def test_statistics_count_requests_rows_and_batches(serve_infer, wait_until):
+    _, call = serve_infer()
 
     def statistics(name="", requests=4):
         def found():
@@ -96,24 +86,24 @@ def test_statistics_count_requests_rows_and_batches(serve, wait_until):
         ("LogSettings", pb.LogSettingsRequest(settings={"log_info": {"bool_param": False}})),
     ],
 )
-def test_what_is_not_there_is_unimplemented(serve, method, request_):
-    _, call = serve()
+def test_what_is_not_there_is_unimplemented(serve_infer, method, request_):
+    _, call = serve_infer()
     with pytest.raises(grpc.RpcError) as caught:
         call(method, request_)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert caught.value.details()
 
 
-def test_settings_and_regions_are_read(serve):
-    _, call = serve()
+def test_settings_and_regions_are_read(serve_infer):
+    _, call = serve_infer()
     assert call("TraceSetting", pb.TraceSettingRequest()).settings["trace_level"].value == ["OFF"]
     assert call("LogSettings", pb.LogSettingsRequest()).settings["log_error"].bool_param
     assert not call("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest()).regions
     call("CudaSharedMemoryUnregister", pb.CudaSharedMemoryUnregisterRequest())
 
 
-def test_models_are_unloaded_and_loaded(serve):
-    _, call = serve()
+def test_models_are_unloaded_and_loaded(serve_infer):
+    _, call = serve_infer()
 
     def states():
         return [one.state for one in call("RepositoryIndex", pb.RepositoryIndexRequest()).models]
@@ -147,8 +137,8 @@ def test_models_are_unloaded_and_loaded(serve):
         ),
     ],
 )
-def test_loads_that_can_not_be_done_say_why(serve, request_, code, text):
-    _, call = serve()
+def test_loads_that_can_not_be_done_say_why(serve_infer, request_, code, text):
+    _, call = serve_infer()
     with pytest.raises(grpc.RpcError) as caught:
         call("RepositoryModelLoad", request_)
     assert caught.value.code() is code
@@ -163,8 +153,8 @@ def test_loads_that_can_not_be_done_say_why(serve, request_, code, text):
         (infer(model_version="7"), "Request for unknown model: 'double' version 7 is not found; it has 1"),
     ],
 )
-def test_a_model_that_is_not_there_is_told_in_tritons_words(serve, request_, text):
-    _, call = serve()
+def test_a_model_that_is_not_there_is_told_in_tritons_words(serve_infer, request_, text):
+    _, call = serve_infer()
     with pytest.raises(grpc.RpcError) as caught:
         call("ModelInfer", request_)
     assert (caught.value.code(), text in caught.value.details()) == (grpc.StatusCode.NOT_FOUND, True)

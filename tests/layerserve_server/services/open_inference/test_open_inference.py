@@ -7,7 +7,7 @@ import threading
 import grpc
 import numpy as np
 import pytest
-from inference_stub import TRANSPORTS, Stub, X, infer, output
+from inference_stub import Stub, X, infer, output
 from layerserve.values import tensors
 from layerserve_server.protocols.inference import inference_pb2 as pb
 
@@ -15,18 +15,8 @@ from layerserve_server.protocols.inference import inference_pb2 as pb
 TOP = [("y", 1), ("hidden", 5)]
 
 
-@pytest.fixture(params=TRANSPORTS)
-def serve(request, put, start, connect):
-    def serve_double(**settings):
-        put("double")
-        app = start(transport=request.param, **settings)
-        return app, Stub(connect(app))
-
-    return serve_double
-
-
-def test_requests_of_one_form_are_answered_each_with_its_rows(serve):
-    app, call = serve()
+def test_requests_of_one_form_are_answered_each_with_its_rows(serve_infer):
+    app, call = serve_infer()
     with app.repository.leases.lease("double") as version:
         version.queue._thread_seconds = [0.0] * len(version.queue._thread_seconds)
     for number in range(4):
@@ -52,8 +42,8 @@ def test_requests_of_one_form_are_answered_each_with_its_rows(serve):
     ],
     ids=lambda value: "" if not isinstance(value, str) else value,
 )
-def test_what_is_wrong_gets_a_status_with_a_reason(serve, request_, code, text):
-    _, call = serve()
+def test_what_is_wrong_gets_a_status_with_a_reason(serve_infer, request_, code, text):
+    _, call = serve_infer()
     with pytest.raises(grpc.RpcError) as caught:
         call("ModelInfer", request_)
     assert caught.value.code() is code
@@ -83,9 +73,9 @@ def test_classes_have_their_labels(put, start, connect, tmp_path, fast):
         assert hidden.tolist() == [[b"108.000000:1:house", b"102.000000:0"], [b"106.000000:0", b"104.000000:1:house"]]
 
 
-def test_a_stream_answers_in_the_order_of_its_requests(serve):
+def test_a_stream_answers_in_the_order_of_its_requests(serve_infer):
     """Also what fails, and what is refused before requests that arrived earlier are computed."""
-    app, call = serve()
+    app, call = serve_infer()
     with app.repository.leases.lease("double") as version:
         gate = version.model.gate
     gate.clear()
@@ -111,8 +101,8 @@ def test_a_stream_answers_in_the_order_of_its_requests(serve):
     assert app._inference.metrics.registry.get_sample_value("layerserve_buffered_bytes") == 0
 
 
-def test_an_error_ends_a_stream_whose_caller_asks_for_that(serve):
-    _, call = serve()
+def test_an_error_ends_a_stream_whose_caller_asks_for_that(serve_infer):
+    _, call = serve_infer()
     metadata = (("triton_grpc_error", "true"),)
     replies = call.stream(iter([infer(id="1"), infer(name="nope"), infer(id="3")]), metadata=metadata)
     with pytest.raises(grpc.RpcError) as caught:
@@ -121,8 +111,8 @@ def test_an_error_ends_a_stream_whose_caller_asks_for_that(serve):
     assert "unknown model" in caught.value.details()
 
 
-def test_the_memory_of_a_stream_that_is_cancelled_comes_back(serve, wait_until):
-    app, call = serve()
+def test_the_memory_of_a_stream_that_is_cancelled_comes_back(serve_infer, wait_until):
+    app, call = serve_infer()
     with app.repository.leases.lease("double") as version:
         gate = version.model.gate
     gate.clear()
@@ -136,8 +126,8 @@ def test_the_memory_of_a_stream_that_is_cancelled_comes_back(serve, wait_until):
     wait_until(lambda: memory.used == 0)
 
 
-def test_models_and_the_server_are_described(serve, put):
-    app, call = serve()
+def test_models_and_the_server_are_described(serve_infer, put):
+    app, call = serve_infer()
     assert call("ServerLive", pb.ServerLiveRequest()).live
     assert call("ServerReady", pb.ServerReadyRequest()).ready
     app.drain()
