@@ -11,6 +11,7 @@ from echo_servers import needs_native
 from layerserve import AsyncClient, Client, Prediction
 from layerserve.v1.prediction_pb2 import PredictRequest, PredictResponse
 from layerserve.values import tensors
+from layerserve_server.extensions.installed import OWN
 from layerserve_server.transport.timing import CallTimes
 
 X = np.ones((1, 2), np.float32)
@@ -71,11 +72,10 @@ def test_headers_of_http_have_the_times_and_the_version_that_answered(serve, put
     for _ in range(2):
         app.repository.scan()
     body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
-    for path, sent, version in (
-        ("/v2/models/double/infer", body, "3"),
-        ("/v2/models/double/versions/1/infer", body, "1"),
-        ("/v1/models/double:predict", {"instances": [[1, 2]]}, "3"),
-    ):
+    paths = [("/v2/models/double/infer", body, "3"), ("/v2/models/double/versions/1/infer", body, "1")]
+    if "tensorflow_serving" in OWN:  # it may have been deleted
+        paths.append(("/v1/models/double:predict", {"instances": [[1, 2]]}, "3"))
+    for path, sent, version in paths:
         headers = call("POST", path, sent).headers
         assert (headers["layerserve-version"], "server-timing" in headers) == (version, False)
         headers = call("POST", path, sent, layerserve_timing="1").headers

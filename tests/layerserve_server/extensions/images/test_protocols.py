@@ -11,12 +11,7 @@ import pytest
 from http_calls import Http
 from image_files import doubled, encoded
 from layerserve import Client, InvalidTensor
-from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import DataType, TensorProto
-from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
-    PredictRequest,
-    PredictResponse,
-)
-from layerserve_server.extensions.tensorflow_serving.tensors import TensorFlowTensor
+from layerserve_server.extensions.installed import OWN
 from layerserve_server.protocols.inference import inference_pb2 as pb
 
 IMAGES = [encoded(form=form, seed=seed) for seed, form in enumerate(("PNG", "JPEG", "WEBP", "GIF", "BMP"))]
@@ -26,6 +21,10 @@ EXPECTED = doubled(IMAGES)
 
 def with_length(image: bytes) -> bytes:
     return len(image).to_bytes(4, "little") + image
+
+
+#: Each extension can be deleted without the others.
+with_tensorflow_serving = pytest.mark.skipif("tensorflow_serving" not in OWN, reason="TensorFlow Serving was deleted")
 
 
 def text(image: bytes) -> str:
@@ -104,7 +103,15 @@ def test_the_open_inference_protocol_has_them_as_bytes(app, connect, http):
     assert (refused.status, "row 1: got a damaged image" in refused.json["error"]) == (400, True)
 
 
+@with_tensorflow_serving
 def test_tensorflow_serving_has_them_as_strings(app, connect, http):
+    from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow.tensor_pb2 import DataType, TensorProto
+    from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving.prediction_service_pb2 import (
+        PredictRequest,
+        PredictResponse,
+    )
+    from layerserve_server.extensions.tensorflow_serving.tensors import TensorFlowTensor
+
     predict = connect(app).unary_unary(
         "/tensorflow.serving.PredictionService/Predict", None, PredictResponse.FromString
     )
@@ -124,12 +131,12 @@ def test_tensorflow_serving_has_them_as_strings(app, connect, http):
     assert http("POST", path, {"instances": [{"b64": text(large)}]}).json["predictions"] == doubled([large]).tolist()
     refused = http("POST", path, {"instances": [{"b64": text(DAMAGED)}]})
     assert (refused.status, "input 'x', row 1: got a damaged image" in refused.json["error"]) == (400, True)
-
-
-def test_each_protocol_describes_the_input_as_bytes(http):
-    assert http("GET", "/v2/models/double").json["inputs"] == [{"name": "x", "datatype": "BYTES", "shape": [-1]}]
     signatures = http("GET", "/v1/models/double/metadata").json["metadata"]["signature_def"]["signature_def"]
     assert signatures["serving_default"]["inputs"]["x"]["dtype"] == "DT_STRING"
+
+
+def test_the_input_is_described_as_bytes(http):
+    assert http("GET", "/v2/models/double").json["inputs"] == [{"name": "x", "datatype": "BYTES", "shape": [-1]}]
     schemas = http("GET", "/openapi.json").json["components"]["schemas"]
     for rows in schemas["double.InferRequest"]["properties"]["inputs"]["anyOf"]:
         datatypes = [form["properties"]["datatype"]["const"] for form in rows["prefixItems"][0]["anyOf"]]
