@@ -40,7 +40,9 @@ from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.run_limits import RunLimits
 from layerserve_server.training.runs.execution import TRAINER
 from layerserve_server.training.runs.registry import Runs
+from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
+from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.probes import MetricPage, Probes
 from layerserve_server.transport.shutdown import END_SECONDS, KEPT_SECONDS, Shutdown
 from layerserve_server.wiring import ALL, JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
@@ -109,6 +111,7 @@ class App:
         registry = AllMetrics(self.metrics.registry, self._workers) if self._workers else self.metrics.registry
         release = package_version("layerserve")
         changes = self._make_changes()
+        routes = Routes()
         core = Core(
             settings=settings,
             metrics=self.metrics,
@@ -127,6 +130,7 @@ class App:
             registry=registry,
             release=release,
             state=self._state,
+            services=lambda: [*routes.services(), HEALTH],
             open_inference=Additions(),
         )
         self._parts = [*inference.parts(), *(one.main(core) for one in ALL)]
@@ -134,9 +138,9 @@ class App:
         self._watcher = Watcher(settings.poll_seconds, inference.watch, self.runs.table.scan, *scans)
         self._pages = metric_pages(registry, self._parts)
         inference.gate.require_rights(self._pages)
-        routes = routes_of(self._parts)
+        routes.add(routes_of(self._parts))
         shared = SharedPort(self._workers.socket, owner=True) if self._workers else None
-        self._transport = inference.listen(routes, shared, reflect=settings.reflection)
+        self._transport = inference.listen(routes, shared)
         memory, port = self._transport.memory, self._transport.port
         self._http = inference.listen_http(routes, self._parts, memory, port, shared, lambda: self.ready)
         # Registered in this process only: it includes the workers' values, and build info isn't to be summed.

@@ -238,8 +238,8 @@ class Inference:
         if self.tuner is not None and engine_of(self._settings, loaded.settings) == "auto":
             self.tuner.submit(loaded)
 
-    def listen(self, routes: Routes, shared: SharedPort | None, **options: Any) -> GrpcioServer | NativeServer:
-        """Makes the transport of the settings on its port. `options` are passed to the transport.
+    def listen(self, routes: Routes, shared: SharedPort | None) -> GrpcioServer | NativeServer:
+        """Makes the transport of the settings on its port.
 
         Raises OSError if the port is taken, NativeUnavailableError, and MissingRightError if a route has no right.
         """
@@ -255,7 +255,6 @@ class Inference:
             gate=self.gate,
             models=self.serving,
             telemetry=self.telemetry,
-            **options,
         )
         self.metrics.watch_memory(lambda: transport.memory.used, transport.memory.limit)
 
@@ -292,7 +291,7 @@ class Inference:
         from layerserve_server.transport.http.server import HttpServer
 
         reader = BodyReader(self._jobs, limits(settings), memory)
-        web = Web(reader=reader, services=handlers.services(), hosts=Hosts(settings.host_names), grpc_port=grpc_port)
+        web = Web(reader=reader, hosts=Hosts(settings.host_names), grpc_port=grpc_port)
         paths = [part.http(web) for part in parts]
         # An extension may have paths of methods of another one, which may have been taken away.
         routes = [route for one in paths for route in one.routes if route.method in handlers.unary]

@@ -209,11 +209,11 @@ def strip(value: Any) -> None:
 
 
 def test_numbers_reach_the_server_as_they_are(tmp_path: Path) -> None:
-    changes = {"settings": {"max_message_bytes": 268435456, "checkpoint_seconds": 0.5, "reflection": False}}
+    changes = {"settings": {"max_message_bytes": 268435456, "checkpoint_seconds": 0.5, "warm_training": False}}
     config = config_of(rendered(changes, folder=tmp_path))
     assert config["data"]["LAYERSERVE_MAX_MESSAGE_BYTES"] == "268435456"
     settings = settings_of(config)
-    assert (settings.checkpoint_seconds, settings.reflection) == (0.5, False)
+    assert (settings.checkpoint_seconds, settings.warm_training) == (0.5, False)
 
 
 def test_another_release_has_names_of_its_own(tmp_path: Path) -> None:

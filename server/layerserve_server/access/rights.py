@@ -47,8 +47,6 @@ def _described() -> Iterator[tuple[str, Right]]:
 #: Methods that grpc has defined, by service and right.
 _FOREIGN: dict[str, dict[Right, str]] = {
     "grpc.health.v1.Health": {"open": "Check List Watch"},
-    "grpc.reflection.v1.ServerReflection": {"read": "ServerReflectionInfo"},
-    "grpc.reflection.v1alpha.ServerReflection": {"read": "ServerReflectionInfo"},
 }
 
 

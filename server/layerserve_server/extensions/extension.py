@@ -93,6 +93,8 @@ class Core(Process):
     release: str
     #: What the server does now.
     state: Callable[[], ServerState]
+    #: Names of all services of gRPC. Known when calls are answered.
+    services: Callable[[], Sequence[str]]
     #: What the Open Inference Protocol tells besides.
     open_inference: Additions
 
@@ -107,8 +109,6 @@ class Web:
 
     #: Reads long bodies in another process.
     reader: BodyReader
-    #: Names of all services of gRPC.
-    services: Sequence[str]
     #: Names under which browsers reach the server.
     hosts: Hosts
     #: The actual port of gRPC.

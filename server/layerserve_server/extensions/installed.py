@@ -31,6 +31,7 @@ OWN = {
     "model_files": "layerserve_server.extensions.model_files.extension:MODEL_FILES",
     "online": "layerserve_server.extensions.online.extension:ONLINE",
     "page": "layerserve_server.extensions.page.extension:PAGE",
+    "reflection": "layerserve_server.extensions.reflection.extension:REFLECTION",
     "scoring": "layerserve_server.extensions.scoring.extension:SCORING",
     "sequences": "layerserve_server.extensions.sequences.extension:SEQUENCES",
     "stores": "layerserve_server.extensions.stores.extension:STORES",

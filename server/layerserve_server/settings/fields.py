@@ -153,7 +153,6 @@ class SettingFields(BaseSettings):
         description="Maximum size of a request message after decompression, in bytes.",
         json_schema_extra={"basic": True},
     )
-    reflection: bool = Field(default=True, description="Enable gRPC server reflection, which grpcurl uses.")
 
     tls_certificate: Path | None = Field(
         default=None,

@@ -19,14 +19,12 @@ from layerserve_server.transport.client_address import without_address
 from layerserve_server.transport.completion_queue import Poller
 from layerserve_server.transport.event_batch import EventBatches
 from layerserve_server.transport.forwarding import Forwarder
-from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.health import Health
 from layerserve_server.transport.perimeter import compression
 from layerserve_server.transport.perimeter.connections import Connections
 from layerserve_server.transport.perimeter.limits import PING_STRIKES, Limits
 from layerserve_server.transport.perimeter.memory import HeapTrimmer, MemoryBudget
 from layerserve_server.transport.ports import address, claim
-from layerserve_server.transport.reflection import Reflection
 from layerserve_server.transport.shutdown import Shutdown, wait_for
 from layerserve_server.transport.streams import Streams
 
@@ -66,7 +64,7 @@ class Front(NamedTuple):
 
 
 class GrpcioServer:
-    """Serves routes, health and reflection on one port."""
+    """Serves routes and health on one port."""
 
     def __init__(
         self,
@@ -77,7 +75,6 @@ class GrpcioServer:
         gate: Gate,
         host: str,
         port: int,
-        reflect: bool = True,
         certificates: Certificates | None = None,
         shared: SharedPort | None = None,
         front: Front | None = None,
@@ -105,8 +102,6 @@ class GrpcioServer:
             self._forwarder = Forwarder(shared.socket, gate, limits.max_connection_calls)
         else:
             everything.add(self._health.routes())
-            if reflect:
-                everything.add(Reflection([*routes.services(), HEALTH]).routes())
         #: Full names of all methods, sorted.
         self.methods = sorted([*everything.unary, *everything.streams])
         gate.require_rights(self.methods)

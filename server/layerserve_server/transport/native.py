@@ -55,7 +55,7 @@ class NativeUnavailableError(ValueError):
 
 
 class NativeServer:
-    """Serves routes, health and reflection on one port (see GrpcioServer)."""
+    """Serves routes and health on one port (see GrpcioServer)."""
 
     def __init__(
         self,
@@ -66,7 +66,6 @@ class NativeServer:
         gate: Gate,
         host: str,
         port: int,
-        reflect: bool = True,
         certificates: Certificates | None = None,
         shared: SharedPort | None = None,
         models: Callable[[str], bool | None] = lambda name: None,
@@ -130,7 +129,6 @@ class NativeServer:
                 limits,
                 host=f"unix:{socket}",
                 port=0,
-                reflect=reflect,
                 front=front,
                 gate=gate,
                 models=models,

@@ -52,8 +52,8 @@ def test_a_flag_that_is_repeated_is_one_list(file):
 
 
 def test_the_file_can_be_named_in_the_environment(file, monkeypatch):
-    monkeypatch.setenv("LAYERSERVE_CONFIG", file("reflection = false"))
-    assert not read_settings([]).reflection
+    monkeypatch.setenv("LAYERSERVE_CONFIG", file("warm_training = false"))
+    assert not read_settings([]).warm_training
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_file_that_is_missing_is_told():
 
 
 def test_what_check_config_prints_is_a_file_that_gives_the_same_settings(file):
-    settings = read_settings(["some/where", "--no-reflection", "--drain-seconds", "1.5", "--log-format", "json"])
+    settings = read_settings(["some/where", "--no-warm-training", "--drain-seconds", "1.5", "--log-format", "json"])
     again = read_settings(["--config", file(in_force(settings))])
     assert again.model_dump(exclude={"config"}) == settings.model_dump(exclude={"config"})
 

@@ -13,7 +13,6 @@ import pytest
 from clocks import replace_time
 from echo_servers import ECHO
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2
 from layerserve.calls.connection import connection
 from layerserve_server.access.caller import ANYONE
 from layerserve_server.errors import IdleStreamError
@@ -199,22 +198,6 @@ def test_many_watches_that_are_cancelled_leave_health_alone(serve_echo):
     unknown = stub.Watch(health_pb2.HealthCheckRequest(service="nothing"), timeout=30)
     assert next(unknown).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
     unknown.cancel()
-
-
-@pytest.mark.parametrize("version", ["v1", "v1alpha"])
-def test_reflection_describes_a_service_to_both_generations_of_tools(serve_echo, version):
-    _, _, _, channel = serve_echo()
-    method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
-    ask = channel.stream_stream(
-        method,
-        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )
-    symbol = reflection_pb2.ServerReflectionRequest(file_containing_symbol="grpc.health.v1.Health")
-    nothing = reflection_pb2.ServerReflectionRequest(file_containing_symbol="no.such.Thing")
-    found, missing = ask(iter([symbol, nothing]), timeout=30)
-    assert found.file_descriptor_response.file_descriptor_proto
-    assert missing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 def test_a_stop_answers_calls_and_streams_under_way_and_refuses_new_ones(serve_echo):

@@ -9,10 +9,8 @@ from dataclasses import replace
 import grpc
 import pytest
 from echo_servers import ECHO, Echo, Observer, needs_native, server_of
-from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from layerserve.errors import from_status
 from layerserve_server.transport import completion_queue
 from layerserve_server.transport.call import Routes
@@ -252,57 +250,6 @@ def test_health_answers_while_every_thread_works(serve_echo):
     answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
     future.cancel()
-
-
-def services(channel):
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    request = reflection_pb2.ServerReflectionRequest(list_services="")
-    (response,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
-    return {service.name for service in response.list_services_response.service}
-
-
-def test_reflection_lists_the_services_unless_it_is_off(serve_echo):
-    _, _, _, channel = serve_echo()
-    assert {"test.v1.Echo", "grpc.health.v1.Health"} <= services(channel)
-    _, _, _, channel = serve_echo(reflect=False)
-    with pytest.raises(grpc.RpcError) as caught:
-        services(channel)
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
-@pytest.mark.parametrize(
-    ("symbol", "expected"),
-    [
-        ("inference.GRPCInferenceService", {"inference"}),
-        ("layerserve.v1.PredictionService", {"layerserve.v1", "google.protobuf"}),
-        ("no.such.Service", set()),
-    ],
-)
-def test_reflection_describes_services_of_every_protocol(serve_echo, symbol, expected):
-    _, _, _, channel = serve_echo()
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
-    (response,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
-    files = response.file_descriptor_response.file_descriptor_proto
-    assert {descriptor_pb2.FileDescriptorProto.FromString(file).package for file in files} == expected
-    by_name = [
-        reflection_pb2.ServerReflectionRequest(
-            file_by_filename=descriptor_pb2.FileDescriptorProto.FromString(file).name
-        )
-        for file in files
-    ]
-    for answer in stub.ServerReflectionInfo(iter(by_name), timeout=30):
-        assert answer.file_descriptor_response.file_descriptor_proto
-
-
-def test_reflection_finds_no_extensions_of_messages_that_have_none(serve_echo):
-    _, _, _, channel = serve_echo()
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    for name in ("inference.ModelInferRequest", "layerserve.v1.Tensor"):
-        request = reflection_pb2.ServerReflectionRequest(all_extension_numbers_of_type=name)
-        (response,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
-        assert response.all_extension_numbers_response.base_type_name == name
-        assert not response.all_extension_numbers_response.extension_number
 
 
 def test_a_port_that_is_taken_is_told(serve_echo):

@@ -22,7 +22,7 @@ def _main(core: Core) -> Part:
         from layerserve_server.extensions.page.served import Served
         from layerserve_server.extensions.page.serving import Page
 
-        without = [name for name in OPTIONAL if f"layerserve.v1.{name}" not in web.services]
+        without = [name for name in OPTIONAL if f"layerserve.v1.{name}" not in core.services()]
         page = Page(Served(core, web.grpc_port), web.hosts, web.reader, without)
         return Paths(routes=page.routes(), plain=page.plain())
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from unittest.mock import MagicMock
 
 from defined_elsewhere import assert_both_work
-from google.protobuf import descriptor_pb2
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from layerserve_server.extensions.tensorflow_serving.extension import TENSORFLOW_SERVING
+from layerserve_server.protocols.pool import POOL
 
 OURS = """
 from layerserve_server.extensions.tensorflow_serving.protocols.tensorflow_serving import prediction_service_pb2
@@ -21,13 +20,14 @@ def test_another_package_may_define_the_same_names_before_or_after():
     assert_both_work([tensor, ("tensorflow_serving/apis/model.proto", "tensorflow.serving", "ModelSpec")], OURS)
 
 
-def test_reflection_describes_the_services(serve_echo):
-    _, _, _, channel = serve_echo()
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol="tensorflow.serving.PredictionService")
-    (response,) = stub.ServerReflectionInfo(iter([request]), timeout=30)
-    files = response.file_descriptor_response.file_descriptor_proto
-    packages = {descriptor_pb2.FileDescriptorProto.FromString(file).package for file in files}
+def test_the_services_are_described_with_all_that_they_need():
+    """As reflection finds them."""
+    service = POOL.FindServiceByName("tensorflow.serving.PredictionService")
+    waiting, packages = [service.file], set()
+    while waiting:
+        file = waiting.pop()
+        packages.add(file.package)
+        waiting += file.dependencies
     assert packages == {"tensorflow.serving", "tensorflow", "google.protobuf"}
 
 

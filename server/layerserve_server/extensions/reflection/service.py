@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable
+from functools import cache
 from typing import Any, TypeVar
 
 from google.protobuf import descriptor_pool
@@ -21,8 +22,9 @@ SERVICES = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 class Reflection:
     """Describes the services and their messages to clients."""
 
-    def __init__(self, services: Iterable[str]) -> None:
-        self._servicer = reflection.ReflectionServicer([*services, *SERVICES], Pools())
+    def __init__(self, services: Callable[[], Iterable[str]]) -> None:
+        """`services` returns the names of all services. Called with the first request: they aren't known before."""
+        self._servicer = cache(lambda: reflection.ReflectionServicer(services(), Pools()))
 
     def routes(self) -> Routes:
         """Returns the handlers."""
@@ -35,7 +37,7 @@ class Reflection:
                 request = reflection_pb2.ServerReflectionRequest.FromString(message)
             except DecodeError as error:
                 raise InvalidRequestError("the message isn't a ServerReflectionRequest") from error
-            for response in self._servicer.ServerReflectionInfo(iter((request,)), None):
+            for response in self._servicer().ServerReflectionInfo(iter((request,)), None):
                 yield response.SerializeToString()
 
 

@@ -3,8 +3,8 @@
 import pytest
 from grpc_health.v1 import health_pb2  # noqa: F401 (in the default pool)
 from layerserve.v1 import prediction_pb2  # noqa: F401 (in the default pool)
+from layerserve_server.extensions.reflection.service import Pools
 from layerserve_server.protocols.inference import inference_pb2  # noqa: F401 (in the private pool)
-from layerserve_server.transport.reflection import Pools
 
 
 @pytest.mark.parametrize(

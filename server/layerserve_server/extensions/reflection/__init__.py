@@ -1,0 +1,1 @@
+"""gRPC server reflection: generic tools such as grpcurl learn from it which services and messages there are."""
