@@ -72,7 +72,7 @@ def match(
 
     `kind` is "input" or "output", for error texts. `targets` means that the values are targets, whose rank may differ
     from the output's. Raises UnknownInput or UnknownOutput, MissingInput, and InvalidArgument for a list of a wrong
-    length.
+    length or of rows by name.
     """
     known = {spec.name: spec for spec in specs}
     if _is_data_frame(values):
@@ -83,6 +83,12 @@ def match(
             if known and name not in known:
                 raise (UnknownInput if kind == "input" else UnknownOutput)(unknown_name(kind, name, known))
         return [(str(name), value, known.get(name)) for name, value in values.items()]
+    if isinstance(values, (list, tuple)) and values and all(isinstance(value, Mapping) for value in values):
+        # As in TensorFlow Serving's "instances", or from `to_dict("records")`.
+        raise InvalidArgument(
+            f"{kind}s: got a list of dicts, one for each row, expected one dict with an array for each {kind}: "
+            f"{', '.join(known)}; pandas.DataFrame(rows) makes columns of rows"
+        )
     if len(specs) > 1:
         return _match_positions(values, specs, kind)
     spec = specs[0] if specs else None

@@ -103,6 +103,8 @@ class Batches:
         ),
         ([[[1, 2]]], TWO, MissingInput, "got a list of 1, expected 2"),
         ([1, 2, 3], TWO, InvalidArgument, "got a list of 3, expected 2"),
+        ([{"a": 1, "b": 2}] * 2, TWO, InvalidArgument, "got a list of dicts, one for each row, expected one dict"),
+        ([{"x": [1, 2, 3]}], ONE, InvalidArgument, "got a list of dicts, one for each row, expected one dict"),
         ({"left": [["a", "b"]]}, TWO, InvalidTensor, "tensor 'left': got dtype string, expected float32"),
         ([[1, 2], [3]], ONE, InvalidTensor, "tensor 'x'"),
         (Path("a.png"), ONE, InvalidArgument, "a.png'), expected an array of rows; read the file, such as [PIL.Image"),
