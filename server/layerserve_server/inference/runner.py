@@ -249,13 +249,17 @@ def load_model(
     """Loads a model file, and checks its outputs against the golden file beside it, if there is one.
 
     `read` reads the file, by default in this process; `rtol` and `atol` override the golden file's tolerances. Raises
-    layergraph's errors.
+    layergraph's errors, also for a layer that lacks its vocabulary: nothing sets one here, so no request succeeds.
     """
     # Imported here, so that flags and `--help` don't have to import torch.
     import layergraph
+    from layergraph.errors import UnsupportedModelError
     from layergraph.golden import check_golden, golden_path
+    from layergraph.layers.preprocessing.lookup import without_vocabulary
 
     model = layergraph.load_model(path) if read is None else read(path)
+    if problems := without_vocabulary(model.walk_layers()):
+        raise UnsupportedModelError(path, problems)
     proof = golden_path(path)
     if os.path.lexists(proof):
         check_golden(model, proof, rtol, atol)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import layergraph
 import numpy as np
 import pytest
-from layergraph.errors import DataError, OutOfMemoryError, UnknownTensorError
+from layergraph.errors import DataError, OutOfMemoryError, UnknownTensorError, UnsupportedModelError
 from layerserve_server.errors import InvalidTensorError, TooLargeError, UnknownOutputError
 from layerserve_server.inference import runner
 from layerserve_server.inference.runner import ModelRunner
@@ -191,7 +191,7 @@ def test_a_model_is_compared_with_its_golden_file(tmp_path, monkeypatch, proof, 
     from layergraph import golden
 
     steps = []
-    model = object()
+    model = SimpleNamespace(walk_layers=list)
     path = tmp_path / "model.keras"
     if proof:
         (tmp_path / "model.golden.npz").symlink_to("nowhere")  # one that can't be read isn't missing
@@ -224,3 +224,18 @@ def test_threads_are_set_unless_torch_chooses(monkeypatch, count, set_to):
     monkeypatch.setattr(torch, "set_num_threads", found.append)
     runner.set_threads(count)
     assert found == set_to
+
+
+def test_a_file_without_the_vocabulary_of_a_layer_is_refused(tmp_path):
+    # `.h5` files of Keras hold none that was adapted: no request would succeed.
+    text = layergraph.Input((1,), dtype="string", name="text")
+    words = layergraph.layers.TextVectorization(output_sequence_length=3, name="words")(text)
+    terms = layergraph.layers.StringLookup(name="terms")(text)
+    path = tmp_path / "net.h5"
+    layergraph.Model(text, [words, terms]).save(path)
+    with pytest.raises(UnsupportedModelError) as refused:
+        runner.load_model(path)
+    assert [problem.partition(";")[0] for problem in refused.value.problems] == [
+        "layer 'words' (TextVectorization): has no vocabulary",
+        "layer 'terms' (StringLookup): has no vocabulary",
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,6 +42,11 @@ def terms(value: Any) -> tuple[Any, ...]:
     if isinstance(value, str):
         raise Expected("a list of terms: files are never opened")
     return list_of(anything)(value.tolist() if isinstance(value, np.ndarray) else value)
+
+
+def without_vocabulary(layers: Iterable[Layer]) -> list[str]:
+    """Returns a text for each layer that can't look up anything."""
+    return [layer.problem for layer in layers if isinstance(layer, Lookup) and layer.problem]
 
 
 class Lookup(Layer):
@@ -93,6 +98,8 @@ class Lookup(Layer):
             if getattr(self, name) is not None:
                 setattr(self, name, self.term(getattr(self, name)))
         self._known: list[Any] | None = None
+        #: The layer that errors name.
+        self.user: Layer = self
         if self.vocabulary is not None:
             self.set_vocabulary(self.vocabulary)
 
@@ -199,13 +206,20 @@ class Lookup(Layer):
 
     # Computation.
 
+    @property
+    def problem(self) -> str:
+        """Why nothing can be looked up: empty if a vocabulary was set."""
+        if self._known is not None:
+            return ""
+        return (
+            f"layer '{self.user.name}' ({type(self.user).__name__}): has no vocabulary; an .h5 holds none that was "
+            "adapted, a .keras does"
+        )
+
     def check_known(self) -> None:
         """Raises DataError if no vocabulary was set."""
-        if self._known is None:
-            raise DataError(
-                f"layer '{self.name}' ({type(self).__name__}): has no vocabulary; an .h5 holds none that was adapted, "
-                "a .keras does"
-            )
+        if self.problem:
+            raise DataError(self.problem)
 
     def forward(self, context: CallContext, w: Weights, inputs: Any) -> Any:
         """Returns indices, vectors over the vocabulary, or terms. Raises ElementError for a value without an index."""

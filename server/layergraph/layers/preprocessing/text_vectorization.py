@@ -97,6 +97,7 @@ class TextVectorization(Layer):
             vocabulary_size=self.vocabulary_size,
             name="string_lookup",
         )
+        self.lookup.user = self
         self.sublayers["_lookup_layer"] = self.lookup
 
     @property
