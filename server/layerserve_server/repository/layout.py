@@ -31,6 +31,8 @@ LABEL = MODEL_NAME
 #: What is expected of another name.
 NAME_RULE = "expected a model name of letters, digits, '.', '_' and '-', beginning with a letter or digit"
 VERSION_FOLDER = re.compile(r"[1-9][0-9]{0,17}")
+#: Names of folders that are meant as versions. Only those of VERSION_FOLDER are ones, so that each has one name.
+NUMBERED = re.compile(r"[vV]?[0-9]{1,18}")
 #: File names preferred in a version folder, in this order.
 FIRST_CHOICES = ("model.keras", "model.h5", "model.hdf5")
 SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
@@ -232,15 +234,26 @@ def _find_in_model(name: str, folder: Path) -> Contents:
             versions.append(find_version(name, int(entry.name), Path(entry.path), labels))
         else:
             others.append(entry)
-    return Contents(versions, {} if versions else _misplaced_in_model(name, others), {})
+    return Contents(versions, _misplaced_in_model(name, others, alone=not versions), {})
 
 
-def _misplaced_in_model(name: str, entries: Iterable[os.DirEntry[str]]) -> dict[str, str]:
-    """Returns what is misplaced in the folder of a model that has no version."""
+def _misplaced_in_model(name: str, entries: Iterable[os.DirEntry[str]], *, alone: bool) -> dict[str, str]:
+    """Returns what is misplaced in the folder of a model.
+
+    Unless it is `alone`, other files and folders beside its versions are no mistake, such as a backup.
+    """
     misplaced = {}
     for entry in entries:
         path = f"{name}/{entry.name}"
-        if entry.name == SAVED_MODEL or Path(entry.name).suffix in SUFFIXES:
+        if NUMBERED.fullmatch(entry.name) and entry.is_dir():
+            number = int(entry.name.lstrip("vV"))
+            if VERSION_FOLDER.fullmatch(entry.name):
+                misplaced[path] = "it is a symbolic link, expected a folder"
+            else:
+                misplaced[path] = f"expected a folder named by a number alone, such as {name}/{number or 1}"
+        elif not alone:
+            continue
+        elif entry.name == SAVED_MODEL or Path(entry.name).suffix in SUFFIXES:
             misplaced[path] = f"expected {name}/VERSION/{entry.name}, such as {name}/1/{entry.name}"
             if VERSION_FOLDER.fullmatch(name):
                 misplaced[path] = "expected NAME/VERSION/FILE; if this is the folder of one model, serve the one above"

@@ -39,7 +39,11 @@ def test_a_folder_comes_before_a_flat_file_of_the_same_name(tmp_path):
         ("a/model.h5", "a/model.h5", "expected a/VERSION/model.h5, such as a/1/model.h5"),
         ("a/net.keras", "a/net.keras", "such as a/1/net.keras"),
         ("a/saved_model.pb", "a/saved_model.pb", "such as a/1/saved_model.pb"),
-        ("a/v1/model.h5", "a/v1", "a folder named by a number, such as a/1"),
+        ("a/v1/model.h5", "a/v1", "a folder named by a number alone, such as a/1"),
+        ("a/v2/net.h5", "a/v2", "a folder named by a number alone, such as a/2"),
+        ("a/0012/saved_model.pb", "a/0012", "a folder named by a number alone, such as a/12"),
+        ("a/00/model.h5", "a/00", "such as a/1"),
+        ("a/latest/model.h5", "a/latest", "a folder named by a number, such as a/1"),
         ("1/saved_model.pb", "1/saved_model.pb", "if this is the folder of one model, serve the one above"),
         ("a b/1/model.keras", "a b", "expected a model name of letters"),
         ("a b/model.keras", "a b", "expected a model name of letters"),
@@ -61,6 +65,23 @@ def test_a_link_to_the_folder_of_a_model_is_misplaced(tmp_path):
     root.mkdir()
     (root / "a").symlink_to(tmp_path / "elsewhere")
     assert find_in_folder(root) == ([], {"a": "it is a symbolic link, expected a folder"}, {})
+
+
+def test_a_link_to_the_folder_of_a_version_is_misplaced(tmp_path):
+    touch(tmp_path / "elsewhere" / "net.keras")
+    folder = tmp_path / "root" / "a"
+    folder.mkdir(parents=True)
+    (folder / "1").symlink_to(tmp_path / "elsewhere")
+    assert find_in_folder(tmp_path / "root") == ([], {"a/1": "it is a symbolic link, expected a folder"}, {})
+
+
+@pytest.mark.parametrize("name", ["v2", "V2", "002"])
+def test_a_folder_meant_as_a_version_is_misplaced_beside_others(tmp_path, name):
+    # Nothing else says why the model that was added isn't served.
+    touch(tmp_path / "a" / "1" / "model.keras")
+    touch(tmp_path / "a" / name / "model.keras")
+    assert list(found(tmp_path)) == [("a", 1)]
+    assert list(find_in_folder(tmp_path).misplaced) == [f"a/{name}"]
 
 
 @pytest.mark.parametrize(
