@@ -16,6 +16,7 @@ from layerserve import AsyncClient, Client
 from layerserve.cli import main
 from layerserve.cli.variables import unknown
 from layerserve_server.extensions.installed import variables
+from layerserve_server.repository import audit
 
 CODE = re.compile(r"`([^`\n]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9_-]*")
@@ -116,6 +117,13 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
         if anchor:
             headings = HEADING.findall(file.read_text("utf-8"))
             assert anchor in {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}, target
+
+
+def test_every_file_of_the_state_folder_is_in_the_page() -> None:
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "server" / "layerserve_server").rglob("*.py"))
+    section = (ROOT / "docs" / "operating.md").read_text("utf-8").partition("## State folder")[2].partition("## ")[0]
+    names = {name for row in re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE) for name in CODE.findall(row)}
+    assert names == {*re.findall(r'state_folder / "([\w.]+)"', code), audit.FILE}
 
 
 def test_every_page_is_in_the_list_of_pages() -> None:

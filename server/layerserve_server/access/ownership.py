@@ -1,4 +1,4 @@
-"""What callers may do with runs, their checkpoints and files, and other work, which one of them has begun."""
+"""What callers may do with what belongs to one of them: runs with their checkpoints and files, sweeps, and datasets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Access(IntEnum):
 
 
 class Owned(Protocol):
-    """What belongs to a caller, as it was written down when it began."""
+    """A run, or other work on a model, as it was written down when it began."""
 
     @property
     def model(self) -> str:
@@ -40,6 +40,18 @@ class Owned(Protocol):
 
         None for all, empty if they aren't known.
         """
+
+
+class OwnedDataset(Protocol):
+    """A dataset, which has a number of owners and no model."""
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """Names of the callers that have uploaded it."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether all callers may use it."""
 
 
 def access_to(caller: Caller, owned: Owned) -> Access:
@@ -65,6 +77,16 @@ def changes(caller: Caller, owner: str) -> bool:
 def reads_rows(caller: Caller, owner: str) -> bool:
     """Whether a caller may read the rows of an owner. `manage` on one model isn't enough."""
     return caller.manages_all or ("train" in caller.rights and caller.owns(owner))
+
+
+def sees_dataset(caller: Caller, dataset: OwnedDataset) -> bool:
+    """Whether a dataset exists for a caller, which has the right to call the method."""
+    return dataset.shared or deletes_dataset(caller, dataset)
+
+
+def deletes_dataset(caller: Caller, dataset: OwnedDataset) -> bool:
+    """Whether a caller may delete a dataset. `manage` on one model isn't enough."""
+    return caller.owns(*dataset.owners) or caller.manages_all
 
 
 def check_access(caller: Caller, owned: Owned, needed: Access, label: str) -> None:

@@ -152,7 +152,7 @@ class DatasetStore:
         `most` is the number of bytes that the caller may keep; None for no limit of its own. The part must be given to
         `close` at the end. Raises TooLargeError for more, and as `Part` and `Part.catch_up` do.
         """
-        known = self._declared_again(declared, owner, new=False)
+        known = self._declared_again(declared, owner, sent=False)
         if known is not None:
             return known
         name = part_name(declared, owner)
@@ -198,13 +198,13 @@ class DatasetStore:
         function that describes files do. A file that isn't the declared one or can't be read is removed.
         """
         with part.finishing:
-            known = self._declared_again(part.declared, part.owner, new=False)
+            known = self._declared_again(part.declared, part.owner, sent=False)
             if known is None:
                 try:
                     part.check()
                     self._check_fits(part)
                     # Only now: of another caller's dataset, the content proves what the digest alone doesn't.
-                    known = self._declared_again(part.declared, part.owner, new=True)
+                    known = self._declared_again(part.declared, part.owner, sent=True)
                     if known is None:
                         description = self._described(part.folder, part.declared)
                         known = self._publish(part.folder, part.declared, part.owner, description)
@@ -232,7 +232,7 @@ class DatasetStore:
                     left = dataset_limits.left(self, owner, most)
                 size, digest = write(folder / content_name(declared.format), left)
                 declared = replace(declared, bytes=size, sha256=digest)
-                known = self._declared_again(declared, owner, new=True)
+                known = self._declared_again(declared, owner, sent=True)
                 if known is not None:
                     return known
                 with self._changing():
@@ -245,16 +245,17 @@ class DatasetStore:
         """Describes the file of a folder that isn't a dataset yet."""
         return self._describe(DataFile(str(folder), content_name(declared.format), declared.sha256))
 
-    def _declared_again(self, declared: Declaration, owner: str, *, new: bool) -> Dataset | None:
+    def _declared_again(self, declared: Declaration, owner: str, *, sent: bool) -> Dataset | None:
         """Returns the dataset that a caller declares, with what it declares; None if there is none.
 
-        Unless the caller is `new`, only one that it has uploaded before: its digest alone proves nothing.
+        Unless the caller has `sent` the file, only a shared one, or one that it has uploaded before: to know its digest
+        proves nothing.
         """
         with self._changing():
             known = self._read(declared.sha256)
-            if known is None or not (new or owner in known.owners or known.shared):
+            if known is None or not (sent or owner in known.owners or known.shared):
                 return None
-            if owner in known.owners or new:
+            if owner in known.owners or sent:
                 changed = known.declared_again(declared, owner)
                 if changed != known:
                     try:
@@ -280,7 +281,7 @@ class DatasetStore:
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 # Another caller's upload of the same file came first.
-                known = self._declared_again(declared, owner, new=True)
+                known = self._declared_again(declared, owner, sent=True)
                 if known is not None:
                     shutil.rmtree(folder, ignore_errors=True)
                     return known

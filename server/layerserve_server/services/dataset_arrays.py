@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from layerserve_server.access.caller import Caller
+from layerserve_server.access.ownership import sees_dataset
 from layerserve_server.datasets.dataset import Dataset
-from layerserve_server.datasets.store import DatasetStore, Sees
+from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.errors import InvalidRequestError, NotTrainableError
 from layerserve_server.training.request import DataArray, RunRequest
-
-
-def seen_by(caller: Caller) -> Sees:
-    """Returns whether a caller may see a dataset: its own, shared ones, and if it manages all models, all."""
-    return lambda dataset: dataset.shared or caller.owns(*dataset.owners) or caller.manages_all
 
 
 def with_datasets(request: RunRequest, store: DatasetStore | None, caller: Caller) -> RunRequest:
@@ -31,7 +28,7 @@ def with_datasets(request: RunRequest, store: DatasetStore | None, caller: Calle
         if array.file is None or not (id := array.file.dataset):
             return array
         if id not in known:
-            known[id] = store.get(id, seen_by(caller))
+            known[id] = store.get(id, partial(sees_dataset, caller))
         dataset = known[id]
         # Of a table, it is the column of its name, or all columns.
         chosen = array.selection.key or array.selection.columns

@@ -9,6 +9,7 @@ from functools import partial
 from layerserve.v1 import datasets_pb2 as pb
 
 from layerserve_server.access.caller import Caller
+from layerserve_server.access.ownership import deletes_dataset, sees_dataset
 from layerserve_server.datasets.dataset import Dataset, Declaration
 from layerserve_server.datasets.partial_upload import Part
 from layerserve_server.datasets.store import DatasetStore, UsedBy
@@ -17,7 +18,6 @@ from layerserve_server.errors import (
     InvalidRequestError,
     NotTrainableError,
 )
-from layerserve_server.services.dataset_arrays import seen_by
 from layerserve_server.services.dataset_messages import (
     FORMATS,
     check_may_have_datasets,
@@ -94,14 +94,14 @@ class DatasetService:
     def list_datasets(self, call: Call) -> None:
         """Handles ListDatasets."""
         parse(pb.ListDatasetsRequest, call.request)
-        found = self._store.datasets(seen_by(call.caller))
+        found = self._store.datasets(partial(sees_dataset, call.caller))
         messages = [dataset_message(self._store, dataset, call.caller) for dataset in found]
         call.answer(pb.ListDatasetsResponse(datasets=messages).SerializeToString())
 
     def get_dataset(self, call: Call) -> None:
         """Handles GetDataset. Raises as `DatasetStore.get` does."""
         request = parse(pb.GetDatasetRequest, call.request)
-        dataset = self._store.get(request.dataset_id, seen_by(call.caller))
+        dataset = self._store.get(request.dataset_id, partial(sees_dataset, call.caller))
         message = dataset_message(self._store, dataset, call.caller, samples=True)
         call.answer(pb.GetDatasetResponse(dataset=message).SerializeToString())
 
@@ -109,10 +109,10 @@ class DatasetService:
         """Handles DeleteDataset. Raises as `DatasetStore.get` and `DatasetStore.delete` do, and ForbiddenError."""
         request = parse(pb.DeleteDatasetRequest, call.request)
         caller = call.caller
-        dataset = self._store.get(request.dataset_id, seen_by(caller))
-        owner = caller.owner if caller.owns(*dataset.owners) else None
-        if owner is None and not caller.manages_all:
+        dataset = self._store.get(request.dataset_id, partial(sees_dataset, caller))
+        if not deletes_dataset(caller, dataset):
             raise ForbiddenError(f"dataset '{dataset.id}': it belongs to another caller")
+        owner = caller.owner if caller.owns(*dataset.owners) else None
         self._store.delete(dataset, owner, self._used_by)
         call.answer(pb.DeleteDatasetResponse().SerializeToString())
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 from layerserve_server.access.caller import Caller
-from layerserve_server.access.ownership import Access, access_to
+from layerserve_server.access.ownership import Access, access_to, deletes_dataset, sees_dataset
 from layerserve_server.errors import UnauthenticatedError
 from layerserve_server.training.request import RunRequest
 
@@ -58,3 +59,20 @@ def test_datasets_of_callers_without_a_token_are_those_of_who_manages_all(rights
     caller = Caller("anonymous", rights, models, named=False)
     with nullcontext() if allowed else pytest.raises(UnauthenticatedError, match="datasets belong to callers with"):
         caller.check_may_own("datasets")
+
+
+@pytest.mark.parametrize(
+    ("caller", "sees", "deletes"),
+    [
+        (Caller("ann", ["train"]), True, True),
+        (Caller("bob", ["read", "train"]), False, False),
+        (Caller("bob", ["manage"], ["m"]), False, False),
+        (Caller("bob", ["manage"]), True, True),
+        (Caller("ann", ["train"], named=False), False, False),
+    ],
+)
+def test_a_dataset_belongs_to_its_owners_and_is_seen_by_all_if_shared(caller, sees, deletes):
+    dataset = SimpleNamespace(owners=("ann", "eve"), shared=False)
+    assert (sees_dataset(caller, dataset), deletes_dataset(caller, dataset)) == (sees, deletes)
+    dataset.shared = True
+    assert (sees_dataset(caller, dataset), deletes_dataset(caller, dataset)) == (True, deletes)

@@ -10,13 +10,14 @@ from itertools import chain
 
 from layerserve.v1 import scoring_pb2 as pb
 
+from layerserve_server.access.ownership import sees_dataset
 from layerserve_server.datasets.store import DatasetStore
 from layerserve_server.errors import InvalidRequestError, ServerError, safe_text
 from layerserve_server.extensions.scoring.kind import SCORING, ScoringOptions
 from layerserve_server.extensions.scoring.scoring_job import CHECK
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.repository.repository import Repository
-from layerserve_server.services.dataset_arrays import seen_by, use_datasets
+from layerserve_server.services.dataset_arrays import use_datasets
 from layerserve_server.services.idempotency import keys_of_runs
 from layerserve_server.services.messages import chosen_by, lease, parse
 from layerserve_server.services.open_work import OpenWork
@@ -77,7 +78,7 @@ class ScoringService:
         options = _options(message)
         with lease(self._repository, call.caller, "predict", message.model) as base:
             call.set_metric_labels(base.name, base.version)
-            dataset = self._datasets.get(message.dataset, seen_by(call.caller))
+            dataset = self._datasets.get(message.dataset, partial(sees_dataset, call.caller))
             options = replace(options, rows=dataset.rows, settings=self._settings(base.name))
             request = RunRequest(
                 model=base.name,
