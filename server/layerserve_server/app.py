@@ -44,7 +44,7 @@ from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.probes import MetricPage, Probes
-from layerserve_server.transport.shutdown import END_SECONDS, KEPT_SECONDS, Shutdown
+from layerserve_server.transport.shutdown import END_SECONDS, LEFT_SECONDS, Shutdown
 from layerserve_server.wiring import ALL, JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
@@ -262,12 +262,12 @@ class App:
             watcher.stop()
         self._inference.gate.stop()
         tuning = shutdown.begin("the tuning of engines", tuner.close) if tuner is not None else None
-        shutdown.end(calls[0], math.inf, KEPT_SECONDS)
+        shutdown.end(calls[0], math.inf, LEFT_SECONDS)
         if workers is not None:
             # Not before, since they pass on the last replies of this process.
-            shutdown.step("the workers", partial(workers.stop, grace), math.inf, KEPT_SECONDS)
+            shutdown.step("the workers", partial(workers.stop, grace), math.inf, LEFT_SECONDS)
         for call in calls[1:]:
-            shutdown.end(call, math.inf, KEPT_SECONDS)
+            shutdown.end(call, math.inf, LEFT_SECONDS)
         for part in self._parts:
             shutdown.step(part.stop.__module__, part.stop)
         shutdown.step("training runs", self.runs.stop, math.inf)

@@ -86,7 +86,7 @@ def _images(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _of_use(path: str, arrays: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """Returns the arrays with these names; all arrays if there are none, for an error that lists the model's names."""
+    """Returns the arrays with these names. If there are none, returns all: their error lists the model's names."""
     used = {name: array for name, array in arrays.items() if name in names}
     if not used:
         return arrays
@@ -140,9 +140,7 @@ def _read_npz(path: str, key: str | None) -> Any:
             if key not in archive.files:
                 raise InvalidArgument(f"{path}: got key {key!r}, expected one of {', '.join(archive.files)}")
             return archive[key]
-    except OSError:
-        raise
-    except InvalidArgument:
+    except (OSError, InvalidArgument):
         raise
     except Exception as error:  # zipfile and NumPy raise many kinds of errors for a corrupt archive
         raise _unreadable(path, error, "arrays in .npz format") from None

@@ -14,10 +14,11 @@ from typing import Final
 class TrainingRules:
     """How a release of Keras trains. The defaults are Keras 3's rules.
 
-    logits              which crossentropies use what a sigmoid or softmax was applied to instead of what it returned: a
-                        value of `keep_logits`, or "" if only `from_logits` decides
-    unbiased_ranks      ranks of inputs for which BatchNormalization's moving variance has n / (n - 1) of the batch's
-    sample_variance     the moving variance has n / (n - 1 - epsilon) of the batch's, for inputs of any rank
+    logits              which crossentropies take the input of a sigmoid or softmax in place of its output: a value of
+                        `keep_logits`, or "" if only `from_logits` decides
+    unbiased_ranks      ranks of inputs for which BatchNormalization multiplies a batch's variance by n / (n - 1)
+                        before it is added to the moving one
+    sample_variance     it is multiplied by n / (n - 1 - epsilon), for inputs of any rank
     clips_lookups       clipping applies to the gradient of each lookup in an Embedding, before those of an id are added
     averages_first      moving averages of weights begin with the weights before the first step, not after it
     counts_masked       masked predictions count as losses of 0 in the mean
@@ -36,8 +37,9 @@ class TrainingRules:
     frozen_statistics   a frozen BatchNormalization trains with the batch's statistics ("used"), and also updates its
                         moving ones ("updated"); "" if it computes as in inference
     rounds_predictions  binary accuracy compares labels with rounded predictions
-    accuracy_by_loss    "accuracy" is the one that fits the loss, if it is a crossentropy, not the shapes
-    averages_batches    metrics are means over batches, whose masked values don't count, by the batches' rows
+    accuracy_by_loss    which accuracy "accuracy" is depends on the loss, if that is a crossentropy, not on shapes
+    averages_batches    a metric is the mean of its values for the batches, weighted by their rows; masked values don't
+                        count
     negates_cosines     the metric cosine_proximity is the loss, -cos
     averages_cosines    cosines of labels and predictions are divided by the number of elements
     """
@@ -92,7 +94,7 @@ def tf_keras_training(minor: int) -> TrainingRules:
         # Up to 2.3, crossentropies look for TensorFlow's operations. TensorFlow 2.3 does so, too, but writes 2.4.
         logits="any" if minor > 3 else "untold",
         unbiased_ranks=frozenset({4, 5}) if minor > 5 else frozenset({4}),
-        # TensorFlow 1 doesn't cut arrays into batches then.
+        # With `steps_per_epoch`, TensorFlow 1 doesn't cut arrays into batches.
         repeats_rows=minor > 2,
         has_new_optimizers=minor > 10,
         accuracy_by_loss=minor <= 2,

@@ -41,8 +41,9 @@ class _Pooling(SpatialLayer):
         pads = [
             same_padding(*axis) if same else (0, 0) for axis in zip(lengths, self.pool_size, self.strides, strict=True)
         ]
-        # torch pads both sides equally. Where one more step is needed after, this avoids a copy: with strides, rounding
-        # the number of windows up adds the last one; without, padding both sides more adds a first one, cropped below.
+        # torch pads both sides equally. Where Keras pads one more element after than before, padding first would copy.
+        # Instead, with strides, the number of windows is rounded up, which adds the last one. Without strides, both
+        # sides get the larger padding, and the first window, which that adds, is cropped below.
         surplus = [
             after - before if stride == 1 else 0 for (before, after), stride in zip(pads, self.strides, strict=True)
         ]

@@ -78,6 +78,7 @@ def _called_again(model: Functional, clone: Mapping[Layer, Layer], inputs: list[
             replaced.call_again(node, clone[node.layer])
     inputs, outputs = map(replaced.within, (model.graph.inputs, model.graph.outputs))
     again = Model(inputs, outputs, name=model.name, trainable=model.trainable)
+    # Tensors beside the outputs, such as losses.
     if model.graph.ends:
         again.keep(replaced.within(list(model.graph.ends)))
     return again

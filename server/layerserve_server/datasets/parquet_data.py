@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +51,7 @@ class _Group:
 
 
 class ParquetData:
-    """The row groups of a file or folder, in the order of its files. `file` has its stamp then."""
+    """The row groups of a file or folder, in the order of its files. Attribute `file` is that file, with its stamp."""
 
     def __init__(self, file: DataFile) -> None:
         """Reads the ends of all files, which describe them. Raises as `DataFile.opened` and `reader.describe` do."""
@@ -119,9 +118,12 @@ class ParquetData:
     def _groups(self) -> list[_Group]:
         found: list[_Group] = []
         for file, metadata in zip(self._files, self._metadata, strict=True):
-            rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-            before = accumulate(rows, initial=0)
-            found += [_Group(file, metadata, n, b) for n, b in zip(range(len(rows)), before, strict=False) if rows[n]]
+            before = 0
+            for number in range(metadata.num_row_groups):
+                group = _Group(file, metadata, number, before)
+                before += group.rows
+                if group.rows:
+                    found.append(group)
         return found
 
 

@@ -116,10 +116,10 @@ def _content_file(path: Path) -> Path:
     return path.with_suffix(".text")
 
 
-def written(path: Path, dtype: str, shape: Shape) -> npt.NDArray[Any] | MappedText:
-    """Returns a memory-mapped array that was written. Raises ValueError or EOFError if it is damaged, and OSError."""
+def mapped_array(path: Path, dtype: str, shape: Shape) -> npt.NDArray[Any] | MappedText:
+    """Returns an array that was written, memory-mapped. Raises ValueError or EOFError if it is damaged, and OSError."""
     if dtype == "string":
-        return _written_text(path, shape)
+        return _mapped_text(path, shape)
     # An array without elements can't be mapped.
     found: npt.NDArray[Any] = np.load(path, mmap_mode="r" if math.prod(shape) else None, allow_pickle=False)
     if (found.shape, found.dtype) != (shape, NUMPY_DTYPES[dtype]):
@@ -127,7 +127,7 @@ def written(path: Path, dtype: str, shape: Shape) -> npt.NDArray[Any] | MappedTe
     return found
 
 
-def _written_text(path: Path, shape: Shape) -> MappedText:
+def _mapped_text(path: Path, shape: Shape) -> MappedText:
     content, count = _content_file(path), math.prod(shape)
     # An empty file can't be mapped.
     held = np.memmap(content, np.uint8, "r") if content.stat().st_size else np.empty(0, np.uint8)

@@ -31,7 +31,7 @@ from layerserve_server.repository.watching import Watcher
 from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.probes import MetricPage, Probes
-from layerserve_server.transport.shutdown import KEPT_SECONDS, Shutdown
+from layerserve_server.transport.shutdown import LEFT_SECONDS, Shutdown
 from layerserve_server.wiring import JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def main(answers: TextIO) -> None:
 
     def end(calls: Sequence[threading.Thread]) -> None:
         for call in calls:
-            shutdown.end(call, math.inf, KEPT_SECONDS)
+            shutdown.end(call, math.inf, LEFT_SECONDS)
         if tuner is not None:
             shutdown.step("the tuning of engines", tuner.close)
         for part in parts:

@@ -127,7 +127,7 @@ class Staging:
         except ModelSettingsError as error:
             raise InvalidRequestError(str(error)) from error
 
-    def found(self, facts: Mapping[str, Any]) -> FoundVersion:
+    def write_manifest(self, facts: Mapping[str, Any]) -> FoundVersion:
         """Writes the manifest, with `facts`, and returns the version, whose number is 0 for now.
 
         Raises InvalidRequestError if the files are no version.

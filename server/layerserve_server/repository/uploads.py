@@ -49,7 +49,7 @@ class Uploads:
         try:
             uploaded = staging.settings(type(self._repository.defaults))
             settings = uploaded[0] if uploaded else catalogue.settings(name)
-            found = staging.found({"created": time.time(), "uploaded_by": who})
+            found = staging.write_manifest({"created": time.time(), "uploaded_by": who})
             with self._testing:
                 self._repository.loader.test(found, settings)
         except ServerError as error:

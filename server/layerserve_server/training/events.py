@@ -1,33 +1,19 @@
-"""Events of a run, stored in an append-only file, and read by any number of watchers from any position."""
+"""Events of a run, and the append-only file that they are written to. `event_log` reads it."""
 
 from __future__ import annotations
 
-import bisect
 import errno
 import json
-import math
 import os
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, get_args
 
 from layerserve_server.disk import json_object
 from layerserve_server.records import Int32, Time, checked
-from layerserve_server.training.watchers import Watchers
 
-#: Steps and epochs kept in memory per run, in bytes of the file; in memory they take several times as much.
-KEPT_BYTES = 256 << 10
-#: Maximum number of events that are read or returned at once.
-KEPT_EVENTS = 500
-#: One in this many events has its offset in the file indexed.
-MARKED_EVENTS = 500
-#: Maximum number of logs of which the lowest and highest values are kept.
-MAX_EXTREMES = 100
 #: Name of the file in the run's folder.
 EVENTS = "events.jsonl"
 
@@ -156,11 +142,7 @@ class Checkpoint:
 What: TypeAlias = (
     Accepted | Queued | Started | Step | Epoch | Log | Finished | Failed | Cancelled | Resumed | Paused | Checkpoint
 )
-KINDS: dict[str, type[What]] = {
-    kind.__name__.lower(): kind
-    for kind in (Accepted, Queued, Started, Step, Epoch, Log, Finished, Failed, Cancelled, Resumed, Paused, Checkpoint)
-}
-K = TypeVar("K")
+KINDS: dict[str, type[What]] = {kind.__name__.lower(): kind for kind in get_args(What)}
 #: Events that end a run, unless it is resumed later.
 LAST = (Finished, Failed, Cancelled)
 
@@ -219,181 +201,3 @@ def append(folder: Path, what: What) -> None:
         writer.write(what)
     finally:
         writer.close()
-
-
-def _superseded(event: Event) -> Event:
-    """Replaces a final event that others follow: readers would take it for the end of the run."""
-    if isinstance(event.what, Finished) and not event.what.version:
-        withheld = f": {event.what.withheld}" if event.what.withheld else ""
-        return Event(event.sequence, event.time, Log(f"finished, nothing published{withheld}"))
-    reason = event.what.reason if isinstance(event.what, Failed) else type(event.what).__name__.lower()
-    return Event(event.sequence, event.time, Log(f"interrupted: {reason}"))
-
-
-@dataclass(slots=True, eq=False)
-class EventLog:
-    """A run's events in memory, as far as they have been read from the file, with notification of watchers.
-
-    Of consecutive step events only the newest is kept, as documented for TrainEvent in training.proto. Of steps and
-    epochs, whose number the client determines, at most `KEPT_BYTES` of the file are kept; older ones are read from the
-    file again on request.
-    """
-
-    folder: Path
-    events: list[Event] = field(default_factory=list)
-    _offset: int = 0
-    #: Size in the file of each of `events`, and their sum, in bytes.
-    _sizes: list[int] = field(default_factory=list)
-    _held_bytes: int = 0
-    #: Sequence number of the newest event dropped from memory, and (sequence, offset) of every MARKED_EVENTS-th event.
-    _dropped: int = -1
-    _marks: list[tuple[int, int]] = field(default_factory=list)
-    #: Called after new events, in the thread that adds them.
-    watchers: Watchers = field(default_factory=Watchers)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    #: By log, up to MAX_EXTREMES of them: the lowest and the highest value of an epoch, each with the epoch.
-    extremes: dict[str, tuple[tuple[float, int], tuple[float, int]]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> EventLog:
-        """Reads the current events of a run."""
-        log = cls(folder)
-        log.refresh()
-        return log
-
-    @property
-    def last(self) -> What | None:
-        """Content of the newest event; None if there are no events."""
-        return self.events[-1].what if self.events else None
-
-    @property
-    def ended(self) -> bool:
-        """Whether the newest event ends the run."""
-        return isinstance(self.last, LAST)
-
-    def refresh(self) -> list[Event]:
-        """Reads events appended since the last call and notifies watchers. Returns the last KEPT_EVENTS of them."""
-        # On the first call the file may have any length.
-        new: deque[Event] = deque(maxlen=KEPT_EVENTS)
-        with self._lock:
-            for event, offset, size in self._lines(self._offset):
-                self._offset = offset + size
-                if event.sequence % MARKED_EVENTS == 0:
-                    self._marks.append((event.sequence, offset))
-                self._add(event, size)
-                new.append(event)
-        if new:
-            self.watchers.call()
-        return list(new)
-
-    def _add(self, event: Event, size: int) -> None:
-        if self.ended:
-            self.events[-1] = _superseded(self.events[-1])
-        if isinstance(event.what, Step) and isinstance(self.last, Step):
-            self.events.pop()
-            self._held_bytes -= self._sizes.pop()
-        if isinstance(event.what, Epoch):
-            self._note(event.what)
-        self.events.append(event)
-        self._sizes.append(size)
-        self._held_bytes += size
-        if self._held_bytes > 2 * KEPT_BYTES:
-            self._trim()
-
-    def _note(self, epoch: Epoch) -> None:
-        """Notes the lowest and the highest values of an epoch's logs."""
-        for name, value in epoch.logs.items():
-            if math.isfinite(value) and (name in self.extremes or len(self.extremes) < MAX_EXTREMES):
-                one = (value, epoch.epoch)
-                low, high = self.extremes.get(name, (one, one))
-                self.extremes[name] = (one if value < low[0] else low, one if value > high[0] else high)
-
-    def _trim(self) -> None:
-        """Drops the oldest steps, epochs and checkpoints, except the last ones before any other event.
-
-        The last step or epoch before another event has its position.
-        """
-        kept, sizes = [], []
-        for event, size, passing in zip(self.events, self._sizes, self._passing(), strict=True):
-            if passing and self._held_bytes > KEPT_BYTES:
-                self._held_bytes -= size
-                self._dropped = event.sequence
-            else:
-                kept.append(event)
-                sizes.append(size)
-        self.events, self._sizes = kept, sizes
-
-    def _passing(self) -> list[bool]:
-        """Returns for each event whether it may be dropped: the next one, but for checkpoints, is a step or epoch."""
-        passing: list[bool] = []
-        following: What | None = None
-        for event in reversed(self.events):
-            passing.append(isinstance(event.what, (Step, Epoch, Checkpoint)) and isinstance(following, (Step, Epoch)))
-            if not isinstance(event.what, Checkpoint):
-                following = event.what
-        return passing[::-1]
-
-    def _lines(self, offset: int) -> Iterator[tuple[Event, int, int]]:
-        """Yields the events in the file from an offset on, with their offsets and sizes; complete lines only."""
-        try:
-            with (self.folder / EVENTS).open("rb") as file:
-                file.seek(offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        return
-                    yield Event.from_line(line), offset, len(line)
-                    offset += len(line)
-        except OSError:
-            return
-
-    def all(self) -> Iterator[Event]:
-        """Yields all events in the file, oldest first, also those that aren't in memory."""
-        for event, _, _ in self._lines(0):
-            yield event
-
-    def since(self, sequence: int) -> list[Event]:
-        """Returns the events from this sequence number on. May return only the first ones: call again for more."""
-        with self._lock:
-            if sequence <= self._dropped:
-                return self._page(sequence)
-            start = bisect.bisect_left(self.events, sequence, key=lambda event: event.sequence)
-            return self.events[start:]
-
-    def _page(self, sequence: int) -> list[Event]:
-        """Reads up to KEPT_EVENTS events from this sequence number on from the file."""
-        at = bisect.bisect_right(self._marks, (max(0, sequence), sys.maxsize)) - 1
-        found: list[Event] = []
-        newest = self.events[-1].sequence
-        for event, offset, _ in self._lines(self._marks[at][1] if at >= 0 else 0):
-            if offset >= self._offset or len(found) == KEPT_EVENTS:
-                break
-            if event.sequence >= sequence:
-                ended = isinstance(event.what, LAST) and event.sequence < newest
-                found.append(_superseded(event) if ended else event)
-        return found
-
-    def put(self, what: What) -> None:
-        """Adds an event that couldn't be written to the file, so that watchers still receive it."""
-        with self._lock:
-            sequence = self.events[-1].sequence + 1 if self.events else 0
-            self._add(Event(sequence, time.time(), what), 0)
-        self.watchers.call()
-
-    def copy(self) -> list[Event]:
-        """Returns a copy of the events in memory, oldest first."""
-        with self._lock:
-            return list(self.events)
-
-    def backwards(self) -> list[What]:
-        """Returns the contents of the events in memory, newest first."""
-        with self._lock:
-            return [event.what for event in reversed(self.events)]
-
-    def newest(self, kind: type[K]) -> K | None:
-        """Returns the content of the newest event of a kind; None if there is none."""
-        return next((what for what in self.backwards() if isinstance(what, kind)), None)
-
-    def time_of(self, *kinds: type[What]) -> float | None:
-        """Returns the Unix time of the first event of these kinds, in seconds; None if there is none."""
-        with self._lock:
-            return next((event.time for event in self.events if isinstance(event.what, kinds)), None)

@@ -19,7 +19,8 @@ from layerserve_server.repository.version_states import State
 from layerserve_server.services import graph, messages, model_version, run_replies, run_requests
 from layerserve_server.services.run_requests import RunDefaults
 from layerserve_server.training import events
-from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import EventWriter
 from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.request import EVALUATION, TRAINING, Budget, DataArray, Role, RunRequest, View
 from layerserve_server.training.run_folder.checkpoints import Checkpoint

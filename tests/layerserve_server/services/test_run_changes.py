@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from layerserve.v1 import management_pb2, management_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.training import events
+from layerserve_server.training.event_log import EventLog
 from layerserve_server.training.run_folder import control
 from layerserve_server.training.runs import ending
 from tokens import bearer, write_tokens
@@ -520,7 +521,7 @@ def test_an_event_that_is_written_in_part_is_an_error(tmp_path, monkeypatch):
         writer.write(events.Log("two"))
     monkeypatch.undo()
     events.append(tmp_path, events.Log("three"))
-    assert [event.what.text for event in events.EventLog.read(tmp_path).events] == ["one", "three"]
+    assert [event.what.text for event in EventLog.read(tmp_path).events] == ["one", "three"]
 
 
 # Models that are deleted meanwhile.

@@ -18,7 +18,7 @@ from layerserve.v1 import training_pb2 as pb
 from layerserve.values import tensors
 from layerserve_server.repository.control import write_control
 from layerserve_server.repository.publishing import version_numbers
-from layerserve_server.training.events import EventLog
+from layerserve_server.training.event_log import EventLog
 from layerserve_server.training.run_folder import upload
 from layerserve_server.training.runs.queue import RunQueue
 from trainers import Trainer, X, kinds, messages, spec, wait_for

@@ -8,7 +8,8 @@ from collections import deque
 
 import pytest
 from layerserve_server.training import events
-from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import EventWriter
 from open_files import open_below
 
 STEP = events.Step(1, 1, 1, 9, {"loss": 0.5})

@@ -21,7 +21,8 @@ from layerserve.training.options.contract import Budget
 from layerserve.values.table_files.table import Selection
 from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.training import events, precision
-from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import EventWriter
 from layerserve_server.training.process import reporting, warm_start, work
 from layerserve_server.training.process.checkpoints import RunCheckpoints
 from layerserve_server.training.process.reporting import EvaluationReporter, Position, Reporter

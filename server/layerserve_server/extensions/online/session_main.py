@@ -27,7 +27,8 @@ from layerserve_server.extensions.online.session import Session
 from layerserve_server.extensions.online.session_socket import SessionSocket
 from layerserve_server.jobs.failures import out_of_memory
 from layerserve_server.training import events
-from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import EventWriter
 from layerserve_server.training.process.cpu_yield import CpuYield
 from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import Position

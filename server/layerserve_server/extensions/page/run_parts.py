@@ -39,14 +39,14 @@ class RunParts:
 
     def routes(self) -> list[HttpRoute]:
         """Returns the routes."""
-        guard, kept = self._guard, checkpoints_pb2.ListCheckpointsResponse
-        series = training_pb2.GetRunSeriesResponse
+        guard, series = self._guard, training_pb2.GetRunSeriesResponse
+        checkpoints = checkpoints_pb2.ListCheckpointsResponse
         return [
             shown(guard, "runs", TRAINING + "ListRuns", training_pb2.ListRunsResponse, self._runs),
             shown(guard, "run", TRAINING + "GetRun", training_pb2.GetRunResponse, self._run),
             shown(guard, "progress", TRAINING + "GetRun", training_pb2.GetRunResponse, self._progress),
             shown(guard, "curves", TRAINING + "GetRunSeries", series, self._curves),
-            shown(guard, "checkpoints", CHECKPOINTS + "ListCheckpoints", kept, self._checkpoints),
+            shown(guard, "checkpoints", CHECKPOINTS + "ListCheckpoints", checkpoints, self._checkpoints),
             shown(guard, "sweeps", SWEEPS + "ListSweeps", sweeps_pb2.ListSweepsResponse, self._sweeps),
             shown(guard, "sweep", SWEEPS + "GetSweep", sweeps_pb2.GetSweepResponse, self._sweep),
         ]
@@ -89,14 +89,13 @@ class RunParts:
         run = fields.required("id")
 
         def show(reply: training_pb2.GetRunResponse) -> HttpReply:
-            may = changes(request.caller, reply.run.caller)
             return self._pages.html(
                 "progress.html",
                 run=reply.run,
                 kind=run_kind(reply.run),
                 state=run_state(reply.run),
                 ended=reply.run.state in ENDED,
-                trains=may,
+                trains=changes(request.caller, reply.run.caller),
             )
 
         return training_pb2.GetRunRequest(run_id=run), show

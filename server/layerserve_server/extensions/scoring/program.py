@@ -17,7 +17,8 @@ from layerserve_server.errors import safe_text
 from layerserve_server.extensions.scoring.kind import ScoringOptions
 from layerserve_server.extensions.scoring.scoring_job import scoring_job, server_errors
 from layerserve_server.training import events
-from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import EventWriter
 from layerserve_server.training.process.cpu_usage import SERVER
 from layerserve_server.training.process.priority import lower_priority
 from layerserve_server.training.process.reporting import LATER_STEP_SECONDS, LIVELY_SECONDS, STEP_SECONDS, Position

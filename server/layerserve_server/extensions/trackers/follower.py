@@ -15,7 +15,8 @@ from layerserve_server.disk import replace_file
 from layerserve_server.extensions.trackers.sink import Point, Sink
 from layerserve_server.records import DAMAGED, checked, log_damaged, read_object
 from layerserve_server.training import events
-from layerserve_server.training.events import Event, EventLog
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import Event
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.runs.run import RUN_ID, RunState
 

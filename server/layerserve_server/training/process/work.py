@@ -22,7 +22,8 @@ from layerserve_server.errors import NotFiniteError, NotTrainableError, ServerEr
 from layerserve_server.inference.runner import load_plugins
 from layerserve_server.training import events
 from layerserve_server.training.budget import cache_room, text_room
-from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import EventWriter
 from layerserve_server.training.model import (
     configured_callbacks,
     evaluate_arguments,

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from layerserve_server.training import events
-from layerserve_server.training.events import EventLog
+from layerserve_server.training.event_log import EventLog
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.result import INTERRUPT, NO_SPACE, RunResult, ended_by_signal
 

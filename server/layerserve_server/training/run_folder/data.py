@@ -21,7 +21,7 @@ from layerserve_server.datasets import reader
 from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.datasets.parquet_data import ParquetData
 from layerserve_server.datasets.reader import Sink
-from layerserve_server.datasets.writer import array_writer, written
+from layerserve_server.datasets.writer import array_writer, mapped_array
 from layerserve_server.disk import locked
 from layerserve_server.errors import NotTrainableError
 from layerserve_server.training.request import DataArray
@@ -81,7 +81,7 @@ def _read(folder: Path, index: int, array: DataArray) -> npt.NDArray[Any] | Mapp
         return reader.mapped(array.file, array.in_file)
     held = array_file(folder, index)
     try:
-        return written(held, array.dtype, array.shape)
+        return mapped_array(held, array.dtype, array.shape)
     except (ValueError, EOFError) as error:
         raise NotTrainableError(f"{array.label()}: the run's file {held.name} is damaged: {error}") from error
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from layerserve_server.folder_owner import FolderOwner
 from layerserve_server.training import events
-from layerserve_server.training.events import LAST, EventLog, Logs
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import LAST, Logs
 from layerserve_server.training.process.run_process import MakeProcess, RunProcess
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import RunRequest

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.training.events import Epoch, EventLog, Logs, Resumed, Started, Step
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import Epoch, Logs, Resumed, Started, Step
 
 #: Maximum number of values in a reply.
 MAX_VALUES = 500_000

@@ -26,7 +26,8 @@ from layerserve_server.errors import (
 from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training import events
-from layerserve_server.training.events import EventLog, Failed
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import Failed
 from layerserve_server.training.from_checkpoint import Start
 from layerserve_server.training.process.run_process import MakeProcess
 from layerserve_server.training.process.training_process import TrainingProcess

@@ -14,6 +14,7 @@ from layerserve_server.extensions.online import publications
 from layerserve_server.extensions.online.kind import online_kind
 from layerserve_server.extensions.online.publications import Publications, Published
 from layerserve_server.training import events
+from layerserve_server.training.event_log import EventLog
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.layout import result_file
 from layerserve_server.training.run_folder.result import RunResult
@@ -127,5 +128,5 @@ def test_a_session_that_has_ended_is_published_no_more(tmp_path: Path, kind: Run
     RunResult("trained").write(tmp_path)
     events.append(tmp_path, events.Finished(0, {}, 1.0))
     request = RunRequest("m", 4, (), kind=kind.name)
-    run = Run("run", tmp_path, request, events.EventLog.read(tmp_path), kind)
+    run = Run("run", tmp_path, request, EventLog.read(tmp_path), kind)
     assert run.publishable is publishable

@@ -27,7 +27,7 @@ from layerserve_server.extensions.online.publications import Published
 from layerserve_server.extensions.online.session import STEPS
 from layerserve_server.extensions.online.session_socket import socket_path
 from layerserve_server.training import events
-from layerserve_server.training.events import EventLog
+from layerserve_server.training.event_log import EventLog
 from layerserve_server.training.process.reporting import Position
 from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.control import ControlFile

@@ -32,7 +32,8 @@ from layerserve_server.extensions.scoring import program
 from layerserve_server.extensions.scoring.kind import SCORING, ScoringOptions
 from layerserve_server.extensions.scoring.program import execute
 from layerserve_server.extensions.scoring.scoring_job import scoring_job
-from layerserve_server.training.events import EventLog, Finished, Resumed, Started, Step
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import Finished, Resumed, Started, Step
 from layerserve_server.training.process.reporting import Position
 from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.run_folder.control import ControlFile

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from clocks import replace_time
 from layerserve_server.training import events
-from layerserve_server.training.events import Event, EventLog
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import Event
 from layerserve_server.training.process.training_process import TrainingProcess
 from layerserve_server.training.request import TRAINING, DataArray, Role, RunRequest
 from layerserve_server.training.run_kind import RunKind, RunKinds

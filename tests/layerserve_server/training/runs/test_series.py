@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 from clocks import replace_time
 from layerserve_server.errors import InvalidRequestError
-from layerserve_server.training import events
-from layerserve_server.training.events import EventLog, EventWriter
+from layerserve_server.training import event_log, events
+from layerserve_server.training.event_log import EventLog
+from layerserve_server.training.events import EventWriter
 from layerserve_server.training.request import DataArray, Role, RunRequest
 from layerserve_server.training.run_kind import RunKind
 from layerserve_server.training.runs import run, series
@@ -100,7 +101,7 @@ def test_times_are_counted_from_the_start(write, monkeypatch):
 
 
 def test_events_that_are_not_in_memory_are_read(write, monkeypatch):
-    monkeypatch.setattr(events, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(event_log, "KEPT_BYTES", 1000)
     log = write(events.Started(500, 4, 16), *(epoch(number, loss=float(number)) for number in range(1, 301)))
     assert len(log.events) < 100
     assert read(log, count=1000)["loss"] == [(number, float(number)) for number in range(1, 301)]
@@ -126,7 +127,7 @@ def run_of(tmp_path, **settings):
 
 
 def test_the_best_log_is_the_lowest_loss_or_what_the_request_monitors(write, tmp_path, monkeypatch):
-    monkeypatch.setattr(events, "KEPT_BYTES", 100)
+    monkeypatch.setattr(event_log, "KEPT_BYTES", 100)
     assert run_of(tmp_path).best is None
     write(epoch(1, loss=3.0, accuracy=0.5), epoch(2, loss=1.0, accuracy=0.9), epoch(3, loss=2.0, accuracy=0.7))
     assert run_of(tmp_path).best == ("loss", 1.0, 2)
