@@ -61,8 +61,7 @@ def predict(
     input. Arrays of a .npz file that aren't inputs of the model are ignored.
 
     JSON: {"model", "version", "outputs": {NAME: nested list}}, also in a .json file, and with --timing "timing", in
-    milliseconds. Numbers that JSON can't represent
-    are written as "NaN", "Infinity" and "-Infinity".
+    milliseconds. Numbers that JSON can't represent are written as "NaN", "Infinity" and "-Infinity".
     """
     if not inputs:
         if sys.stdin.isatty():

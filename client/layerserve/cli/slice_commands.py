@@ -17,8 +17,8 @@ from layerserve.cli.server_commands import Result
 class Source:
     """Data that arguments such as `--x` name by a prefix.
 
-    `array` returns the array for the rest of an argument and the value in place of missing ones. `whole` returns all
-    data of a run for the rest of an argument, or None if that names one array.
+    Behind the prefix is a text. `array(text, fill)` returns the array that it names, with `fill` in place of missing
+    values. `whole(client, text)` returns all data of a run, or None if the text names one array.
     """
 
     prefix: str
@@ -30,8 +30,8 @@ class Source:
 class Mode:
     """A flag of `train` and `evaluate`, with which they do something else with the same arguments.
 
-    `start` returns what is called in place of the client's method of this name, and `result` what is printed of what
-    that returns.
+    `start(client, "train")` returns what is called in place of `client.train`, and `result` makes what is printed of
+    what that returns.
     """
 
     name: str

@@ -50,8 +50,9 @@ def deserialize_keras_object(config: Any, custom_objects: Mapping[str, Any] | No
         kind = known.get(name) or known.get(config["class_name"]) or LAYERS.get(config["class_name"])
         if kind is None or not isinstance(config.get("config"), Mapping):
             raise ConfigError(f"got {short_repr(dict(config))} to deserialize, expected the config of a layer")
-        own = kind._options.keys() == Layer._options.keys()
-        # An option of Keras's layer that ours lacks has no effect if it is None.
+        # A class of the user's declares no options, and gets all. An option of Keras's layer that ours lacks has no
+        # effect if it is None.
+        takes_all = kind._options.keys() == Layer._options.keys()
         return kind.from_config(
-            {k: v for k, v in config["config"].items() if own or v is not None or k in kind._options}
+            {k: v for k, v in config["config"].items() if takes_all or v is not None or k in kind._options}
         )

@@ -73,8 +73,8 @@ def test_a_step_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
     stop.run(0, steps)
     assert done == [1]
-    assert "the server stops, but not the sweeps" in caplog.text
+    assert "the server stops, but failed to stop the sweeps" in caplog.text
 
 
 def test_what_is_left_for_the_last_steps_is_less_than_deployments_give() -> None:
-    assert shutdown.KEPT_SECONDS < shutdown.END_SECONDS < 10
+    assert shutdown.LEFT_SECONDS < shutdown.END_SECONDS < 10

@@ -57,9 +57,9 @@ COUNTED_BYTES = 4096
 #: replies aren't read beyond it [http.connection]. Messages up to this size can't have so many elements that they are
 #: looked through [perimeter.message_size].
 PROMPT_BYTES = 64 * 1024
-#: Number of elements of a message, unless its method allows more: fields, of which nested messages count four times,
-#: and packed integers, of which as many count as one as take 64 bytes. Fields take up to 8 MiB, and as much again as
-#: objects here; integers take up to 16 MiB [perimeter.message_size, services.messages].
+#: Number of elements of a message, unless its method allows more; and of those that a nested message counts as. An
+#: element is a field, or 64 bytes of packed integers. Fields take up to 8 MiB, and as much again as Python's objects;
+#: integers take up to 16 MiB [perimeter.message_size, services.messages].
 ELEMENTS, NESTED_ELEMENTS = 1 << 18, 4
 #: Messages above this size in bytes, or with more elements, are parsed in a pool [perimeter.message_size].
 LONG_BYTES, LONG_ELEMENTS = 1 << 20, 1 << 12
