@@ -20,7 +20,7 @@ from layerserve_server.errors import InvalidRequestError, NotTrainableError
 Stamp = tuple[int, ...]
 
 #: Keys of fsspec's descriptions of objects that differ between versions of an object; the surest first.
-_VERSIONS = ("ETag", "etag", "blob_id", "generation", "md5Hash", "LastModified", "last_modified", "mtime", "created")
+VERSION_KEYS = ("ETag", "etag", "blob_id", "generation", "md5Hash", "LastModified", "last_modified", "mtime", "created")
 
 
 class StoreReadError(OSError):
@@ -99,7 +99,7 @@ def _store(address: str) -> tuple[Any, str]:
 
 
 def _stamp(about: Mapping[str, Any]) -> Stamp:
-    version = next((about[key] for key in _VERSIONS if about.get(key) not in (None, "")), "")
+    version = next((about[key] for key in VERSION_KEYS if about.get(key) not in (None, "")), "")
     if isinstance(version, datetime):
         version = version.timestamp()  # listings and descriptions of objects have it in different forms
     # Of 6 bytes, as JSON's numbers are exact up to 2^53 in all languages.

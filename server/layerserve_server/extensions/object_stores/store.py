@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.datasets.data_store import VERSION_KEYS
 from layerserve_server.disk import replace_file
 from layerserve_server.extensions.object_stores import retries
 from layerserve_server.extensions.object_stores.addresses import EXCLUSIVE, scheme_of
@@ -25,8 +26,6 @@ MAX_OBJECTS = 200_000
 CHUNK = 4 << 20
 #: Number of objects of a version that are transferred at the same time.
 TRANSFERS = 4
-#: Keys of fsspec's descriptions of objects, by what they hold: first those that depend on the content alone.
-_IDENTITIES = ("ETag", "etag", "blob_id", "generation", "md5Hash", "LastModified", "last_modified", "mtime", "created")
 _PLAIN_MD5 = re.compile(r"[0-9a-f]{32}")
 #: Options for stores whose own waiting times are longer than a server should wait.
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -238,7 +237,7 @@ def _check_count(count: int, address: str) -> None:
 
 def _described(path: str, about: Mapping[str, Any], scheme: str) -> StoredObject:
     """Converts fsspec's description of an object, which differs from store to store."""
-    identity = next((f"{key}={_plain(about[key])}" for key in _IDENTITIES if about.get(key) not in (None, "")), "")
+    identity = next((f"{key}={_plain(about[key])}" for key in VERSION_KEYS if about.get(key) not in (None, "")), "")
     if identity.startswith(("mtime", "created")):
         identity += f" ino={about.get('ino', '')}"
     lfs = about.get("lfs") or {}
