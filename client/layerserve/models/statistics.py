@@ -147,8 +147,11 @@ def _row(model: ModelStatistics) -> tuple[str, ...]:
 
 
 def milliseconds_text(seconds: float | None) -> str:
-    """Formats a time as a number of milliseconds with three digits; an empty text for None."""
-    return "" if seconds is None else f"{seconds * 1000:.3g}"
+    """Formats a time as a number of milliseconds with three digits, or all before the point; empty for None."""
+    if seconds is None:
+        return ""
+    milliseconds = seconds * 1000
+    return f"{milliseconds:.3g}" if milliseconds < 999.5 else f"{milliseconds:.0f}"
 
 
 def model_statistics(name: str | None) -> Flow[Statistics]:

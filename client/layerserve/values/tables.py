@@ -120,7 +120,7 @@ def count_text(count: int, noun: str) -> str:
 def size_text(count: float) -> str:
     """Formats a number of bytes: "3.2 MB"."""
     for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
+        if count < 999.5:  # which three digits would round to 1e+03
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

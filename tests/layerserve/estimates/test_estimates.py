@@ -81,9 +81,9 @@ def test_an_evaluation_is_estimated(client, server):
 
 
 def test_sizes_and_times_are_readable():
-    assert [size_text(count) for count in (0, 999, 1234, 5.2e9, 3e15)] == [
-        *("0 bytes", "999 bytes", "1.23 kB", "5.2 GB", "3e+03 TB"),
+    assert [size_text(count) for count in (0, 999, 1234, 999_400, 999_600, 5.2e9, 3e15)] == [
+        *("0 bytes", "999 bytes", "1.23 kB", "999 kB", "1 MB", "5.2 GB", "3e+03 TB"),
     ]
-    assert [time_text(seconds) for seconds in (0.034, 7.21, 59, 250, 7500)] == [
-        *("0.034 s", "7.2 s", "59 s", "4 min 10 s", "2 h 5 min"),
+    assert [time_text(seconds) for seconds in (0.034, 7.21, 59, 119.6, 250, 7500)] == [
+        *("0.034 s", "7.2 s", "59 s", "2 min 0 s", "4 min 10 s", "2 h 5 min"),
     ]

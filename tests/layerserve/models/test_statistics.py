@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 import pytest
 from layerserve import ModelNotFound, ModelStatistics, Statistics
+from layerserve.models.statistics import milliseconds_text
 
 TIME = datetime(2026, 1, 1, tzinfo=timezone.utc)
 BOUNDS = (0.001, 0.01, math.inf)
@@ -84,3 +85,19 @@ def test_both_clients_read_the_counts(client):
     assert later["two"].answered == 0
     assert list(client.statistics("double")) == ["double"]
     assert list(client.statistics("nope")) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, ""),
+        (0.0, "0"),
+        (0.00123456, "1.23"),
+        (0.9994, "999"),
+        (0.9996, "1000"),
+        (1.2345, "1234"),
+        (59.0, "59000"),
+    ],
+)
+def test_milliseconds_have_three_digits_and_no_exponent(seconds, text):
+    assert milliseconds_text(seconds) == text

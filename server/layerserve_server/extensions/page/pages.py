@@ -112,6 +112,6 @@ def setting(text: str) -> str:
 
 def duration(seconds: float) -> str:
     """Returns a time in the unit that suits it."""
-    if seconds < 1:
+    if seconds < 0.9995:  # which three digits would round to 1e+03
         return f"{seconds * 1000:.3g} ms"
     return f"{seconds:.3g} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -15,6 +15,7 @@ from layerserve.v1 import checkpoints_pb2, management_pb2, models_pb2, sweeps_pb
 from layerserve_server.access.caller import ANYONE
 from layerserve_server.extensions.page import model_parts
 from layerserve_server.extensions.page.extension import OPTIONAL
+from layerserve_server.extensions.page.pages import duration
 from layerserve_server.extensions.page.part import PARTS
 from layerserve_server.extensions.page.rates import History
 from layerserve_server.extensions.page.run_parts import MAX_CHARTS, curves
@@ -262,3 +263,8 @@ def test_processes_that_have_not_made_a_change_yet_are_named() -> None:
     reply = management_pb2.UnloadModelResponse(change={"lagging": [f"worker {number}" for number in range(9)]})
     _, text = call("UnloadModel", reply, name="m")
     assert text.count("Not yet in worker") == 8
+
+
+def test_times_have_three_digits_and_no_exponent():
+    shown = [duration(seconds) for seconds in (0.0123, 0.9994, 0.9996, 5, 130)]
+    assert shown == ["12.3 ms", "999 ms", "1 s", "5 s", "2.2 min"]
