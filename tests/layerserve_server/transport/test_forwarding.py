@@ -13,7 +13,7 @@ from layerserve_server.access.gate import CERTIFICATE_KEY, Gate
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.transport import forwarding
 from layerserve_server.transport.client_address import PEER_KEY, host_of
-from layerserve_server.transport.forwarding import Forwarder, _may_be_sent
+from layerserve_server.transport.forwarding import CallForwarder, Forwarder, _may_be_sent
 
 
 @pytest.mark.parametrize(
@@ -125,3 +125,19 @@ def test_a_connection_has_half_of_the_calls_that_the_other_server_takes(monkeypa
     assert second is not first
     first.calls = 1
     assert forwarder._free_channel() is first
+
+
+def test_a_call_whose_client_leaves_is_cancelled_at_the_other_server() -> None:
+    cancelled: list[bool] = []
+    made = SimpleNamespace(add_done_callback=lambda done: None, cancel=lambda: cancelled.append(True))
+    forwarder = CallForwarder(Path("socket"), Gate())
+    forwarder.close()
+    future: Any = SimpleNamespace(future=lambda message, **options: made)
+    forwarder._channel = SimpleNamespace(unary_unary=lambda method: future)
+    leaves: list[Any] = []
+    call: Any = SimpleNamespace(method="/a/B", metadata=(), deadline=None, on_gone=leaves.append)
+    call.client, call.certificate_names = str, tuple
+    forwarder.forward(call, b"", lambda reply: reply)
+    assert not cancelled
+    leaves[0]()
+    assert cancelled
