@@ -23,13 +23,14 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Final
 
-from layerserve_server import folder_owner
+from layerserve_server import folder_owner, wall_clock
 from layerserve_server.artifacts import flushing
 from layerserve_server.artifacts.flushing import Flusher
 from layerserve_server.disk import json_object, open_lock, sha256, take_lock
 from layerserve_server.errors import CallCancelledError
 from layerserve_server.folder_owner import unfinished
 from layerserve_server.jobs.channel import never
+from layerserve_server.wall_clock import JUMP_SECONDS
 
 logger = logging.getLogger(__name__)
 
@@ -170,17 +171,21 @@ class Artifacts:
         So do those of the keys `used`. Raises OSError.
         """
         folder_owner.sweep(self.folder)
-        now, left = time.time(), self._max_bytes
+        now, sure, left = time.time(), wall_clock.is_sure(), self._max_bytes
         entries = []
         for entry in self.folder.iterdir():
             if entry.name in used or not KEY.fullmatch(entry.name):
                 continue
             with suppress(OSError):
                 size = sum(file.stat().st_size for file in entry.iterdir())
-                entries.append((now - entry.stat().st_mtime, size, entry))
+                age = now - entry.stat().st_mtime
+                if age < -JUMP_SECONDS:
+                    # Written when the clock was wrong: it would stay the newest until then.
+                    os.utime(entry)
+                entries.append((max(0.0, age), size, entry))
         for age, size, entry in sorted(entries, key=lambda one: one[0]):
             left -= size
-            if (left < 0 and left + size != self._max_bytes) or age > self._unused_seconds:
+            if (left < 0 and left + size != self._max_bytes) or (sure and age > self._unused_seconds):
                 self._remove(entry)
 
     def _remove(self, entry: Path) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from layerserve_server import folder_owner
+from layerserve_server import folder_owner, wall_clock
 from layerserve_server.datasets import dataset_limits
 from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.datasets.dataset import (
@@ -46,6 +46,7 @@ from layerserve_server.errors import (
 )
 from layerserve_server.folder_owner import OWNER_LOCK, FolderOwner, unfinished
 from layerserve_server.records import DAMAGED, LATEST, log_damaged
+from layerserve_server.wall_clock import JUMP_SECONDS, ClockJumps
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class DatasetStore:
         #: Uploads that streams of this server receive, by name of their folder.
         self._parts: dict[str, Part] = {}
         self._lock = threading.Lock()
+        self._jumps = ClockJumps()
 
     # Finding.
 
@@ -331,8 +333,10 @@ class DatasetStore:
     def sweep(self, used_by: UsedBy) -> None:
         """Removes expired datasets and uploads, and what servers that were killed have left.
 
-        A dataset that a run uses counts as used now.
+        A dataset that a run uses counts as used now. So does everything if the clock was set: the times that files
+        have tell no age then. Nor does anything expire soon after the machine's start.
         """
+        jumped, sure = self._jumps.seen(), wall_clock.is_sure()
         folder_owner.sweep(self.folder)
         now = time.time()
         for name in self._names():
@@ -340,21 +344,27 @@ class DatasetStore:
             if ID.fullmatch(name):
                 dataset = self._read(name)
                 expires = None if dataset is None else self.expires(dataset)
-                if expires is None or expires > now:
+                if dataset is None or expires is None:
                     continue
-                if used_by(name) or self._remove(name, used_by):
+                renewed = jumped or dataset.used > now + JUMP_SECONDS
+                if not renewed and (expires > now or not sure):
+                    continue
+                if renewed or used_by(name) or self._remove(name, used_by):
                     with contextlib.suppress(UnknownDatasetError):
                         self.use(name)
                 else:
                     logger.info("removed a dataset that hasn't been used for its time", extra={"dataset": name})
             elif PART_NAME.fullmatch(name):
-                self._sweep_part(path, now)
+                if jumped or _last_written(path) > now + JUMP_SECONDS:
+                    _renew(path)
+                elif sure:
+                    self._sweep_part(path, now)
             elif name.startswith(DELETED):
                 self._sweep_deleted(path, used_by)
 
     def _sweep_part(self, path: Path, now: float) -> None:
         with self._changing():
-            if now - _age(path) <= self._limits.upload_seconds:
+            if now - _last_written(path) <= self._limits.upload_seconds:
                 return
             owner = FolderOwner(path)
             # Without locks it isn't known whether a server receives it: then it stays.
@@ -403,7 +413,14 @@ class DatasetStore:
             yield
 
 
-def _age(folder: Path) -> float:
+def _renew(folder: Path) -> None:
+    """Gives a folder and its files the time of now."""
+    with contextlib.suppress(OSError):
+        for path in (folder, *folder.iterdir()):
+            os.utime(path)
+
+
+def _last_written(folder: Path) -> float:
     """Returns the Unix time when something in a folder was last written; now if it is gone."""
     with contextlib.suppress(OSError, ValueError):
         return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))

@@ -98,7 +98,7 @@ class Loader:
                 entry.facts, entry.used = facts, entry.used_at
                 if not needed:
                     # In the order of use it is where it was.
-                    loaded.last_used = time.monotonic() - (time.time() - entry.used)
+                    loaded.last_used = time.monotonic() - max(0.0, time.time() - entry.used)
                 previous, entry.loaded = entry.loaded, loaded
                 entry.tried, entry.tried_with = found.fingerprint, settings
                 entry.retries, entry.retry_at = 0, math.inf

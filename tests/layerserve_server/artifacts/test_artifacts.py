@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from layerserve_server import wall_clock
 from layerserve_server.artifacts import artifacts
 from layerserve_server.artifacts.artifacts import Artifacts
 from layerserve_server.disk import locked
@@ -24,6 +26,12 @@ A, B, C, D = (name * 64 for name in "abcd")
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     return tmp_path / "graphs"
+
+
+@pytest.fixture(autouse=True)
+def sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has run for long."""
+    monkeypatch.setattr(wall_clock, "SURE_SECONDS", 0.0)
 
 
 def kept(place: Path, *, max_bytes: int = 1000) -> Artifacts:
@@ -175,6 +183,19 @@ def test_old_folders_go_and_so_do_the_oldest_of_too_many(place: Path, maker: Mak
     fourth = make(kept(place, max_bytes=1), maker, D)
     assert {path.name for path in place.iterdir()} == {"locks", fourth.name}
     assert not third.exists()
+
+
+def test_a_clock_that_is_set_removes_nothing_young_and_keeps_nothing_for_ever(
+    place: Path, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = make(kept(place), maker, A), make(kept(place), maker, B)
+    os.utime(first, (0, 0))
+    os.utime(second, (2**33, 2**33))
+    with monkeypatch.context() as patch:
+        patch.setattr(wall_clock, "SURE_SECONDS", math.inf)
+        kept(place).sweep()
+    assert first.exists()
+    assert second.stat().st_mtime <= time.time()
 
 
 def test_what_others_keep_beside_the_folders_stays(place: Path, maker: Maker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from layerserve_server import folder_owner
+from layerserve_server import folder_owner, wall_clock
 from layerserve_server.datasets import dataset_limits
 from layerserve_server.datasets import partial_upload as parts
 from layerserve_server.datasets import store as stores
@@ -48,6 +49,8 @@ def make_store(tmp_path, monkeypatch):
     opened = []
     # Flushing takes most of the time, and changes nothing that a test can see.
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+    # As on a machine that has run for long.
+    monkeypatch.setattr(wall_clock, "SURE_SECONDS", 0.0)
 
     class Noted(parts.Part):
         def __init__(self, *arguments):
@@ -672,6 +675,53 @@ def test_what_a_killed_server_was_making_is_removed(make_store):
         age(made.parent, 1e9)
         store.sweep(unused)
         assert (left.exists(), made.exists()) == (False, True)
+
+
+@pytest.fixture
+def left(make_store):
+    """A dataset and an upload that has come in part, as a server has left them."""
+    store = make_store()
+    dataset, part = store.folder / upload(store).id, begin(store, replace(DECLARED, sha256="0" * 64))
+    store.close(part)
+    return dataset, part.folder
+
+
+def test_nothing_expires_because_the_clock_was_set_forward(make_store, left, monkeypatch):
+    """Files that were written before the clock of a machine was set, to years later, aren't old."""
+    store, now = make_store(), time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 1e6)
+    utime = os.utime
+    # The system's clock, too.
+    monkeypatch.setattr(os, "utime", lambda path: utime(path, (time.time(),) * 2))
+    for _ in range(2):
+        store.sweep(unused)
+        assert all(path.exists() for path in left)
+
+
+def test_nothing_expires_soon_after_the_start_of_a_machine(make_store, left, monkeypatch):
+    """Its clock may be years ahead, and isn't set before the server starts."""
+    store = make_store()
+    for path in left:
+        age(path, 1e6)
+    monkeypatch.setattr(wall_clock, "SURE_SECONDS", math.inf)
+    store.sweep(unused)
+    assert all(path.exists() for path in left)
+    monkeypatch.setattr(wall_clock, "SURE_SECONDS", 0.0)
+    store.sweep(unused)
+    assert not any(path.exists() for path in left)
+
+
+def test_what_a_wrong_clock_has_dated_to_the_future_is_not_kept_until_then(make_store, left):
+    store = make_store()
+    for path in left:
+        age(path, -1e9)
+    store.sweep(unused)
+    assert (left[0] / "dataset.json").stat().st_mtime < time.time() + 5
+    assert max(path.stat().st_mtime for path in left[1].iterdir()) < time.time() + 5
+    for path in left:
+        age(path, 2000)
+    store.sweep(unused)
+    assert not any(path.exists() for path in left)
 
 
 def test_folders_of_others_are_never_removed(make_store):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layergraph.errors import CorruptFileError
+from layerserve_server import wall_clock
 from layerserve_server.artifacts import flushing
 from layerserve_server.importing import imports as module
 from layerserve_server.importing.importer import reading
@@ -82,6 +83,7 @@ def aged(path: Path, age: float = DAY) -> Path:
 def long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets files count as old that were written a moment ago."""
     monkeypatch.setattr(module, "RACY_SECONDS", -60.0)
+    monkeypatch.setattr(wall_clock, "SURE_SECONDS", 0.0)
 
 
 def number(model: Model) -> float:
@@ -165,6 +167,7 @@ def test_a_file_that_was_just_written_is_compared_by_its_digest(
     Imports(state, importer).load(path)
     assert hashed == [path]
     monkeypatch.setattr(module, "RACY_SECONDS", -60.0)
+    monkeypatch.setattr(wall_clock, "SURE_SECONDS", 0.0)
     Imports(state, importer).load(path)
     assert not json.loads(entry.read_text())["racy"]
     Imports(state, importer).load(path)

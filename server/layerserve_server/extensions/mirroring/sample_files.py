@@ -68,6 +68,8 @@ class SampleFiles:
         self._lock = threading.Lock()
         #: Samples of the files that are yet to be written, by what their rows must have in common.
         self._open: dict[tuple[Any, ...], list[Sample]] = {}
+        #: When the first of them came, by the monotonic clock.
+        self._since: dict[tuple[Any, ...], float] = {}
         self._count = 0
         self._background: Background[Sample] = Background("samples", self._take, MAX_WAITING, dropped, self._write_old)
 
@@ -95,18 +97,20 @@ class SampleFiles:
             shapes = sorted((name, array.dtype.str, array.shape[1:]) for name, array in sample.arrays.items())
             key = sample.model, sample.version, tuple(shapes)
             self._open.setdefault(key, []).append(sample)
+            self._since.setdefault(key, time.monotonic())
             if sum(one.size for one in self._open[key]) >= FILE_BYTES:
                 self._write([key])
         if self._bytes > MAX_WAITING_BYTES // 2:
             self._write(list(self._open))
 
     def _write_old(self) -> None:
-        before = time.time() - FILE_SECONDS
-        self._write([key for key, samples in self._open.items() if samples[0].moment < before])
+        before = time.monotonic() - FILE_SECONDS
+        self._write([key for key, since in self._since.items() if since < before])
 
     def _write(self, keys: Sequence[tuple[Any, ...]]) -> None:
         for key in keys:
             samples = self._open.pop(key)
+            del self._since[key]
             try:
                 for part in _parts(samples):
                     self._write_file(part)
@@ -132,14 +136,17 @@ class SampleFiles:
                 for key, array in _joined(samples).items():
                     with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, array, allow_pickle=False)
-            self._make_room()
+            self._make_room(hidden)
             hidden.rename(folder / name)
         except BaseException:
             hidden.unlink(missing_ok=True)
             raise
 
-    def _make_room(self) -> None:
-        """Removes the oldest files until the others fit."""
+    def _make_room(self, new: Path) -> None:
+        """Removes the oldest files until the others fit. A new one is the newest, also if the clock was set back."""
+        newest = max((time for time, _, path in _files(self._folder) if path != new), default=0)
+        if new.stat().st_mtime_ns <= newest:
+            os.utime(new, ns=(newest + 1, newest + 1))
         found = sorted(_files(self._folder), key=lambda one: one[0])
         total = sum(size for _, size, _ in found)
         while len(found) > 1 and (total > self._max_bytes or len(found) > MAX_FILES):

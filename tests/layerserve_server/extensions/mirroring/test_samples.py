@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import time
 
@@ -189,6 +190,28 @@ def test_the_oldest_files_make_room(files, tmp_path, monkeypatch):
     assert found == [7, 8, 9]
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 7000
     assert kept.lost == 0
+
+
+def test_the_newest_file_stays_when_the_clock_was_set_back(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_files, "FILE_BYTES", 1000)
+    kept = files(max_bytes=7000)
+    for number in range(6):
+        kept.add({"x": np.full((1, 250), number, np.float32)})
+        kept.files._background.flush()
+        if number == 2:
+            for order, path in enumerate(sorted(tmp_path.glob("m/1/*.npz"))):
+                os.utime(path, (2**33 + order,) * 2)
+    assert sorted(int(np.load(path)["x"][0, 0]) for path in tmp_path.glob("m/1/*.npz")) == [3, 4, 5]
+    assert kept.lost == 0
+
+
+def test_samples_do_not_wait_longer_when_the_clock_is_set_back(files, tmp_path, monkeypatch, wait_until):
+    monkeypatch.setattr(sample_files, "FILE_SECONDS", 0.0)
+    now = time.time
+    kept = files()
+    kept.add({"x": np.ones((1, 2))})
+    monkeypatch.setattr(time, "time", lambda: now() - 1e6)
+    wait_until(lambda: list(tmp_path.glob("m/1/2*.npz")))
 
 
 def test_files_of_others_are_never_removed(files, tmp_path, monkeypatch):

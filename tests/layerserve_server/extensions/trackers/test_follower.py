@@ -7,11 +7,11 @@ from damaged_files import DAMAGES, check_goes_on
 from layerserve_server.extensions.trackers import follower
 from layerserve_server.extensions.trackers.follower import Follower
 from layerserve_server.extensions.trackers.sink import MAX_VALUE, parameters, tags
-from layerserve_server.folder_owner import UnfinishedFolder
 from layerserve_server.training import events
 from layerserve_server.training.events import EventWriter
 from layerserve_server.training.request import EVALUATION, DataArray, Role, RunRequest
 from layerserve_server.training.runs.run import RunState
+from left_folders import left_behind
 
 RUN, OTHER = "20260101-0000-00000001", "20260101-0000-00000002"
 DATA = (DataArray(Role.X, "x", "float32", (8, 1)),)
@@ -160,7 +160,7 @@ def test_a_run_that_the_sink_refuses_holds_up_no_other(sink, follow, write, monk
 
 
 def test_what_is_no_run_is_left_out(tmp_path, sink, follow, write):
-    UnfinishedFolder(tmp_path)
+    left_behind(tmp_path)
     (tmp_path / RUN).mkdir()
     (tmp_path / RUN / "events.jsonl").write_bytes(events.Event(0, 1.0, ACCEPTED).to_line())
     (tmp_path / "note.json").write_text("{")
