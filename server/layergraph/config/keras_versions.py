@@ -137,6 +137,11 @@ _LOOPS = ("SimpleRNN", "LSTM", "GRU", "RNN")
 _RECURRENT = (*_LOOPS, "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 #: hard_sigmoid has slope 1/5 in Keras 1 and 2, 1/6 in Keras 3.
 _ACTIVATIONS = {"hard_sigmoid": "keras2_hard_sigmoid"}
+#: Up to Keras 3.14, a mask of numbers weighs what later releases keep or leave out.
+_WEIGHTS: Final = {
+    name: {"mask_rule": "weights"}
+    for name in ("AdditiveAttention", "Attention", "BatchNormalization", "GlobalAveragePooling1D")
+}
 #: Keras 1 and 2 combine masks with AND, Keras 3 with OR; Keras 3 drops the mask if states are passed as tensors. In
 #: Keras 1 and 2, a query with no key to attend to attends to all, images are cropped where Keras 3 passes them
 #: unchanged, and integer images become floating point. TimeDistributed treats all timesteps as one batch, where Keras 3
@@ -147,6 +152,7 @@ _RULES = {
     "TimeDistributed": {"step_rule": "keras2"},
     "SpectralNormalization": {"cast_rule": "keras2"},
     **{name: {"mask_rule": "keras2"} for name in (*_MERGING, *_RECURRENT, *_ATTENTION)},
+    **_WEIGHTS,
     "MultiHeadAttention": {"mask_rule": "keras2", "input_rule": "keras2"},
     **{name: {"image_rule": "keras2"} for name in ("RandomCrop", "Resizing")},
 }
@@ -163,14 +169,28 @@ def _joined(*parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, A
 
 
 _NO_KEYS: Final = {name: {"mask_rule": "keras2"} for name in _ATTENTION}
+KERAS3_UP_TO_14 = replace(KERAS3, rules=_WEIGHTS)
 #: From 3.5 to 3.13, layers lose the masks of tensors that they cast.
-KERAS3_UP_TO_13 = replace(KERAS3, rules={"*": {"mask_use": "uncast"}})
+KERAS3_UP_TO_13 = replace(KERAS3, rules={"*": {"mask_use": "uncast"}, **_WEIGHTS})
+#: Up to 3.12, Softmax adds masks of numbers to its inputs.
+KERAS3_UP_TO_12 = replace(
+    KERAS3_UP_TO_13, rules={**KERAS3_UP_TO_13.rules, **{name: {"mask_rule": "keras3.12"} for name in _ATTENTION}}
+)
 #: Up to 3.10, layers pass on their input's own mask, not one that is given as argument.
-KERAS3_UP_TO_10 = replace(KERAS3, rules={"*": {"mask_use": "own_uncast"}})
+KERAS3_UP_TO_10 = replace(KERAS3_UP_TO_12, rules={**KERAS3_UP_TO_12.rules, "*": {"mask_use": "own_uncast"}})
 #: Up to 3.9, a query with no key to attend to attends to all, as in Keras 2.
-KERAS3_UP_TO_9 = replace(KERAS3_UP_TO_10, rules={**KERAS3_UP_TO_10.rules, **_NO_KEYS})
+KERAS3_UP_TO_9 = replace(
+    KERAS3_UP_TO_10,
+    rules={
+        **KERAS3_UP_TO_10.rules,
+        **{name: {"mask_rule": "keras3.9"} for name in _ATTENTION},
+        "Softmax": {"mask_rule": "keras2"},
+    },
+)
 KERAS3_UP_TO_7 = replace(KERAS3_UP_TO_9, rules=_joined(KERAS3_UP_TO_9.rules, _KEPT))
-KERAS3_UP_TO_4 = replace(KERAS3, rules={"*": {"mask_use": "own"}, **_joined(_NO_KEYS, _KEPT)})
+#: Up to 3.6, attention adds masks of numbers to its scores, as in Keras 2.
+KERAS3_UP_TO_6 = replace(KERAS3_UP_TO_7, rules=_joined(KERAS3_UP_TO_7.rules, _NO_KEYS))
+KERAS3_UP_TO_4 = replace(KERAS3_UP_TO_6, rules={**KERAS3_UP_TO_6.rules, "*": {"mask_use": "own"}})
 #: Up to 3.3, masks of tensors in a list are dropped.
 KERAS3_UP_TO_3 = replace(
     KERAS3_UP_TO_4, rules={**KERAS3_UP_TO_4.rules, **{name: {"mask_rule": "none"} for name in _MERGING}}
@@ -327,10 +347,13 @@ _LATEST = 9999
 _EARLY_KERAS3 = (
     (3, KERAS3_UP_TO_3),
     (4, KERAS3_UP_TO_4),
+    (6, KERAS3_UP_TO_6),
     (7, KERAS3_UP_TO_7),
     (9, KERAS3_UP_TO_9),
     (10, KERAS3_UP_TO_10),
+    (12, KERAS3_UP_TO_12),
     (13, KERAS3_UP_TO_13),
+    (14, KERAS3_UP_TO_14),
 )
 
 

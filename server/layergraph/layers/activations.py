@@ -30,6 +30,7 @@ from layergraph.layers.activation_functions import (
 from layergraph.layers.activation_functions import (
     Activation as ActivationFunction,
 )
+from layergraph.layers.attention.scores import masked_scores, masked_weights
 from layergraph.plugins import custom_activations
 from layergraph.regularizers import regularizer
 
@@ -223,14 +224,15 @@ class ThresholdedReLU(Layer):
 class Softmax(Layer):
     """exp(x) / sum exp(x) along one or more axes (keras.layers.Softmax). Elements that are masked out give 0.
 
-    mask_rule   result along an axis that is masked out entirely: zeros with `keras3`; equal values with `keras2`, as
-                up to Keras 3.9; `fitting` is like `keras2`, but ignores a mask that doesn't broadcast to the inputs;
-                `robust` is tf_keras 2.21's `robust_masking`. Set from the file's version
+    mask_rule   result along an axis that is masked out entirely: zeros with `keras3` and `keras3.12`; equal values with
+                `keras2`, as up to Keras 3.9; `fitting` is like `keras2`, but ignores a mask that doesn't broadcast to
+                the inputs; `robust` is tf_keras 2.21's `robust_masking`. Masks of numbers are compared with 0.5, but
+                are weights up to Keras 3.12 (see `masked_scores`). Set from the file's version
     """
 
     axis: Any = option(one_or_list_of(integer), default=-1)
     mask_rule: str = option(
-        one_of("keras3", "keras2", "fitting", "robust"), default="keras3", kw_only=True, saved=False
+        one_of("keras3", "keras3.12", "keras2", "fitting", "robust"), default="keras3", kw_only=True, saved=False
     )
 
     supports_masking = True
@@ -245,13 +247,7 @@ class Softmax(Layer):
                 raise GraphError(f"mask of shape {shapes}")
             mask = None
         if mask is not None:
-            # Keras thresholds masks that aren't boolean at 0.5, and uses a large negative number for minus infinity.
-            mask = mask if mask.dtype == torch.bool else mask > 0.5
-            lowest = _LOWEST.get(inputs.dtype, -1e9)
-            if self.mask_rule in ("keras2", "fitting"):
-                inputs = inputs + torch.where(mask, 0.0, lowest).to(inputs.dtype)
-            else:
-                inputs = torch.where(mask, inputs, lowest)
+            inputs = masked_scores(inputs, mask, _LOWEST.get(inputs.dtype, -1e9), self.mask_rule)
         axes = (self.axis,) if isinstance(self.axis, int) else self.axis
         if len(axes) == 1:
             outputs = torch.softmax(inputs, axes[0])
@@ -259,7 +255,7 @@ class Softmax(Layer):
                 keep_logits(outputs, inputs, "softmax", context.keeps_logits)
         else:
             outputs = torch.exp(inputs - torch.logsumexp(inputs, axes, keepdim=True))
-        return outputs if mask is None or self.mask_rule != "keras3" else torch.where(mask, outputs, 0)
+        return outputs if mask is None else masked_weights(outputs, mask, self.mask_rule)
 
 
 def _broadcasts(mask: torch.Tensor, inputs: torch.Tensor) -> bool:

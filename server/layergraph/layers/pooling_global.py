@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from layergraph.config.options import anything, boolean, option
+from layergraph.config.options import anything, boolean, one_of, option
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.layer import Layer
 from layergraph.functional.weights import Weights
@@ -62,7 +62,13 @@ class GlobalMaxPooling3D(_GlobalMaxPooling):
 
 
 class GlobalAveragePooling1D(_GlobalPooling):
-    """Mean over one axis, of the unmasked steps if there is a mask (keras.layers.GlobalAveragePooling1D)."""
+    """Mean over one axis, of the unmasked steps if there is a mask (keras.layers.GlobalAveragePooling1D).
+
+    mask_rule   what a mask of numbers does: as in `keras3`, or weigh the steps, as up to Keras 3.14 (`weights`). Set
+                from the file's version
+    """
+
+    mask_rule: str = option(one_of("keras3", "weights"), default="keras3", kw_only=True, saved=False)
 
     rank = 1
     supports_masking = True
@@ -75,9 +81,14 @@ class GlobalAveragePooling1D(_GlobalPooling):
         axes = self.pooled_axes(x)
         if mask is None:
             return x.mean(axes, keepdim=self.keepdims)
-        counts = mask.bool().unsqueeze(1 if self.channels_first else 2)
-        total = x.where(counts, 0).sum(axes, keepdim=self.keepdims)
-        return total / counts.to(x.dtype).sum(axes, keepdim=self.keepdims)
+        mask = mask.unsqueeze(1 if self.channels_first else 2)
+        if self.mask_rule == "weights":
+            weights = mask.to(x.dtype)
+            x = x * weights
+        else:
+            weights = mask.bool().to(x.dtype)
+            x = x.where(mask.bool(), 0)
+        return x.sum(axes, keepdim=self.keepdims) / weights.sum(axes, keepdim=self.keepdims)
 
     def compute_mask(self, context: CallContext, inputs: Any, mask: Any) -> Any:
         """None: the output has no timesteps."""

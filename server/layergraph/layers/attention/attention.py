@@ -22,6 +22,9 @@ class UnprojectedAttention(Layer):
 
     Query (rows, Tq, d), value (rows, Tv, d'), key (rows, Tv, d). The value's mask excludes values from the softmax; the
     query's mask sets outputs to 0 and is the mask of the output.
+
+    mask_rule   what a query's mask of numbers does: as in `keras3`, or multiply the outputs, as up to Keras 3.14
+                (`weights`). Set from the file's version
     """
 
     dropout: float = option(fraction, default=0.0)
@@ -29,6 +32,7 @@ class UnprojectedAttention(Layer):
     use_scale: bool = option(boolean, default=False, kw_only=True)
     #: An option of the layer in tf.keras before 2.10; now an argument of the call.
     causal: bool = option(boolean, default=False, kw_only=True)
+    mask_rule: str = option(one_of("keras3", "weights"), default="keras3", kw_only=True, saved=False)
 
     supports_masking = True
 
@@ -59,7 +63,7 @@ class UnprojectedAttention(Layer):
         query_mask, value_mask = (None, None) if mask is None else mask[:2]
         value_mask = None if value_mask is None else as_many_steps(context, value_mask, inputs[-1])
         scores = self.scores(w, query, inputs[-1])
-        allowed = None if value_mask is None else value_mask.unsqueeze(-2)
+        allowed = None if value_mask is None else value_mask.bool().unsqueeze(-2)
         if use_causal_mask or self.causal:
             causal = causal_mask(scores.shape[-2], scores.shape[-1], scores.device)
             allowed = causal if allowed is None else allowed & causal
@@ -69,8 +73,10 @@ class UnprojectedAttention(Layer):
         weights = torch.softmax(scores, -1)
         kept = dropped(context, weights, self.dropout) if context.training and self.dropout else weights
         outputs = kept @ value
-        if query_mask is not None:
-            outputs = torch.where(query_mask.unsqueeze(-1), outputs, 0)
+        if query_mask is not None and self.mask_rule == "weights":
+            outputs = outputs * query_mask.unsqueeze(-1).to(outputs.dtype)
+        elif query_mask is not None:
+            outputs = torch.where(query_mask.bool().unsqueeze(-1), outputs, 0)
         return [outputs, weights] if return_attention_scores else outputs
 
     def scale_as_stored(self, *, scaled: bool) -> None:

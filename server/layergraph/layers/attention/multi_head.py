@@ -67,7 +67,8 @@ class ProjectedAttention(ShapedLayer):
     Masks of query (rows, T), value and key (rows, S) are combined with `attention_mask` (rows, T, S) and, with
     `use_causal_mask`, the causal mask. The output has the query's mask.
 
-    mask_rule   result for a query with no key to attend to: as in `keras3`, as in `keras2`, or as in tf_keras 2.21 with
+    mask_rule   result for a query with no key to attend to, and what an `attention_mask` of numbers does: as in
+                `keras3`, as up to Keras 3.12, 3.9 or 3.6 (`keras2`), or as in tf_keras 2.21 with
                 `softmax_robust_masking`. Set from the file's version
     """
 
@@ -84,7 +85,9 @@ class ProjectedAttention(ShapedLayer):
     use_gate: bool = option(boolean, default=False, kw_only=True)
     seed: Any = option(anything, default=None, kw_only=True)
     dtype: Any = option(any_dtype_policy, default=None, kw_only=True)
-    mask_rule: str = option(one_of("keras3", "keras2", "robust"), default="keras3", kw_only=True, saved=False)
+    mask_rule: str = option(
+        one_of("keras3", "keras3.12", "keras3.9", "keras2", "robust"), default="keras3", kw_only=True, saved=False
+    )
 
     supports_masking = True
     storage = StorageLayout(null_regularizer=True)
@@ -183,10 +186,9 @@ class ProjectedAttention(ShapedLayer):
             None if mask is None else mask.bool().unsqueeze(axis)
             for mask, axis in ((query_mask, -1), (value_mask, -2), (key_mask, -2))
         ]
-        masks.append(None if attention_mask is None else attention_mask.bool())
         if self.sliding_window is not None:
             masks.append(window_mask(query.shape[1], value.shape[1], self.sliding_window, query.device))
-        causal = use_causal_mask and fused and all(mask is None for mask in masks)
+        causal = use_causal_mask and fused and all(mask is None for mask in (*masks, attention_mask))
         if use_causal_mask and not causal:
             masks.append(causal_mask(query.shape[1], value.shape[1], query.device))
         gate = self._projected(context, w, "gate", query) if self.use_gate else None
@@ -194,8 +196,11 @@ class ProjectedAttention(ShapedLayer):
         keys = self._projected(context, w, "key", value if key is None else key)
         values = self._projected(context, w, "value", value)
         mask = _all_of(masks)
+        if attention_mask is not None:
+            alone = mask is None and self._keeps_numbers(fused=fused)
+            mask = attention_mask if alone else _all_of([mask, attention_mask.bool()])
         if mask is not None:
-            mask = with_axes_at(mask, queries.ndim, -2 * len(self.attention_axes) - 1)
+            mask = self.for_scores(mask, queries)
         if fused:
             additive = self.mask_rule == "keras2"
             attended = fused_attention(queries, keys, values, mask, causal=causal, additive=additive)
@@ -204,6 +209,15 @@ class ProjectedAttention(ShapedLayer):
             attended, weights = self.attend(context, queries, keys, values, mask)
         outputs = self._projected(context, w, "output", attended if gate is None else attended * gate)
         return [outputs, weights] if return_attention_scores else outputs
+
+    def for_scores(self, mask: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """A mask (rows, ..., T, S) with axes for those of the scores that it lacks, such as heads."""
+        count = len(self.attention_axes)
+        return with_axes_at(mask, queries.ndim - 1 + count, -2 * count - 1)
+
+    def _keeps_numbers(self, *, fused: bool) -> bool:
+        """Whether an `attention_mask` that is the only mask isn't cast to booleans: up to Keras 3.6."""
+        return self.mask_rule == "keras2"
 
     def attend(
         self,
@@ -339,6 +353,10 @@ class GroupQueryAttention(ProjectedAttention):
     group_prefix = "_"
     penalizes_outputs = True
     attention_axes = (1,)
+
+    def _keeps_numbers(self, *, fused: bool) -> bool:
+        """As in MultiHeadAttention, but in later releases too, where torch's kernel isn't used."""
+        return super()._keeps_numbers(fused=fused) or not fused
 
     @property
     def group_name(self) -> str:

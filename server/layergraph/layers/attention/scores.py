@@ -35,25 +35,43 @@ def as_many_steps(context: CallContext, x: torch.Tensor, key: torch.Tensor) -> t
     return x.new_empty((x.shape[0], key.shape[1], *x.shape[2:]))
 
 
+def masked_scores(scores: torch.Tensor, mask: torch.Tensor, lowest: float, rule: str) -> torch.Tensor:
+    """Scores with the large negative number `lowest` where the mask excludes them.
+
+    With the rules `keras3` and `robust` it takes their place where a mask of numbers is 0.5 or less. Up to Keras 3.12
+    it is added to them, times one minus the mask, so that a mask of 0.5 adds half of it.
+    """
+    if rule in ("keras3", "robust"):
+        return torch.where(_kept(mask), scores, lowest)
+    return scores + (1 - mask.to(scores.dtype)) * lowest
+
+
+def masked_weights(weights: torch.Tensor, mask: torch.Tensor, rule: str) -> torch.Tensor:
+    """The softmax of masked scores with zeros where the mask excludes them, as since Keras 3.10."""
+    if rule == "keras3.12":
+        return weights * mask.to(weights.dtype)
+    return torch.where(_kept(mask), weights, 0) if rule == "keras3" else weights
+
+
+def _kept(mask: torch.Tensor) -> torch.Tensor:
+    return mask if mask.dtype == torch.bool else mask > 0.5
+
+
 def masked_softmax(
     scores: torch.Tensor, mask: torch.Tensor | None, axes: tuple[int, ...], *, rule: str
 ) -> torch.Tensor:
-    """Softmax over `axes` of the elements where the mask is True.
+    """Softmax over `axes` of the elements that a mask of booleans or numbers keeps.
 
-    Where it is False for all, the result is zeros with the rule `keras3`. With `keras2`, a large negative number is
-    added to the scores, and with `robust` it takes their place, so such a row has equal weights.
+    Where it keeps none, the result is zeros with the rules `keras3` and `keras3.12`, and equal weights with others.
     """
     if mask is not None:
-        half = scores.dtype == torch.float16
-        if rule == "keras2":
-            scores = scores + torch.where(mask, 0.0, -65504.0 if half else -1e9).to(scores.dtype)
-        else:
-            scores = torch.where(mask, scores, -3e4 if half else -1e9)
+        lowest = -1e9 if scores.dtype != torch.float16 else -65504.0 if rule == "keras2" else -3e4
+        scores = masked_scores(scores, mask, lowest, rule)
     if len(axes) == 1:
         weights = torch.softmax(scores, axes[0])
     else:
         weights = torch.exp(scores - torch.logsumexp(scores, axes, keepdim=True))
-    return weights if mask is None or rule != "keras3" else torch.where(mask, weights, 0)
+    return weights if mask is None else masked_weights(weights, mask, rule)
 
 
 def fused_attention(
@@ -68,13 +86,13 @@ def fused_attention(
     """softmax(query @ key / sqrt(d)) @ value for (rows, timesteps, heads, d) (keras.ops.dot_product_attention).
 
     Each key head is used by several consecutive query heads if there are fewer key heads. A row with nothing to attend
-    to gets equal weights, as in Keras.
+    to gets equal weights, as in Keras. Only an additive mask may have numbers.
     """
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
     if key.shape[1] < query.shape[1]:
         repeats = query.shape[1] // key.shape[1]
         key, value = (x.repeat_interleave(repeats, 1) for x in (key, value))
-    bias = None if mask is None else torch.where(mask, 0.0, _lowest(query.dtype, additive)).to(query.dtype)
+    bias = None if mask is None else (1 - mask.to(query.dtype)) * _lowest(query.dtype, additive)
     attended = torch.nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=bias, is_causal=causal and mask is None, scale=1 / math.sqrt(query.shape[-1])
     )

@@ -10,7 +10,7 @@ from layergraph.errors import GraphError
 from layergraph.functional.call_context import CallContext
 from layergraph.functional.weights import Weights
 from layergraph.layers.attention.multi_head import MultiHeadAttention
-from layergraph.layers.attention.scores import fused_attention, with_axes_at
+from layergraph.layers.attention.scores import fused_attention
 from layergraph.layers.hub.composite import has_unknown_length
 
 
@@ -58,7 +58,7 @@ class CachedMultiHeadAttention(MultiHeadAttention):  # type: ignore[misc]  # as 
         queries = self._projected(context, w, "query", query)
         mask = None
         if attention_mask is not None and not has_unknown_length(context, (query, value, attention_mask)):
-            mask = with_axes_at(attention_mask.bool(), queries.ndim, -2 * len(self.attention_axes) - 1)
+            mask = self.for_scores(attention_mask.bool(), queries)
         weights = None
         if self.dropout or return_attention_scores or queries.ndim != 4:
             attended, weights = self.attend(context, queries, keys, values, mask)

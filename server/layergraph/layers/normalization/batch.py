@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from layergraph.config.options import Expected, boolean, fraction, integer, nonnegative, one_or_list_of, option
+from layergraph.config.options import Expected, boolean, fraction, integer, nonnegative, one_of, one_or_list_of, option
 from layergraph.constraints import constraint
 from layergraph.errors import DataError
 from layergraph.functional.call_context import CallContext
@@ -47,6 +47,8 @@ class BatchNormalization(AffineLayer):
 
     axis     in files of Keras 2 also several axes: one mean and variance for each of their positions
     renorm   batch renormalization
+    mask_rule   what a mask of numbers does in training: as in `keras3`, or weigh the timesteps, as up to Keras 3.14
+                (`weights`). Set from the file's version
     """
 
     axis: Any = option(axes, default=-1)
@@ -66,6 +68,7 @@ class BatchNormalization(AffineLayer):
     renorm_clipping: Any = option(clipping, default=None)
     renorm_momentum: float = option(fraction, default=0.99)
     synchronized: bool = option(boolean, default=False)
+    mask_rule: str = option(one_of("keras3", "weights"), default="keras3", kw_only=True, saved=False)
 
     supports_masking = True
 
@@ -188,11 +191,13 @@ class BatchNormalization(AffineLayer):
             raise DataError(
                 f"layer '{self.name}' (BatchNormalization): mask has {mask.ndim} axes, expected {x.ndim - 1}"
             )
-        counts = mask.bool().unsqueeze(-1).expand(x.shape)
+        kept = mask.bool().unsqueeze(-1).expand(x.shape)
+        weights = (mask if self.mask_rule == "weights" else mask.bool()).unsqueeze(-1).expand(x.shape).to(x.dtype)
         whole = shard.summed if shard is not None else lambda own: own
-        count = whole(counts.to(x.dtype).sum(axes, keepdim=wide)) + EPSILON
-        mean = whole(x.where(counts, 0).sum(axes, keepdim=wide)) / count
-        variance = whole((x - self._along(mean, x)).where(counts, 0).square().sum(axes, keepdim=wide)) / count
+        count = whole(weights.sum(axes, keepdim=wide)) + EPSILON
+        mean = whole((x.where(kept, 0) * weights).sum(axes, keepdim=wide)) / count
+        squares = (x - self._along(mean, x)).where(kept, 0).square()
+        variance = whole((squares * weights).sum(axes, keepdim=wide)) / count
         return mean, variance
 
     def _renormalized(self, w: Weights, x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
