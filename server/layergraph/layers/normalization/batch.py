@@ -191,12 +191,12 @@ class BatchNormalization(AffineLayer):
             raise DataError(
                 f"layer '{self.name}' (BatchNormalization): mask has {mask.ndim} axes, expected {x.ndim - 1}"
             )
-        kept = mask.bool().unsqueeze(-1).expand(x.shape)
+        counted = mask.bool().unsqueeze(-1).expand(x.shape)
         weights = (mask if self.mask_rule == "weights" else mask.bool()).unsqueeze(-1).expand(x.shape).to(x.dtype)
         whole = shard.summed if shard is not None else lambda own: own
         count = whole(weights.sum(axes, keepdim=wide)) + EPSILON
-        mean = whole((x.where(kept, 0) * weights).sum(axes, keepdim=wide)) / count
-        squares = (x - self._along(mean, x)).where(kept, 0).square()
+        mean = whole((x.where(counted, 0) * weights).sum(axes, keepdim=wide)) / count
+        squares = (x - self._along(mean, x)).where(counted, 0).square()
         variance = whole((squares * weights).sum(axes, keepdim=wide)) / count
         return mean, variance
 
