@@ -6,7 +6,7 @@ STATE/datasets/ID/content.FORMAT    the file; ID is its SHA-256
 STATE/datasets/ID/dataset.json      what is known of it (`Dataset`); its mtime is the time of its last use
 STATE/datasets/ID/sample.json       its first rows
 STATE/datasets/ID-FORMAT-OWNER.part/    what has come of an upload by one caller (`Part`)
-STATE/datasets/.made-RANDOM/        a dataset while it is made of sampled requests
+STATE/datasets/.unfinished-RANDOM/  a dataset while it is made of sampled requests
 STATE/datasets/.deleted-ID-RANDOM/  a dataset that is being deleted
 STATE/datasets/.lock                locked while what callers have is added up or changed
 """
