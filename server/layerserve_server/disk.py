@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import TextIOWrapper
@@ -61,7 +62,15 @@ def replace_file(path: Path, content: str | bytes, *, flushed: bool = False) -> 
 def _taken(path: Path) -> Iterator[int]:
     """Makes an empty file, or empties it, that no other writer has meanwhile. Yields it. Raises OSError."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        _remove_unless_own(path)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        except PermissionError:
+            if not path.exists():
+                raise
+            # Of an earlier start as root, for example.
+            path.unlink(missing_ok=True)
+            continue
         try:
             # Without locks, as some file systems are, two writers at a time aren't kept apart.
             with suppress(OSError):
@@ -73,6 +82,16 @@ def _taken(path: Path) -> Iterator[int]:
                 return
         finally:
             os.close(handle)
+
+
+def _remove_unless_own(path: Path) -> None:
+    """Removes what isn't a file with one name: emptying a file with a second one empties somebody else's."""
+    with suppress(FileNotFoundError):
+        found = os.lstat(path)
+        if stat.S_ISDIR(found.st_mode):
+            shutil.rmtree(path)
+        elif not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            path.unlink()
 
 
 def _is_at(handle: int, path: Path) -> bool:

@@ -154,6 +154,26 @@ def test_a_kill_while_a_file_is_replaced_leaves_one_hidden_file_at_most(tmp_path
     assert os.listdir(tmp_path) == ["file"]
 
 
+LEFT = {
+    # As of an earlier start as root. Root itself can write it.
+    "read-only": lambda path: path.touch(mode=0o400),
+    "a folder": lambda path: (path / "below").mkdir(parents=True),
+    "a link": lambda path: path.symlink_to(path.with_name("theirs")),
+    "a second name": lambda path: path.hardlink_to(path.with_name("theirs")),
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT)
+def test_a_file_is_replaced_whatever_is_left_at_its_hidden_name(left, tmp_path):
+    (tmp_path / "theirs").write_text("theirs")
+    left(tmp_path / ".file.new")
+    replace_file(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert sorted(os.listdir(tmp_path)) == ["file", "theirs"]
+
+
 def test_writers_of_one_file_at_a_time_never_mix(tmp_path):
     path, texts = tmp_path / "file", [letter * 5000 for letter in "abcd"]
     seen, done = set(), threading.Event()
