@@ -184,6 +184,8 @@ def main() -> int:
                     times = restart(replicas[number % len(replicas)], last, expected[last])
                     ended.append(times[0])
                     answered.append(times[1])
+                    if number % 20 == 19:
+                        print(f"{number + 1} restarts, {len(callers.wrong)} failed or wrong calls", flush=True)
                     time.sleep(SEEN_SECONDS)
         finally:
             for one in replicas:
