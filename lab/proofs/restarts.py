@@ -2,7 +2,7 @@
 
     python lab/proofs/restarts.py --restarts 200
 
-The engines of the models were chosen before, and are kept. Each replica is ended by SIGTERM, drains, and is started
+The engines of the models are kept. Each replica is ended by SIGTERM, drains, and is started
 again when it has ended; the next one follows when the proxy has had time to notice. Callers predict through the proxy
 with the client; every answer is compared with the model's own. No call may fail or differ, and no replica may take
 longer to end than its settings say. Printed are calls, the times of calls, and those from a start to the first right
@@ -15,7 +15,6 @@ import argparse
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,8 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from kept_engines import keep_engines
 from layerserve import Client
 from layerserve.errors import LayerserveError
+from layerserve_server.extensions.installed import Settings
 from layerserve_zoo.zoo import ZOO
 from replicas import Replica, proxy
 
@@ -37,8 +38,8 @@ ROWS = np.random.default_rng(0).random((1, 64), np.float32)
 DRAIN, GRACE, END_SECONDS = 2.0, 10.0, 10.0
 #: Time for the proxy to see a new replica, in seconds: its checks are half a second apart.
 SEEN_SECONDS = 1.5
-#: Maximum time for choosing the engines of all models, and for a start, in seconds.
-TUNING_SECONDS, START_SECONDS = 600.0, 120.0
+#: Maximum time for a start, in seconds.
+START_SECONDS = 120.0
 
 
 @dataclass
@@ -107,32 +108,18 @@ def first_answer(replica: Replica, name: str, expected: np.ndarray) -> float:
     raise SystemExit(f"{replica.address} doesn't answer")
 
 
-def make_models(folder: Path) -> dict[str, np.ndarray]:
-    """Writes the models into a repository. Returns their outputs by name."""
+def make_models(folder: Path, state: Path) -> dict[str, np.ndarray]:
+    """Writes the models into a repository, and their engines into a state folder. Returns their outputs by name."""
     expected = {}
     for number in range(MODELS):
         name = f"dense{number}"
-        (folder / name / "1").mkdir(parents=True)
+        file = folder / name / "1" / "model.keras"
+        file.parent.mkdir(parents=True)
         model = ZOO["dense"].make(small=True, seed=number)
-        model.save(folder / name / "1" / "model.keras")
+        model.save(file)
+        keep_engines(Settings(path=folder, state=state), file)
         expected[name] = np.asarray(model.predict(ROWS))
     return expected
-
-
-def choose_engines(models: Path, state: Path) -> None:
-    """Has a server choose the engines of all models, and keep them in its state folder."""
-    command = [sys.executable, "-m", "layerserve_server", str(models), "--host", "127.0.0.1", "--grpc-port", "0"]
-    command += ["--metrics-port", "-1", "--tuning-seconds", "5", "--training-slots", "0", "--state", str(state)]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        end = time.monotonic() + TUNING_SECONDS
-        while len(list((state / "kept").glob("*/model.json"))) < MODELS:
-            if time.monotonic() > end or server.poll() is not None:
-                raise SystemExit("the engines of the models weren't kept")
-            time.sleep(0.5)
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def restart(replica: Replica, name: str, expected: np.ndarray) -> tuple[float, float]:
@@ -165,9 +152,8 @@ def main() -> int:
     answered: list[float] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        expected = make_models(folder / "models")
+        expected = make_models(folder / "models", folder / "state")
         last = [*expected][-1]
-        choose_engines(folder / "models", folder / "state")
         flags = ["--tuning-seconds", "5", "--drain-seconds", str(DRAIN), "--grace-seconds", str(GRACE)]
         replicas = []
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -72,8 +71,6 @@ WORDS.update({service: words for one in ALL for service, words in one.words.item
 JOB_MODULES = [module for one in ALL for module in one.job_modules]
 #: Interval at which it is written down which models were used last, in seconds.
 USAGE_SECONDS = 10.0
-#: Time after which a version that was kept is read from its file, in seconds. Calls are answered meanwhile.
-WHOLE_AFTER_SECONDS = 1.0
 
 
 class Inference:
@@ -137,8 +134,6 @@ class Inference:
                 loads=settings.loads,
                 defaults=model_settings()(),
                 queue_limits=partial(queue_limits, settings),
-                # Workers answer Predict only.
-                whole_after=math.inf if worker else WHOLE_AFTER_SECONDS,
             ),
             remembered=RememberedCallers(settings.state_folder / "callers", writes=not worker),
             ready=self._ready,

@@ -12,7 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
+from kept_engines import keep_engines
 from layergraph import Input, Model, golden, layers
+from layerserve_server.extensions.installed import Settings
 
 pytest.importorskip("onnxruntime")
 
@@ -20,15 +22,14 @@ Said: TypeAlias = tuple[dict[str, Any], str]
 
 ROWS = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
 #: Copies of the model, each of which is asked for something that needs all of it.
-COPIES = ("together", "queued", "inner", "aside")
+COPIES = ("together", "queued", "inner")
 
-#: What all programs begin with: a server in this process, which is in `app`, and its client.
+#: What the program begins with.
 SERVER = """
 import json, logging, sys, time
 from pathlib import Path
 import numpy as np
 from layerserve import Client
-from layerserve_server import wiring
 from layerserve_server.app import App
 from layerserve_server.extensions.installed import Settings
 
@@ -42,9 +43,9 @@ said = {}
 rows = np.load(folder / "rows.npy")
 def bits(results):
     return np.asarray(results).tobytes().hex()
-def model():
-    found = client.models("m")[0]
-    nodes = list(client.node_shapes("m"))
+def model(name):
+    found = client.models(name)[0]
+    nodes = list(client.node_shapes(name))
     return str(found.inputs) + str(found.outputs) + str(nodes)
 def wait(condition):
     until = time.monotonic() + 120
@@ -52,23 +53,14 @@ def wait(condition):
         time.sleep(0.02)
 """
 
-#: Chooses the engines, and says what the model computes and is.
-TUNE = """
-with App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=120) as client:
-    wait(lambda: list((folder / "state" / "kept").glob("*/model.json")))
-    said["answer"], said["model"] = bits(client.predict("m", rows)), model()
-print(json.dumps(said))
-"""
-
-#: Starts again, and asks each copy of the model for what it is called. By itself it reads no file.
+#: Asks each copy of the model for what it is called.
 AGAIN = """
-wiring.WHOLE_AFTER_SECONDS = float("inf")
 with App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=120) as client:
-    names = ("m", "together", "queued", "inner", "aside")
+    names = ("m", "together", "queued", "inner")
     entries = {name: app.repository.catalogue.entry(name, None, None) for name in names}
     said["kept at start"] = [entry.loaded.kept for entry in entries.values()]
     said["answers"] = [bits(client.predict(name, rows)) for name in (*names, "m")]
-    said["model"] = model()
+    said["model"] = model("m")
     said["torch"] = "torch" in sys.modules
     for name in ("together", "queued"):
         # As for values that engines don't compute.
@@ -77,9 +69,7 @@ with App(settings) as app, Client(f"127.0.0.1:{app.grpc_port}", timeout=120) as 
         asks = rows if name == "together" else np.concatenate([rows, rows[:2]])
         said[name] = np.asarray(client.predict(name, asks))[:3].tolist()
     client.predict("inner", rows, outputs=["hidden:0:0"])
-    # When it is time.
-    entries["aside"].retry_at = time.monotonic()
-    wait(lambda: not entries["aside"].loaded.kept)
+    said["whole model"] = model("inner")
     said["kept"] = [name for name, entry in entries.items() if entry.loaded.kept]
     said["last"] = [bits(client.predict(name, rows)) for name in names]
     (folder / "models" / ".wrong").rename(folder / "models" / "wrong")
@@ -98,8 +88,8 @@ def ask(program: str, folder: Path) -> Said:
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A folder with a model whose engines were chosen and its copies, and what the server said that chose them."""
+def kept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray[Any, Any]]:
+    """A folder with a model whose engines are kept, and its copies; and the outputs of the engines."""
     folder = tmp_path_factory.mktemp("kept")
     version = folder / "models" / "m" / "1"
     version.mkdir(parents=True)
@@ -108,9 +98,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     model.save(version / "model.keras")
     golden.write_golden(golden.make_golden(model), version / "golden.npz")
     np.save(folder / "rows.npy", ROWS)
-    said, _ = ask(TUNE, folder)
-    if not list((folder / "state" / "kept").glob("*/model.json")):
-        pytest.skip("no engine was faster than torch on this machine")
+    settings = Settings(path=folder / "models", state=folder / "state", tuning_seconds=2.0)
+    tuned = keep_engines(settings, version / "model.keras")
     for name in COPIES:
         # What was kept is found by the digest of the files.
         shutil.copytree(folder / "models" / "m", folder / "models" / name)
@@ -118,26 +107,25 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     wrong = shutil.copytree(folder / "models" / "m", folder / "models" / ".wrong") / "1" / "golden.npz"
     arrays = {name: one + 1 if name.startswith("output/") else one for name, one in np.load(wrong).items()}
     np.savez(wrong, **arrays)
-    return folder, said
+    return folder, tuned.plan().run({"x": ROWS})["y"]
 
 
 @pytest.fixture(scope="module")
-def again(tuned: tuple[Path, dict[str, Any]]) -> Said:
-    """What the server said that was started again, and its log."""
-    return ask(AGAIN, tuned[0])
+def again(kept: tuple[Path, np.ndarray[Any, Any]]) -> Said:
+    """What the server said, and its log."""
+    return ask(AGAIN, kept[0])
 
 
-def test_answers_before_torch(tuned: tuple[Path, dict[str, Any]], again: Said) -> None:
-    _, before = tuned
+def test_answers_before_torch(kept: tuple[Path, np.ndarray[Any, Any]], again: Said) -> None:
+    _, expected = kept
     said, _ = again
-    assert said["kept at start"] == [True] * 5
+    assert said["kept at start"] == [True] * 4
     assert said["torch"] is False
-    assert said["answers"] == [before["answer"]] * 6
-    assert said["model"] == before["model"]
+    assert said["answers"] == [expected.tobytes().hex()] * 5
+    assert said["model"] == said["whole model"]
     # What needs the whole model waits for it, and then it stays.
     assert said["kept"] == ["m"]
-    assert said["last"] == [before["answer"]] * 5
-    expected = np.frombuffer(bytes.fromhex(str(before["answer"])), "float32").reshape(3, 2)
+    assert said["last"] == [expected.tobytes().hex()] * 4
     for name in ("together", "queued"):
         np.testing.assert_allclose(said[name], expected, rtol=1e-5, atol=1e-6)
 

@@ -38,11 +38,10 @@ class Loader:
         *,
         source: VersionSource | None = None,
         ready: Callable[[LoadedVersion], None] | None = None,
-        whole_after: float = math.inf,
     ) -> None:
         """`source` is where versions come from that aren't here. `ready` is called with each version that was read.
 
-        A version that was kept is read from its file `whole_after` seconds later, or when a call needs that.
+        A version that was kept is read from its file when a call needs that: importing torch takes seconds and memory.
         """
         self._catalogue = catalogue
         self._memory = memory
@@ -50,7 +49,6 @@ class Loader:
         self._observer = observer
         self._source = source
         self._ready = ready
-        self._whole_after = whole_after
 
     def fetch(self, entry: Entry) -> None:
         """Waits until a version's files are in the folder. Raises as `VersionSource.fetch` does."""
@@ -102,9 +100,7 @@ class Loader:
                 previous, entry.loaded = entry.loaded, loaded
                 entry.tried, entry.tried_with = found.fingerprint, settings
                 entry.retries, entry.retry_at = 0, math.inf
-                if loaded.kept:
-                    entry.retry_at = time.monotonic() + self._whole_after
-                elif previous is not None and previous.kept:
+                if previous is not None and previous.kept:
                     loaded.ready_time = previous.ready_time
                 entry.happened(Event.LOADED, "")
                 self._catalogue.choose_anew()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,8 +50,6 @@ class RepositoryOptions:
     defaults: ModelSettings = DEFAULTS
     #: Maximum numbers of rows of a batch and of a queue, for a model's settings; None for those of its queue.
     queue_limits: Callable[[ModelSettings], tuple[int, int]] | None = None
-    #: See `Loader`.
-    whole_after: float = math.inf
 
 
 class Repository:
@@ -100,7 +97,6 @@ class Repository:
             observer,
             source=folder.source,
             ready=ready,
-            whole_after=options.whole_after,
         )
         #: Loads what the settings keep loaded, and decides which versions answer.
         self.rollout = Rollout(self.catalogue, self.memory, self.loader, observer, folder.source)

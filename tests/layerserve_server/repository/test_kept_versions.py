@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from concurrent.futures import Future
 from threading import Event
 
@@ -98,20 +97,12 @@ def test_a_call_that_came_before_it_was_opened_does_not_wait_for_its_file(kept, 
     assert (entry.loaded.kept, len(read)) == (False, 1)
 
 
-@pytest.mark.parametrize("polls", [True, False])
-def test_its_file_is_read_by_itself_when_it_is_time(kept, put, polls):
-    path = put()
-    repository, read = kept(whole_after=0.0)
-    assert not read
-    repository.scan() if polls else repository.rollout.retry()
-    assert read == [path]
-    assert lease_whole(repository, "double") == 1
-
-
 def test_it_ends_if_its_file_can_not_be_read(kept, put):
     path = put()
-    repository, _ = kept(wrong=[path], whole_after=0.0)
+    repository, _ = kept(wrong=[path])
     held = repository.leases.lease_loaded("double", kept=True)
+    with pytest.raises(VersionFailedError):
+        repository.leases.lease("double", 1)
     repository.scan()
     (described,) = repository.catalogue.describe("double")
     assert (described.state, described.answers) == (State.FAILED, False)
@@ -132,8 +123,9 @@ def test_a_call_for_all_of_it_gets_the_reason(kept, put):
 
 def test_an_older_version_takes_the_place_of_one_that_can_not_be_read(kept, put):
     put(version=1)
-    repository, _ = kept(wrong=[put(version=2)], whole_after=0.0)
-    repository.scan()
+    repository, _ = kept(wrong=[put(version=2)])
+    with pytest.raises(VersionFailedError):
+        repository.leases.lease("double", 2)
     repository.scan()
     with repository.leases.lease_loaded("double", kept=True) as version:
         assert version.version == 1
@@ -187,9 +179,9 @@ def test_a_version_of_several_files_has_a_digest_only_while_all_are_the_same(tmp
     assert digest_of(found) == ""
 
 
-def test_nothing_is_read_by_itself_in_a_worker(kept, put):
+def test_nothing_is_read_by_itself(kept, put):
     put()
-    repository, read = kept(whole_after=math.inf)
+    repository, read = kept()
     repository.scan()
     repository.rollout.retry()
     assert not read
