@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import threading
-from pathlib import Path
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -361,17 +361,19 @@ def test_a_key_does_not_lead_to_a_run_that_its_caller_may_not_see_any_more(put, 
 
 
 def test_a_spec_that_the_disk_has_no_room_for_is_not_kept_by_half(trainer, monkeypatch):
-    write = Path.write_bytes
+    fdopen = os.fdopen
 
-    def full(path, content):
-        if "spec.pb" not in path.name:
-            return write(path, content)
-        write(path, content[: len(content) // 2])
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(handle, mode):
+        file = fdopen(handle, mode)
+        if "spec.pb" in os.readlink(f"/proc/self/fd/{handle}"):
+            file.write(b"half")
+            file.flush()
+            file.write = Mock(side_effect=OSError(errno.ENOSPC, "No space left on device"))
+        return file
 
     keyed = spec(idempotency_key="full")
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(os, "fdopen", full)
         first = trainer.train(keyed)
     assert not list(trainer.app.runs.table.folder.glob("*/*spec.pb*"))
     assert trainer.train(keyed)[0].run_id == first[0].run_id
