@@ -133,6 +133,8 @@ if __name__ == "__main__":
     # Plugins and other packages may print: that goes where the log goes.
     ours = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # Python's own standard output keeps what is printed until its buffer is full, and `_exit` loses it.
+    sys.stdout = sys.stderr
     main(ours)
     # Without waiting for threads of idle connections.
     os._exit(0)

@@ -64,7 +64,7 @@ def test_whatever_is_printed_is_a_log_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "layerserve_server", str(tmp_path), "--host", "127.0.0.1", "--grpc-port", "0"]
     command += ["--metrics-port", "-1", "--log-format", "json", "--plugins", "noisy", "--no-warm-training"]
     command += ["--workers", "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "PYTHONUNBUFFERED": ""}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert server.stdout is not None
     assert server.stderr is not None

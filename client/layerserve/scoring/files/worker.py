@@ -79,6 +79,8 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     # What libraries print isn't a reply.
     os.dup2(2, 1)
+    # Python's own standard output keeps what is printed until its buffer is full, and `_exit` loses it.
+    sys.stdout = sys.stderr
     requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(sys.stdin.buffer, requests), daemon=True).start()
     task: Task = requests.get()

@@ -119,6 +119,8 @@ def main() -> None:
     # What a library prints is no result.
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    # Python's own standard output keeps what is printed until its buffer is full, and `_exit` loses it.
+    sys.stdout = sys.stderr
     program = Program(sys.argv[1], output)
     with ThreadPoolExecutor(REQUESTS, thread_name_prefix="request") as pool:
         for line in sys.stdin:
