@@ -19,6 +19,9 @@ from layerserve_server.access.group import ProcessGroup
 from layerserve_server.access.rights import CORE, Right
 from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.disk import sha256
+from layerserve_server.engines.chosen_engines import ChosenEngines
+from layerserve_server.engines.kept_models import KeptModels
+from layerserve_server.engines.quantized_graphs import QuantizedGraphs
 from layerserve_server.errors import UnavailableError, UnknownModelError
 from layerserve_server.extensions.extension import Part, Process, Source, Web
 from layerserve_server.extensions.installed import EXTENSIONS, VERIFIERS, model_settings
@@ -30,7 +33,6 @@ from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.observability.access_log import AccessLog
 from layerserve_server.observability.metrics import Metrics
 from layerserve_server.observability.telemetry import CallTelemetry
-from layerserve_server.quantization.graphs import QuantizedGraphs
 from layerserve_server.repository.folder import RepositoryFolder
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.repository.model_settings import DEFAULTS, ModelSettings
@@ -49,15 +51,13 @@ from layerserve_server.transport.native import NativeServer
 from layerserve_server.transport.perimeter.limits import Limits
 from layerserve_server.transport.perimeter.memory import MemoryBudget, default_limit
 from layerserve_server.transport.status import WORDS
-from layerserve_server.tuning.chosen_engines import ChosenEngines
-from layerserve_server.tuning.kept_models import KeptModels
 
 if TYPE_CHECKING:
     from layergraph import Model
 
+    from layerserve_server.engines.tuner import Tuner
     from layerserve_server.transport.http.exchange import Plain
     from layerserve_server.transport.http.server import HttpServer
-    from layerserve_server.tuning.tuner import Tuner
 
 
 logger = logging.getLogger(__name__)
@@ -413,16 +413,16 @@ class ModelLoader:
         # With a limit of memory, engines are opened for the models that are used often, as they take more of it.
         reopens = settings.tuning_seconds > 0 and not settings.max_model_bytes and self._load is None
         if engine == "auto" and precision == "float32" and reopens:
-            from layerserve_server.tuning.loaders import reopening
+            from layerserve_server.engines.loaders import reopening
 
             read = reopening(read, threads, _chosen_engines(settings))
         load = self._load or partial(runner.load_model, read=read, rtol=rtol, atol=atol)
         if engine != "auto":
-            from layerserve_server.tuning.loaders import pinning
+            from layerserve_server.engines.loaders import pinning
 
             load = pinning(load, engine, threads, _chosen_engines(settings))
         if precision != "float32":
-            from layerserve_server.tuning.loaders import reducing
+            from layerserve_server.engines.loaders import reducing
 
             load = reducing(load, precision, threads, self._graphs, rtol, atol)
         return load
@@ -476,8 +476,8 @@ def make_tuner(settings: Settings, jobs: Jobs, imports: Imports | None = None) -
     if settings.tuning_seconds <= 0:
         return None
     # Imported here, since these modules import torch.
-    from layerserve_server.tuning.tuner import Tuner
-    from layerserve_server.tuning.tuning_process import TuningProcess
+    from layerserve_server.engines.tuner import Tuner
+    from layerserve_server.engines.tuning_process import TuningProcess
 
     folder, spare = (None, None) if imports is None else (imports.folder, imports.spare)
     return Tuner(

@@ -13,8 +13,8 @@ from keras import layers, ops
 from layerserve import Client
 from layerserve.cli import main
 from layerserve_server.app import App
+from layerserve_server.engines.tuning_process import TuningProcess
 from layerserve_server.extensions.installed import Settings
-from layerserve_server.tuning.tuning_process import TuningProcess
 
 
 def _save(path: Path) -> Any:

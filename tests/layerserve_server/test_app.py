@@ -25,10 +25,10 @@ from layerserve_server.commands import serving
 from layerserve_server.commands.serving import serve, started, welcome
 from layerserve_server.core_protocols import CORE_PROTOCOLS
 from layerserve_server.datasets.store import DatasetStore
+from layerserve_server.engines.tuner import Tuner
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference import runner
 from layerserve_server.repository import layout
-from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import Inference
 from left_folders import left_behind
 

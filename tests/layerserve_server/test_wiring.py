@@ -28,6 +28,8 @@ from layerserve_server import wiring
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
 from layerserve_server.app import dataset_limits, run_defaults, run_limits
+from layerserve_server.engines import loaders
+from layerserve_server.engines.tuner import Tuner
 from layerserve_server.extensions.extension import Extension, Part
 from layerserve_server.extensions.installed import EXTENSIONS, Settings
 from layerserve_server.importing.imports import Imports
@@ -38,8 +40,6 @@ from layerserve_server.processes import worker
 from layerserve_server.processes.supervisor import Supervisor
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.settings.settings import Settings as CoreSettings
-from layerserve_server.tuning import loaders
-from layerserve_server.tuning.tuner import Tuner
 from layerserve_server.wiring import (
     ALL,
     Inference,

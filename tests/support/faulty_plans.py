@@ -62,15 +62,15 @@ def sleeps(_: Any) -> Any:
 
 def asks_whether_runs_compute(_: Any) -> Any:
     """Asks before a run computes, while it does, and after the maximum time to wait for it."""
+    from layerserve_server.engines import tuning_job
     from layerserve_server.training.run_folder.computing import computing
-    from layerserve_server.tuning import job
 
     def tune(*, busy: Any, folder: Path, **_: Any) -> Any:
         found = [busy()]
         # The folder of runs is the one that has the file and the folder of engines.
         with computing(folder.parent):
             found.append(busy())
-            job.time.monotonic = lambda: float("inf")  # type: ignore[attr-defined]
+            tuning_job.time.monotonic = lambda: float("inf")  # type: ignore[attr-defined]
             found.append(busy())
         (folder / NOTE).touch()
         return result(dropped={"busy": str(found)})

@@ -42,11 +42,11 @@ def _check(function: str, what: str) -> Job:
 
 # Without torch. The niceness is that of loading: requests come first.
 READ_MODEL_FILE: Final = Job("layerserve_server.importing.job:read_model_file", "reading a model file", False, 5)
-QUANTIZE: Final = Job("layerserve_server.quantization.job:quantize", "quantizing a graph", False, 5)
+QUANTIZE: Final = Job("layerserve_server.engines.quantization_job:quantize", "quantizing a graph", False, 5)
 READ_BODY: Final = Job("layerserve_server.services.rest.body_job:read_body", "reading the body", False, 5)
 
 # With torch.
-CHOOSE_ENGINES: Final = Job("layerserve_server.tuning.job:choose_engines", "choosing engines", nice=5)
+CHOOSE_ENGINES: Final = Job("layerserve_server.engines.tuning_job:choose_engines", "choosing engines", nice=5)
 CHECK_TRAINING: Final = _check("training.checks.model_checks:check_training", "one step with two rows")
 LOG_DIRECTION: Final = _check("training.checks.model_checks:log_direction", "compiling the model")
 DESCRIBE_FILES: Final = _check("datasets.description:describe_files", "reading the data files")

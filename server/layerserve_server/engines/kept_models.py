@@ -27,11 +27,11 @@ from layergraph.functional.tensor import TensorSpec
 from layerserve_server.artifacts.artifacts import DIGESTS, Artifacts
 from layerserve_server.artifacts.keys import digest_of, installed, machine
 from layerserve_server.disk import json_object, sha256
+from layerserve_server.engines.chosen_engines import PACKAGES, ChosenEngines
+from layerserve_server.engines.kept_nodes import KeptNodes
 from layerserve_server.inference.runner import EngineChoice
 from layerserve_server.records import DAMAGED
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.tuning.chosen_engines import PACKAGES, ChosenEngines
-from layerserve_server.tuning.kept_nodes import KeptNodes
 
 if TYPE_CHECKING:
     from layergraph import Model

@@ -16,9 +16,9 @@ import pytest
 from layergraph import Input, Model, layers
 from layergraph.execution.kept_plan import NotKeptError
 from layerserve_server.artifacts import keys
-from layerserve_server.tuning import kept_models as module
-from layerserve_server.tuning.chosen_engines import ChosenEngines
-from layerserve_server.tuning.kept_models import KeptModels
+from layerserve_server.engines import kept_models as module
+from layerserve_server.engines.chosen_engines import ChosenEngines
+from layerserve_server.engines.kept_models import KeptModels
 
 DIGEST = "ab" * 32
 ROWS = np.random.default_rng(0).standard_normal((5, 4)).astype("float32")
@@ -61,8 +61,8 @@ def test_the_same_bits_without_torch(tmp_path: Path, engine: str) -> None:
 import sys
 from pathlib import Path
 import numpy as np
-from layerserve_server.tuning.chosen_engines import ChosenEngines
-from layerserve_server.tuning.kept_models import KeptModels
+from layerserve_server.engines.chosen_engines import ChosenEngines
+from layerserve_server.engines.kept_models import KeptModels
 folder = Path({str(tmp_path)!r})
 model = KeptModels(folder / "kept", ChosenEngines(folder / "engines"), 1, 1).open({DIGEST!r})
 results = model.plan().run({{"x": np.load(folder / "rows.npy")}})

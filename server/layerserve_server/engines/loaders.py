@@ -14,9 +14,9 @@ from layergraph.golden import golden_path
 from layergraph.lower_precision import calibration_path, reduce_precision
 from layergraph.models.model import Model
 
+from layerserve_server.engines.chosen_engines import ChosenEngines
+from layerserve_server.engines.quantized_graphs import QuantizedGraphs
 from layerserve_server.inference.runner import LoadModel, ServedModel
-from layerserve_server.quantization.graphs import QuantizedGraphs
-from layerserve_server.tuning.chosen_engines import ChosenEngines
 
 if TYPE_CHECKING:
     from layergraph.execution.tuning.result import Tuning

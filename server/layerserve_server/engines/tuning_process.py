@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from layerserve_server.engines.tuning_job import MAX_BUSY_SECONDS
 from layerserve_server.errors import safe_text
 from layerserve_server.jobs import table
 from layerserve_server.jobs.channel import JobDiedError
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
-from layerserve_server.tuning.job import MAX_BUSY_SECONDS
 
 #: Maximum elapsed time for a model, in seconds.
 WALL_SECONDS = 1800.0

@@ -10,9 +10,9 @@ import layergraph
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
-from layerserve_server.tuning import loaders
-from layerserve_server.tuning.chosen_engines import AUTO, ChosenEngines
-from layerserve_server.tuning.loaders import EngineUnfitError, pinning, reducing, reopening
+from layerserve_server.engines import loaders
+from layerserve_server.engines.chosen_engines import AUTO, ChosenEngines
+from layerserve_server.engines.loaders import EngineUnfitError, pinning, reducing, reopening
 
 #: Where graphs are kept; what it gives is only passed on here.
 GRAPHS: Any = SimpleNamespace(of=lambda model, threads: (model, threads))

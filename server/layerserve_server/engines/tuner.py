@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, cast
 from layergraph.execution.engines.engine import UnfitError
 from layergraph.execution.tuning.engine_folder import noted_choices
 
+from layerserve_server.engines.chosen_engines import ChosenEngines, default_threads
+from layerserve_server.engines.kept_models import KeptModels
+from layerserve_server.engines.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
 from layerserve_server.errors import CallCancelledError
 from layerserve_server.inference.runner import ServedModel
 from layerserve_server.repository.version import LoadedVersion
-from layerserve_server.tuning.chosen_engines import ChosenEngines, default_threads
-from layerserve_server.tuning.kept_models import KeptModels
-from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
 
 if TYPE_CHECKING:
     from layergraph.execution.tuning.result import Tuning

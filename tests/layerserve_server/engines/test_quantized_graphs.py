@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from layergraph import Input, Model, layers
 from layerserve_server.artifacts import keys
+from layerserve_server.engines import quantized_graphs as graphs_module
+from layerserve_server.engines.quantized_graphs import QuantizedGraphs
+from layerserve_server.engines.quantizer import QuantizationError
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.quantization import graphs as graphs_module
-from layerserve_server.quantization.graphs import QuantizedGraphs
-from layerserve_server.quantization.quantizer import QuantizationError
 
 ROWS = np.ones((3, 4), "float32")
 

@@ -16,9 +16,9 @@ from jobs_without_processes import Replying
 from layergraph import Input, Model, layers
 from layergraph.execution.engines.table import DEFAULT_ENGINES
 from layergraph.execution.tuning.engine_folder import NOTE, noted_choices
+from layerserve_server.engines.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
 from layerserve_server.errors import CallCancelledError
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, TuningProcess, Wanted
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from layergraph import Input, Model, layers
+from layerserve_server.engines import tuner as module
+from layerserve_server.engines.chosen_engines import ChosenEngines
+from layerserve_server.engines.tuner import Tuner
+from layerserve_server.engines.tuning_process import NoTimeError, TuningError, Wanted
 from layerserve_server.repository.layout import find_file
 from layerserve_server.repository.model_settings import ModelSettings
 from layerserve_server.repository.version import DerivedModel
-from layerserve_server.tuning import tuner as module
-from layerserve_server.tuning.chosen_engines import ChosenEngines
-from layerserve_server.tuning.tuner import Tuner
-from layerserve_server.tuning.tuning_process import NoTimeError, TuningError, Wanted
 
 ROWS = np.ones((3, 4), "float32")
 #: Values of models that are made of another one, by the function that makes them.

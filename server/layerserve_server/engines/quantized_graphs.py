@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from layerserve_server.artifacts.artifacts import Artifacts
 from layerserve_server.artifacts.keys import digest_of, installed, machine, model_digest
+from layerserve_server.engines.quantizer import quantize
 from layerserve_server.jobs.jobs import Jobs
-from layerserve_server.quantization.quantizer import quantize
 
 if TYPE_CHECKING:
     from layergraph import Model

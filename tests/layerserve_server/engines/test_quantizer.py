@@ -9,9 +9,9 @@ import pytest
 from jobs_without_processes import Replying
 from layergraph import Input, Model, layers
 from layergraph.execution.tuning.precision import _write
+from layerserve_server.engines.quantizer import QuantizationError, quantize
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.limits import JobLimits
-from layerserve_server.quantization.quantizer import QuantizationError, quantize
 
 
 def test_a_graph_is_quantized_and_a_damaged_one_refused(tmp_path: Path, jobs: Jobs) -> None:
