@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from layerserve_server.datasets import description
 from layerserve_server.datasets.store import DatasetLimits, DatasetStore
+from layerserve_server.engines.model_loader import ModelLoader
 from layerserve_server.errors import UnavailableError
 from layerserve_server.extensions.extension import Core, Part
 from layerserve_server.importing import sandbox
@@ -45,7 +46,7 @@ from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.health import SERVICE as HEALTH
 from layerserve_server.transport.probes import MetricPage, Probes
 from layerserve_server.transport.shutdown import END_SECONDS, LEFT_SECONDS, Shutdown
-from layerserve_server.wiring import ALL, JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
+from layerserve_server.wiring import ALL, JOB_MODULES, Inference, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
 

@@ -362,14 +362,14 @@ def test_sigterm_ends_a_server_that_is_still_starting(process, tmp_path, monkeyp
 #: A server whose models never end loading.
 SLOW_LOADS = """
 import sys, time
-from layerserve_server import wiring
 from layerserve_server.commands import serve
+from layerserve_server.engines.model_loader import ModelLoader
 
 def load(self, path, model=None):
     print("loads a model", file=sys.stderr, flush=True)
     time.sleep(600)
 
-wiring.ModelLoader.__call__ = load
+ModelLoader.__call__ = load
 sys.exit(serve(sys.argv[1:]))
 """
 

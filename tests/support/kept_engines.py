@@ -9,8 +9,8 @@ from typing import Any, cast
 from layergraph import Model, load_model
 from layerserve_server.disk import sha256
 from layerserve_server.engines.chosen_engines import ChosenEngines, default_threads
+from layerserve_server.engines.model_loader import kept_models
 from layerserve_server.settings.settings import Settings
-from layerserve_server.wiring import kept_models
 
 
 def keep_engines(settings: Settings, path: Path, engine: str = "onnxruntime") -> Model:

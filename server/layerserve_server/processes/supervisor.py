@@ -24,10 +24,10 @@ from prometheus_client.core import Exemplar, Metric
 
 from layerserve_server.access.balances import Balances
 from layerserve_server.access.group import ProcessGroup
+from layerserve_server.engines.model_loader import torch_threads
 from layerserve_server.processes.repository_sync import DRAIN, RepositorySync, lagging
 from layerserve_server.settings.settings import Settings
 from layerserve_server.transport.probes import SAMPLES, load_samples
-from layerserve_server.wiring import torch_threads
 
 logger = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO, get_args
 
 from layerserve_server.access.group import ProcessGroup
+from layerserve_server.engines.model_loader import ModelLoader
 from layerserve_server.extensions.installed import Settings
 from layerserve_server.inference import runner
 from layerserve_server.jobs.jobs import Jobs
@@ -32,7 +33,7 @@ from layerserve_server.transport.call import Routes
 from layerserve_server.transport.grpcio import SharedPort
 from layerserve_server.transport.probes import MetricPage, Probes
 from layerserve_server.transport.shutdown import LEFT_SECONDS, Shutdown
-from layerserve_server.wiring import JOB_MODULES, Inference, ModelLoader, make_imports, routes_of
+from layerserve_server.wiring import JOB_MODULES, Inference, make_imports, routes_of
 
 logger = logging.getLogger(__name__)
 
