@@ -1,7 +1,7 @@
 """The import layers of layergraph, as printed in ARCHITECTURE.md; their check finds each kind of import."""
 
 import pytest
-from floors import printed_floors, room_of, sources, wrong_imports
+from floors import circles, printed_floors, room_of, sources, wrong_imports
 
 FLOORS = printed_floors("layergraph")
 SOURCES = sources("layergraph")
@@ -9,6 +9,22 @@ SOURCES = sources("layergraph")
 
 def test_no_import_runs_up() -> None:
     assert wrong_imports(SOURCES, FLOORS) == []
+
+
+def test_no_folder_imports_itself_by_way_of_its_neighbours() -> None:
+    assert circles(SOURCES) == []
+
+
+def test_a_circle_of_a_file_and_two_folders_is_found() -> None:
+    modules = {
+        "layergraph.layers.__init__": "",
+        "layergraph.layers.activations": "from layergraph.layers.attention.scores import masked_scores",
+        "layergraph.layers.attention.scores": "",
+        "layergraph.layers.attention.multi_head": "def later():\n    from ..core import einsum",
+        "layergraph.layers.core.einsum": "from layergraph.layers import activations",
+    }
+    assert sorted(circles(modules)) == ["layergraph.layers.attention", "layergraph.layers.core"]
+    assert circles({**modules, "layergraph.layers.activations": ""}) == []
 
 
 def test_every_module_has_a_floor() -> None:

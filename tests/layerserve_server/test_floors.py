@@ -1,7 +1,7 @@
 """The floors of layerserve_server, as ARCHITECTURE.md prints them, and that an upward import is found."""
 
 import pytest
-from floors import printed_floors, room_of, sources, wrong_imports
+from floors import circles, printed_floors, room_of, sources, wrong_imports
 
 FLOORS = printed_floors("layerserve_server")
 SOURCES = sources("layerserve_server")
@@ -9,6 +9,10 @@ SOURCES = sources("layerserve_server")
 
 def test_no_import_runs_up() -> None:
     assert wrong_imports(SOURCES, FLOORS) == []
+
+
+def test_no_folder_imports_itself_by_way_of_its_neighbours() -> None:
+    assert circles(SOURCES) == []
 
 
 def test_every_module_has_a_floor() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
@@ -49,8 +50,59 @@ def wrong_imports(modules: Mapping[str, str], floors: Mapping[str, int]) -> list
     ]
 
 
+def circles(modules: Mapping[str, str]) -> list[str]:
+    """The folders that import themselves, by way of files and folders that lie beside them.
+
+    What a folder's own `__init__` imports for its users, and who imports it, doesn't count.
+    """
+    beside: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    folders = set[str]()
+    for module, text in modules.items():
+        own = module.split(".")
+        folders |= {".".join(own[:depth]) for depth in range(1, len(own))}
+        for _, name in _imported_names(module, text):
+            other = _module_of(name, modules).split(".")
+            depth = next((at for at, (one, two) in enumerate(zip(own, other, strict=False)) if one != two), 0)
+            if depth and FACE not in (own[depth], other[depth]):
+                beside[".".join(own[:depth])][own[depth]].add(other[depth])
+    return [
+        f"{folder}.{room}"
+        for folder, imported in beside.items()
+        for room in imported
+        if f"{folder}.{room}" in folders and room in _reached(imported, room)
+    ]
+
+
+def _reached(imported: Mapping[str, set[str]], room: str) -> set[str]:
+    found, left = set[str](), [room]
+    while left:
+        new = imported.get(left.pop(), set()) - found
+        found |= new
+        left.extend(new)
+    return found
+
+
+def _module_of(name: str, modules: Container[str]) -> str:
+    """The module that an imported name is, or is in: `a.b.c` is module `a.b`, or `a.b.__init__`; itself of others."""
+    module = name
+    while module:
+        for candidate in (module, f"{module}.{FACE}"):
+            if candidate in modules:
+                return candidate
+        module = module.rpartition(".")[0]
+    return name
+
+
 def _imported_rooms(module: str, text: str, rooms: Container[str]) -> Iterator[tuple[int, str]]:
     package = module.partition(".")[0]
+    for line, name in _imported_names(module, text):
+        first, *inside = name.split(".")
+        if first == package:
+            yield line, inside[0] if inside and inside[0] in rooms else FACE
+
+
+def _imported_names(module: str, text: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything that a module imports, wherever it does."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -62,6 +114,4 @@ def _imported_rooms(module: str, text: str, rooms: Container[str]) -> Iterator[t
         else:
             continue
         for name in names:
-            first, *inside = name.split(".")
-            if first == package:
-                yield node.lineno, inside[0] if inside and inside[0] in rooms else FACE
+            yield node.lineno, name

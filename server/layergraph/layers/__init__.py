@@ -1,8 +1,8 @@
 """Layers, by Keras's names; one file or folder a family.
 
 Way in: the classes below, or the closed `table` of class names that files may have. Read `core/basic.py` first:
-`Dense` is the example. `inner_layers` is for layers that hold layers; `biases`, `spatial` and `activation_functions`
-are shared by families. Way out: `build` and `forward`, which `functional` calls.
+`Dense` is the example. `inner_layers` is for layers that hold layers; `biases`, `spatial`, `masked_softmax` and
+`activation_functions` are shared by families. Way out: `build` and `forward`, which `functional` calls.
 """
 
 from typing import TYPE_CHECKING, Any

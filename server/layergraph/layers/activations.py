@@ -30,7 +30,7 @@ from layergraph.layers.activation_functions import (
 from layergraph.layers.activation_functions import (
     Activation as ActivationFunction,
 )
-from layergraph.layers.attention.scores import masked_scores, masked_weights
+from layergraph.layers.masked_softmax import masked_scores, masked_weights
 from layergraph.plugins import custom_activations
 from layergraph.regularizers import regularizer
 

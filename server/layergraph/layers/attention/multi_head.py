@@ -36,11 +36,11 @@ from layergraph.layers.attention.scores import (
     as_many_steps,
     causal_mask,
     fused_attention,
-    masked_softmax,
     window_mask,
     with_axes_at,
 )
 from layergraph.layers.core.einsum import EinsumDense, ShapedLayer, lengths
+from layergraph.layers.masked_softmax import masked_softmax
 from layergraph.layers.quantized.equations import QuantizedEinsumDense
 from layergraph.layers.quantized.stored import StoredForm, stored_quantization
 from layergraph.layers.regularization import dropped
