@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from layerserve_server.disk import remove_folder
 from layerserve_server.errors import (
     STOPPING,
     BusyError,
@@ -277,7 +276,7 @@ class Sweeps:
     def _remove(self, sweep: Sweep) -> None:
         with self._lock:
             self._sweeps.pop(sweep.id, None)
-        remove_folder(sweep.folder)
+        sweep.remove()
 
     def get(self, sweep_id: str, visible: Callable[[RunRequest], bool] = lambda request: True) -> Sweep:
         """Returns the sweep with this id. Sweeps whose request isn't `visible` don't exist.

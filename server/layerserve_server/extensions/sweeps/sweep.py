@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.disk import json_object, replace_file
+from layerserve_server.disk import json_object, remove_folder, replace_file
 from layerserve_server.extensions.sweeps.plan import Plan
 from layerserve_server.folder_owner import FolderOwner
 from layerserve_server.records import Int32, Time, checked
@@ -123,7 +123,9 @@ class Sweep:
     #: Set to have its driver look at it at once.
     wake: threading.Event = field(default_factory=threading.Event)
     owner: FolderOwner = field(init=False)
+    #: Held during changes of the folder.
     _saving: threading.Lock = field(default_factory=threading.Lock)
+    _removed: bool = False
 
     def __post_init__(self) -> None:
         self.owner = FolderOwner(self.folder)
@@ -163,8 +165,10 @@ class Sweep:
             self.best_file(old).unlink(missing_ok=True)
 
     def save(self) -> None:
-        """Writes the trials and the state to the folder, atomically. Raises OSError."""
+        """Writes the trials and the state to the folder, atomically. Does nothing after `remove`. Raises OSError."""
         with self._saving:
+            if self._removed:
+                return
             values = {
                 "created_time": self.created_time,
                 "state": self.state.value,
@@ -176,6 +180,12 @@ class Sweep:
                 "cancelled": self.cancelled,
             }
             replace_file(self.folder / TRIALS, json.dumps(values), flushed=True)
+
+    def remove(self) -> None:
+        """Removes the folder of a sweep that has ended. Its thread may be about to save that it has."""
+        with self._saving:
+            self._removed = True
+            remove_folder(self.folder)
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:

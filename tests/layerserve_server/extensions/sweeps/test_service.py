@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+import threading
 import time
 
 import grpc
@@ -18,6 +19,7 @@ from layerserve.v1 import sweeps_pb2 as pb
 from layerserve.v1 import sweeps_pb2_grpc, tensor_pb2, training_pb2, training_pb2_grpc
 from layerserve_server.errors import UnknownDatasetError
 from layerserve_server.extensions.sweeps import service
+from layerserve_server.extensions.sweeps import sweep as sweep_module
 from layerserve_server.extensions.sweeps.plan import Method, Plan
 from layerserve_server.extensions.sweeps.registry import MAX_CREATING, Sweeps
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
@@ -153,6 +155,25 @@ def test_a_cancelled_sweep_publishes_nothing_and_can_be_deleted(sweeper, wait_un
     with pytest.raises(grpc.RpcError, match="no sweep"):
         sweeper.get(sweep_id)
     assert not list((sweeper.state / "sweeps").iterdir())
+
+
+def test_a_sweep_can_be_deleted_while_its_end_is_written(sweeper, monkeypatch, caplog):
+    """Callers see the end before the file has it. What is written after the deletion would leave part of the folder."""
+    deleted, replace = threading.Event(), sweep_module.replace_file
+
+    def replace_late(path, text, **options):
+        if json.loads(text)["state"] != "running":
+            deleted.wait(0.5)
+        replace(path, text, **options)
+
+    monkeypatch.setattr(sweep_module, "replace_file", replace_late)
+    sweep_id = sweeper.create(spec([5]))
+    sweeper.ended(sweep_id)
+    sweeper.stub.DeleteSweep(pb.DeleteSweepRequest(sweep_id=sweep_id))
+    deleted.set()
+    sweeper.app.stop()
+    assert not list((sweeper.state / "sweeps").iterdir())
+    assert "internal error" not in caplog.text
 
 
 def test_a_sweep_whose_trials_all_fail_has_failed(sweeper, tmp_path):
