@@ -101,14 +101,6 @@ def _is_at(handle: int, path: Path) -> bool:
         return False
 
 
-def remove_folder(path: Path) -> None:
-    """Removes a folder, as far as it can be. In place of what a link leads to, it removes the link."""
-    if path.is_symlink():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def json_object(text: str | bytes) -> dict[str, Any]:
     """Parses a JSON object of a file that this server wrote. Raises ValueError for anything else, as damage leaves."""
     try:

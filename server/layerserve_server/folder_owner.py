@@ -16,7 +16,7 @@ from typing import Final
 from layerserve_server.disk import try_lock
 
 OWNER_LOCK: Final = "owner.lock"
-#: Names of folders in which something is made.
+#: Names of folders in which something is made, or which are removed.
 UNFINISHED: Final = re.compile(r"\.unfinished-[0-9a-f]{16}")
 
 
@@ -116,8 +116,23 @@ def unfinished(parent: Path) -> Iterator[Path]:
         folder.remove()
 
 
+def remove_folder(path: Path) -> None:
+    """Removes a folder, as far as it can be. In place of what a link leads to, it removes the link.
+
+    It is hidden first, so that nobody reads half of it: the process may be killed meanwhile. `sweep` removes the rest.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_symlink():
+            path.unlink()
+            return
+        hidden = path.with_name(f".unfinished-{secrets.token_hex(8)}")
+        with contextlib.suppress(PermissionError):
+            path = path.rename(hidden)
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def sweep(parent: Path) -> list[Path]:
-    """Removes the unfinished folders of processes that have ended, and returns them. Others, and links, stay."""
+    """Removes what processes that have ended were making or removing, and returns it. Other folders and links stay."""
     removed = []
     with contextlib.suppress(OSError):
         for entry in os.scandir(parent):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from layerserve_server import folder_owner
-from layerserve_server.folder_owner import FolderOwner, UnfinishedFolder, sweep, unfinished
+from layerserve_server.folder_owner import FolderOwner, UnfinishedFolder, remove_folder, sweep, unfinished
 from left_folders import left_behind
 
 CHILD = """
@@ -42,6 +42,26 @@ def test_what_is_made_is_moved_and_nothing_else_stays(tmp_path):
         made.rename(tmp_path / "target")
     assert os.listdir(tmp_path / "target") == ["file"]
     assert os.listdir(tmp_path / "new" / "parent") == []
+
+
+def test_a_folder_is_removed_whole_though_the_process_is_killed_meanwhile(tmp_path, monkeypatch):
+    (run := tmp_path / "run").mkdir()
+    (run / "file").write_text("whole")
+    (link := tmp_path / "link").symlink_to(run)
+    remove_folder(link)
+    assert os.listdir(tmp_path) == ["run"]
+
+    def killed(path, **_):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_owner.shutil, "rmtree", killed)
+        with pytest.raises(SystemExit):
+            remove_folder(run)
+    assert not run.exists()
+    assert [path.parent for path in sweep(tmp_path)] == [tmp_path]
+    assert os.listdir(tmp_path) == []
+    remove_folder(run)
 
 
 def test_folders_of_others_and_links_stay(tmp_path):

@@ -36,7 +36,7 @@ from layerserve_server.datasets.partial_upload import (
     part_name,
     unwritable,
 )
-from layerserve_server.disk import locked, remove_folder, sync
+from layerserve_server.disk import locked, sync
 from layerserve_server.errors import (
     InvalidRequestError,
     RefusedChangeError,
@@ -44,7 +44,7 @@ from layerserve_server.errors import (
     UnknownDatasetError,
     safe_text,
 )
-from layerserve_server.folder_owner import OWNER_LOCK, FolderOwner, unfinished
+from layerserve_server.folder_owner import OWNER_LOCK, FolderOwner, remove_folder, unfinished
 from layerserve_server.records import DAMAGED, LATEST, log_damaged
 from layerserve_server.wall_clock import JUMP_SECONDS, ClockJumps
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from layerserve_server import folder_owner
 from layerserve_server.errors import (
     STOPPING,
     BusyError,
@@ -28,6 +29,7 @@ from layerserve_server.extensions.sweeps.driver import Driver
 from layerserve_server.extensions.sweeps.plan import Method, Plan
 from layerserve_server.extensions.sweeps.space import MAX_TRIALS, Dimension, check_space, combinations, with_settings
 from layerserve_server.extensions.sweeps.sweep import Sweep, SweepState
+from layerserve_server.folder_owner import remove_folder
 from layerserve_server.jobs.channel import never
 from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.repository.repository import Repository
@@ -85,6 +87,7 @@ class Sweeps:
 
     def start(self) -> None:
         """Reads the sweeps in the folder and continues those that haven't ended. To be called after `Runs.start`."""
+        folder_owner.sweep(self._folder)
         self.scan()
         self._started = True
 
@@ -222,8 +225,8 @@ class Sweeps:
             plan.write(folder)
             sweep.save()
         except OSError as error:
+            remove_folder(folder)
             sweep.owner.release()
-            shutil.rmtree(folder, ignore_errors=True)
             raise NotTrainableError(f"the folder of sweeps can't be written: {error.strerror}") from error
         with self._lock:
             self._sweeps[sweep.id] = sweep
@@ -274,9 +277,10 @@ class Sweeps:
             self._remove(sweep)
 
     def _remove(self, sweep: Sweep) -> None:
+        # First the folder, in which a scan would find it again.
+        sweep.remove()
         with self._lock:
             self._sweeps.pop(sweep.id, None)
-        sweep.remove()
 
     def get(self, sweep_id: str, visible: Callable[[RunRequest], bool] = lambda request: True) -> Sweep:
         """Returns the sweep with this id. Sweeps whose request isn't `visible` don't exist.

@@ -14,9 +14,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from layerserve_server.disk import json_object, remove_folder, replace_file
+from layerserve_server.disk import json_object, replace_file
 from layerserve_server.extensions.sweeps.plan import Plan
-from layerserve_server.folder_owner import FolderOwner
+from layerserve_server.folder_owner import FolderOwner, remove_folder
 from layerserve_server.records import Int32, Time, checked
 from layerserve_server.training.request import RunRequest
 

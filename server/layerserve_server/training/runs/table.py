@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from layerserve_server.disk import remove_folder
+from layerserve_server import folder_owner
 from layerserve_server.errors import (
     BusyError,
     NotTrainableError,
@@ -23,6 +23,7 @@ from layerserve_server.errors import (
     UnknownRunError,
     safe_text,
 )
+from layerserve_server.folder_owner import remove_folder
 from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.repository.layout import FoundVersion
 from layerserve_server.training import events
@@ -229,8 +230,8 @@ class RunTable:
 
     def _discard(self, run: Run) -> None:
         """Removes the folder of a run that couldn't be created."""
+        remove_folder(run.folder)
         run.disown()
-        shutil.rmtree(run.folder, ignore_errors=True)
 
     def own(self, run: Run) -> None:
         """Makes this server the owner of an ended run.
@@ -254,9 +255,10 @@ class RunTable:
 
     def remove(self, run: Run) -> None:
         """Removes a run, whose lock is held, and its folder."""
+        # First the folder, in which a scan would find it again.
+        remove_folder(run.folder)
         with self.changed:
             self._runs.pop(run.id, None)
-        remove_folder(run.folder)
         run.disown()
 
     def prune(self) -> None:
@@ -281,6 +283,7 @@ class RunTable:
 
     def scan_first(self) -> None:
         """Reads the runs in the folder at startup. Those that go on are passed to `adopt`."""
+        folder_owner.sweep(self.folder)
         self._scan()
         self._scanned = True
         self.prune()
