@@ -113,7 +113,7 @@ def test_samples_of_a_deleted_model_are_not_those_of_another_with_its_name(serve
 
 
 @pytest.mark.parametrize("token", CALLERS)
-def test_a_dataset_has_the_requests_of_its_caller_only(put, start, connect, tmp_path, token):
+def test_a_dataset_has_the_requests_of_its_caller_only(put, start, connect, tmp_path, finish, token):
     put("double")
     tokens = write_tokens(
         tmp_path / "tokens.toml", {name: f"rights = {rights}" for name, (rights, _) in CALLERS.items()}
@@ -124,8 +124,7 @@ def test_a_dataset_has_the_requests_of_its_caller_only(put, start, connect, tmp_
     for number, whose in enumerate(("ann", "bob", "ann", None), 1):
         x = tensors.encode(np.full((1, 2), number, np.float32), "x")
         predict(prediction_pb2.PredictRequest(model=MODEL, inputs=[x], id="a"), metadata=bearer(whose), timeout=30)
-    (mirror,) = app._inference.predictor.observers
-    mirror._watchers[1].close()
+    finish(app, 4)
     server, expected = Server(app, channel), CALLERS[token][1]
 
     def make(**fields):

@@ -39,22 +39,6 @@ def folder(tmp_path):
     return tmp_path / "models" / ".layerserve" / "samples"
 
 
-@pytest.fixture
-def finish(monkeypatch, wait_until):
-    """Waits until so many samples have come, which is after the answers, and has them written."""
-    added, add = [], SampleFiles.add
-    monkeypatch.setattr(SampleFiles, "add", lambda files, sample: (add(files, sample), added.append(sample)))
-
-    def wait(app, count):
-        wait_until(lambda: len(added) >= count)
-        (mirror,) = app._inference.predictor.observers
-        _, samples = mirror._watchers
-        samples.close()
-        assert len(added) == count
-
-    return wait
-
-
 @pytest.mark.parametrize("quick", [False, True])
 def test_rows_and_answers_are_in_files_that_training_reads(put, start, connect, folder, quick, finish):
     put("double")
