@@ -163,6 +163,12 @@ class World:
         path = self.models / "double" / "layerserve.toml"
         path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
 
+    def event_settings_are_empty(self):
+        """As a full disk leaves them."""
+        path = self.models / "double" / "layerserve.toml"
+        if path.is_file():
+            path.write_text("")
+
     def event_settings_are_a_folder(self):
         self.event_settings_are_lost()
         if (self.models / "double").is_dir():
@@ -192,6 +198,11 @@ class World:
             self.forgotten = True
             self.restart()
 
+    def event_remembered_callers_are_lost_while_a_server_runs(self):
+        shutil.rmtree(self.state / "callers", ignore_errors=True)
+        self.scan()
+        self.restart()
+
     def event_the_run_is_half_there(self):
         path = self.state / "runs" / self.run / "request.json"
         values = json.loads(path.read_text())
@@ -217,7 +228,8 @@ class World:
             self.aside.rename(self.models / "double")
 
     def event_the_model_is_renamed(self):
-        if (self.models / "double" / "layerserve.toml").is_file() and not (self.models / "twice").exists():
+        path = self.models / "double" / "layerserve.toml"
+        if path.is_file() and path.stat().st_size and not (self.models / "twice").exists():
             (self.models / "double").rename(self.models / "twice")
 
     def event_the_model_is_made_again(self):

@@ -48,8 +48,6 @@ class ModelRecord:
     loaded: bool = True
     #: None if its file has never been valid.
     settings: ModelSettings | None = None
-    #: Whether the settings come from a file; otherwise there is none.
-    has_settings_file: bool = False
     #: Files of the model that have never been valid: what is wanted of it isn't known.
     unknown: frozenset[str] = frozenset((SETTINGS_FILE, CONTROL, LABELS))
     #: Why files of the model aren't in force; empty if all are.
@@ -67,6 +65,11 @@ class ModelRecord:
     def settings_content(self) -> bytes | None:
         """Content of the file of the settings in force; None if there is none."""
         return self._content
+
+    @property
+    def has_settings_file(self) -> bool:
+        """Whether the settings come from a file. An empty one may be what a full disk or a copy left: it says nothing."""
+        return bool(self._content)
 
     @property
     def in_force(self) -> ModelSettings:
@@ -234,7 +237,7 @@ class ModelRecord:
             content, name = other, beside.name
         if content != self._content or self.settings is None or self.problem:
             self.settings = self.defaults if content is None else parse_settings(content, name, type(self.defaults))
-        self._content, self.has_settings_file = content, content is not None
+        self._content = content
 
     def _read_control(self, folder: Path) -> None:
         self.control = read_control(folder)

@@ -47,7 +47,16 @@ class RememberedCallers:
         return UNREADABLE if self._stamp is None else self._known.get(model)
 
     def refresh(self) -> None:
-        """Reads the folder if it has changed. A file that can't be read restricts its model to those who manage it."""
+        """Reads the folder if it has changed. A file that can't be read restricts its model to those who manage it.
+
+        A file that was lost is written again: the model may be gone, and then nothing else knows its callers.
+        """
+        self._look()
+        if self._writes and self._stamp is not None:
+            for model in self._known.keys() - self._on_disk:
+                self._write(model)
+
+    def _look(self) -> None:
         try:
             stamp = self._folder.stat().st_mtime_ns
             if stamp == self._stamp:
@@ -77,9 +86,11 @@ class RememberedCallers:
         else:
             self._known[model] = restriction
             self._of_settings.add(model)
-        if not self._writes:
-            return
-        path = self._folder / f"{model}{SUFFIX}"
+        if self._writes:
+            self._write(model)
+
+    def _write(self, model: str) -> None:
+        restriction, path = self._known.get(model), self._folder / f"{model}{SUFFIX}"
         try:
             if restriction is not None:
                 self._folder.mkdir(parents=True, exist_ok=True)

@@ -58,12 +58,15 @@ def test_a_models_file_names_its_callers_while_the_server_runs(transport, put, s
     assert code_of(predict, "double", "predict") is grpc.StatusCode.PERMISSION_DENIED
     assert code_of(predict, "double", "all") is grpc.StatusCode.OK
     assert listed("all") == {"open", "double"}
-    # A lost file doesn't open the model; one without callers does.
+    # A file that is lost or empty doesn't open the model; one without callers does.
     (tmp_path / "models" / "double" / "layerserve.toml").unlink()
     server.repository.scan()
     assert code_of(predict, "double", "predict") is grpc.StatusCode.PERMISSION_DENIED
-    assert listed("all") == {"open", "double"}
     reserve(tmp_path / "models" / "double" / "1" / "model.keras", "")
+    server.repository.scan()
+    assert code_of(predict, "double", "predict") is grpc.StatusCode.PERMISSION_DENIED
+    assert listed("all") == {"open", "double"}
+    reserve(tmp_path / "models" / "double" / "1" / "model.keras", "# for all\n")
     server.repository.scan()
     assert code_of(predict, "double", "predict") is grpc.StatusCode.OK
 

@@ -54,6 +54,25 @@ def test_what_was_lost_is_written_again(folder, lost):
     assert next_server(folder) == ANN
 
 
+@pytest.mark.parametrize("lost", ["all", "one"])
+def test_what_was_lost_of_a_model_that_is_gone_is_written_again(folder, lost):
+    kept = RememberedCallers(folder, writes=True)
+    look(kept)
+    shutil.rmtree(folder) if lost == "all" else (folder / "m.json").unlink()
+    kept.refresh()
+    assert next_server(folder) == ANN
+
+
+def test_what_could_not_be_read_and_was_lost_stays_closed(folder):
+    folder.mkdir()
+    (folder / "m.json").write_text("{")
+    kept = RememberedCallers(folder, writes=True)
+    kept.refresh()
+    (folder / "m.json").unlink()
+    kept.refresh()
+    assert next_server(folder) == UNREADABLE
+
+
 def test_a_folder_that_can_not_be_read_opens_no_model(folder, caplog):
     # A file in its place: permissions don't stop root.
     folder.write_text("")
