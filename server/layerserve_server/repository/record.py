@@ -68,7 +68,7 @@ class ModelRecord:
 
     @property
     def has_settings_file(self) -> bool:
-        """Whether the settings come from a file. An empty one may be what a full disk or a copy left: it says nothing."""
+        """Whether the settings come from a file. An empty one, as a full disk leaves it, says nothing."""
         return bool(self._content)
 
     @property

@@ -173,31 +173,36 @@ class EventWriter:
     """Appends events to a run's file. One writer at a time: the server, or the child process while it is alive."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens the file for appending. An incomplete last line, left by a killed writer, is removed."""
+        """Opens the file for appending. An incomplete last line, left by a killed writer, is removed.
+
+        Raises DAMAGED if it can't be opened, or its last whole line isn't an event.
+        """
         path = folder / EVENTS
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        held = path.read_bytes()
+        held = path.read_bytes() if path.exists() else b""
         whole = held.rfind(b"\n") + 1
-        os.ftruncate(self._file, whole)
         last = held[:whole].rstrip(b"\n").rpartition(b"\n")[2]
         self._next = Event.from_line(last).sequence + 1 if last else 0
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        os.ftruncate(self._file, whole)
 
-    def write(self, what: What) -> None:
+    def write(self, what: What) -> Event:
         """Appends an event. Raises OSError, and then a part of it may be in the file, which the next writer removes."""
-        line = Event(self._next, time.time(), what).to_line()
+        event = Event(self._next, time.time(), what)
+        line = event.to_line()
         if os.write(self._file, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._next += 1
+        return event
 
     def close(self) -> None:
         """Closes the file."""
         os.close(self._file)
 
 
-def append(folder: Path, what: What) -> None:
-    """Appends one event to a run's file."""
+def append(folder: Path, what: What) -> Event:
+    """Appends one event to a run's file, and returns it. Raises OSError, and as EventWriter."""
     writer = EventWriter(folder)
     try:
-        writer.write(what)
+        return writer.write(what)
     finally:
         writer.close()

@@ -72,3 +72,29 @@ def test_the_end_of_a_run_is_told_although_it_can_not_be_written(
     assert (record.getMessage(), record.run) == ("can't write an event of the run: No space left on device", run)
     (again,) = stub.WatchRun(pb.WatchRunRequest(run_id=run, from_sequence=last.event.sequence), timeout=60)
     assert again.event.WhichOneof("kind") == "finished"
+
+
+@pytest.mark.parametrize(("damage", "end"), [("lost", "finished"), ("shortened", "finished"), ("invalid", "failed")])
+def test_the_end_of_a_run_is_told_although_its_events_were_damaged_meanwhile(
+    put: Any, start: Any, connect: Any, tmp_path: Path, damage: str, end: str
+) -> None:
+    put(version=1)
+    app = start()
+    stub = training_pb2_grpc.TrainingServiceStub(connect(app))
+    training, run = waiting_run(stub)
+    folder = tmp_path / "models" / ".layerserve" / "runs" / run
+    file = folder / "events.jsonl"
+    if damage == "lost":
+        file.unlink()
+    elif damage == "shortened":
+        os.truncate(file, 10)
+    else:
+        with file.open("ab") as lines:
+            lines.write(b"{}\n")
+    (folder / "go").touch()
+    *_, last = training
+    assert last.event.WhichOneof("kind") == end
+    *_, again = stub.WatchRun(pb.WatchRunRequest(run_id=run), timeout=60)
+    assert again.event.WhichOneof("kind") == end
+    # It no longer takes a place in the queue.
+    assert not app.runs.table.list()[0].owned

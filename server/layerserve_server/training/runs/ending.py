@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from layerserve_server.errors import ModelGoneError, NotTrainableError, ServerError, VersionConflictError, safe_text
+from layerserve_server.records import DAMAGED
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import events
 from layerserve_server.training.events import Cancelled, Failed, What
@@ -130,8 +131,8 @@ class RunEndings:
             with self._table.changed:
                 self._write(run, events.Log(safe_text(f"interrupted: {reason}; the run is resumed once")))
                 self._queue.add_again(run)
-        except OSError as error:
-            text = f"{reason}; the run can't be resumed: {error.strerror}"
+        except DAMAGED as error:
+            text = f"{reason}; the run can't be resumed: {_reason(error)}"
             self.end(run, Failed(safe_text(text), *run.position, resumable=True))
         else:
             logger.warning("a run is resumed once, since it was interrupted", extra={"run": run.id, "reason": reason})
@@ -237,8 +238,7 @@ class RunEndings:
             os.replace(part, rival)
             (run.folder / OUTCOME).unlink(missing_ok=True)
         except (ServerError, OSError) as error:
-            text = error.strerror if isinstance(error, OSError) else str(error)
-            return f"version {newest} was published meanwhile, and can't be compared with the result: {text}"
+            return f"version {newest} was published meanwhile, and can't be compared with the result: {_reason(error)}"
         run.process.forget()
         return ""
 
@@ -298,11 +298,20 @@ class RunEndings:
     def _write(run: Run, what: What) -> None:
         """Appends an event. One that can't be written reaches those who watch now, but no later server."""
         try:
-            events.append(run.folder, what)
+            written = events.append(run.folder, what)
             run.log.refresh()
-        except OSError as error:
-            logger.error("can't write an event of the run: %s", error.strerror, extra={"run": run.id})
+            # In a new file, as the run's file was lost, it is before the place where this server reads on.
+            told = any((one.sequence, one.time) == (written.sequence, written.time) for one in run.log.copy())
+        except DAMAGED as error:
+            logger.error("can't write an event of the run: %s", _reason(error), extra={"run": run.id})
+            told = False
+        if not told:
             run.log.put(what)
+
+
+def _reason(error: Exception) -> str:
+    """Returns why a file can't be read or written."""
+    return safe_text(getattr(error, "strerror", None) or str(error), 200)
 
 
 def _seconds(run: Run, result: RunResult) -> float:
