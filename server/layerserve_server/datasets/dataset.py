@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from layerserve.values.tensors import NUMPY_DTYPES
 from layerserve_server.disk import json_object, replace_file
 from layerserve_server.records import DAMAGED, INT64, Time, checked, log_damaged, read_object
 
+ID = re.compile("[0-9a-f]{64}")
 #: Formats of files, which are also their suffixes.
 FORMATS = ("npz", "parquet", "csv", "tsv")
 #: File with what is known of a dataset, and file with its first rows.

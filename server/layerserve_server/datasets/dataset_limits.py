@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerserve_server.datasets.dataset import Declaration
+from layerserve_server.datasets.dataset import ID, Declaration
 from layerserve_server.datasets.partial_upload import PART_NAME, Part, read_note, unwritable
 from layerserve_server.errors import QuotaError, TooLargeError
 
@@ -28,7 +29,7 @@ def check(kept: DatasetStore, declared: Declaration, owner: str, folder: Path, m
 
     TooLargeError if the server or the disk has none, and QuotaError if its owner has more than `most` bytes then.
     """
-    total, own, count, own_count = _used(kept, owner, folder.name)
+    total, own, count, own_count = _used(kept, owner, {folder.name, declared.sha256})
     _check_fits(kept, declared.bytes, total)
     if count >= MAX_DATASETS:
         raise TooLargeError(f"there are {count} datasets and uploads, the maximum; delete some first")
@@ -47,7 +48,7 @@ def check(kept: DatasetStore, declared: Declaration, owner: str, folder: Path, m
 
 def check_received(kept: DatasetStore, part: Part) -> None:
     """Raises TooLargeError if what has come of an upload doesn't fit any more: others came meanwhile."""
-    _check_fits(kept, part.size, _used(kept, part.owner, part.folder.name)[0])
+    _check_fits(kept, part.size, _used(kept, part.owner, {part.folder.name, part.declared.sha256})[0])
 
 
 def _check_fits(kept: DatasetStore, size: int, total: int) -> None:
@@ -60,27 +61,29 @@ def _check_fits(kept: DatasetStore, size: int, total: int) -> None:
 
 def left(kept: DatasetStore, owner: str, most: int | None) -> int:
     """Returns the number of bytes for which there is room."""
-    total, own, *_ = _used(kept, owner, "")
+    total, own, *_ = _used(kept, owner, set())
     return max(0, min(kept.max_bytes - total, (sys.maxsize if most is None else most) - own, _free(kept.folder)))
 
 
-def _used(kept: DatasetStore, owner: str, except_for: str) -> tuple[int, int, int, int]:
-    """Returns the bytes of all datasets and uploads, of those of one owner, and the numbers of both."""
-    total = own = count = own_count = 0
-    for dataset in kept.datasets():
-        count += 1
-        total += dataset.bytes
-        if owner in dataset.owners:
-            own_count += 1
-            own += dataset.bytes
+def _used(kept: DatasetStore, owner: str, except_for: Container[str]) -> tuple[int, int, int, int]:
+    """Returns the bytes of all datasets and uploads, of those of one owner, and the numbers of both.
+
+    Uploads and damaged datasets with the names `except_for` don't count.
+    """
+    datasets = kept.datasets()
+    own_sizes = [dataset.bytes for dataset in datasets if owner in dataset.owners]
+    total, own = sum(dataset.bytes for dataset in datasets), sum(own_sizes)
+    count, own_count = len(datasets), len(own_sizes)
+    known = {dataset.id for dataset in datasets}
     for entry in os.scandir(kept.folder):
-        if not PART_NAME.fullmatch(entry.name) or entry.name == except_for:
+        is_part = PART_NAME.fullmatch(entry.name)
+        if entry.name in known or entry.name in except_for or not (is_part or ID.fullmatch(entry.name)):
             continue
         count += 1
         # What is declared keeps no room from others before it has come.
         size = _size(Path(entry.path))
         total += size
-        if read_note(Path(entry.path)).owner == owner:
+        if is_part and read_note(Path(entry.path)).owner == owner:
             own_count += 1
             part = kept.open_parts.get(entry.name)
             own += size if part is None else part.declared.bytes

@@ -20,6 +20,7 @@ from layerserve_server import folder_owner, wall_clock
 from layerserve_server.datasets import dataset_limits
 from layerserve_server.datasets.data_file import DataFile
 from layerserve_server.datasets.dataset import (
+    ID,
     RECORD,
     Dataset,
     Declaration,
@@ -50,8 +51,7 @@ from layerserve_server.wall_clock import JUMP_SECONDS, ClockJumps
 
 logger = logging.getLogger(__name__)
 
-#: An id, and the beginning of one.
-ID = re.compile("[0-9a-f]{64}")
+#: The beginning of an id.
 BEGINNING = re.compile("[0-9a-f]{6,64}")
 #: Beginning of the names of folders of datasets that are being deleted.
 DELETED = ".deleted-"
@@ -278,7 +278,7 @@ class DatasetStore:
             for path in (*folder.iterdir(), folder):
                 sync(path)
             with self._changing():
-                folder.rename(target)
+                self._move(folder, target)
             sync(self.folder)
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -292,6 +292,31 @@ class DatasetStore:
             (target / name).unlink(missing_ok=True)
         logger.info("a dataset is complete", extra={"dataset": dataset.id, "bytes": dataset.bytes})
         return self._read(dataset.id) or dataset
+
+    def _move(self, folder: Path, target: Path) -> None:
+        """Moves the files of a dataset to its place. Raises OSError, also if there is another that isn't damaged."""
+        try:
+            folder.rename(target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not self._is_damaged(target.name):
+                raise
+            # The record last: with it the dataset is complete.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == RECORD):
+                path.replace(target / path.name)
+            sync(target)
+            logger.warning("a damaged dataset was uploaded again", extra={"dataset": target.name})
+
+    def _is_damaged(self, name: str) -> bool:
+        """Whether a dataset's folder has no valid record. One that can't be read for now isn't damaged."""
+        try:
+            Dataset.read(self.folder / name)
+        except FileNotFoundError:
+            return (self.folder / name).is_dir()
+        except OSError:
+            return False
+        except DAMAGED:
+            return True
+        return False
 
     def _discard(self, part: Part, error: WrongDigestError | InvalidRequestError) -> None:
         with self._lock:
@@ -342,11 +367,10 @@ class DatasetStore:
         for name in self._names():
             path = self.folder / name
             if ID.fullmatch(name):
-                dataset = self._read(name)
-                expires = None if dataset is None else self.expires(dataset)
-                if dataset is None or expires is None:
+                used, expires = self._times(name)
+                if expires is None:
                     continue
-                renewed = jumped or dataset.used > now + JUMP_SECONDS
+                renewed = jumped or used > now + JUMP_SECONDS
                 if not renewed and (expires > now or not sure):
                     continue
                 if renewed or used_by(name) or self._remove(name, used_by):
@@ -361,6 +385,14 @@ class DatasetStore:
                     self._sweep_part(path, now)
             elif name.startswith(DELETED):
                 self._sweep_deleted(path, used_by)
+
+    def _times(self, name: str) -> tuple[float, float | None]:
+        """Returns the Unix times when a dataset was last used and when it expires; None for never."""
+        dataset = self._read(name)
+        if dataset is not None:
+            return dataset.used, self.expires(dataset)
+        used, most = _last_written(self.folder / name), self._limits.keep_seconds
+        return used, used + most if most and self._is_damaged(name) else None
 
     def _sweep_part(self, path: Path, now: float) -> None:
         with self._changing():

@@ -297,13 +297,62 @@ def test_two_callers_at_once_have_one_dataset(make_store):
     assert not bob.folder.exists()
 
 
-def test_a_folder_of_its_name_that_is_no_dataset_is_a_typed_error(make_store):
+def damage(store, kind):
+    """Leaves a dataset without a valid record."""
+    record = store.folder / DIGEST / "dataset.json"
+    if kind == "lost":
+        record.unlink()
+    else:
+        record.write_bytes({"empty": b"", "cut": record.read_bytes()[:50], "zeros": bytes(300)}[kind])
+
+
+DAMAGES = ("lost", "empty", "cut", "zeros")
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_dataset_is_whole_when_it_is_uploaded_again(make_store, kind):
+    store = make_store(max_bytes=len(CONTENT))
+    upload(store)
+    damage(store, kind)
+    (store.folder / DIGEST / "other").mkdir()
+    assert store.datasets() == []
+    dataset = upload(store, owner="bob")
+    assert (dataset.id, dataset.owners) == (DIGEST, ("bob",))
+    assert store.datasets() == [dataset]
+    # What isn't its own stays.
+    assert (store.folder / DIGEST / "other").is_dir()
+
+
+def test_a_dataset_that_can_not_be_read_for_now_is_not_replaced(make_store):
     store = make_store()
-    part = begin(store)
-    part.add(0, CONTENT)
-    (store.folder / DIGEST / "other").mkdir(parents=True)
+    upload(store)
+    record = store.folder / DIGEST / "dataset.json"
+    record.unlink()
+    record.mkdir()
     with pytest.raises(RefusedChangeError, match="can't be written"):
-        store.finish(part)
+        upload(store)
+    assert record.is_dir()
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_dataset_takes_room_until_its_time_is_over(make_store, kind):
+    store = make_store(max_bytes=len(CONTENT) + 10)
+    upload(store)
+    damage(store, kind)
+    other = Declaration("npz", len(CONTENT), "1" * 64)
+    with pytest.raises(TooLargeError):
+        begin(store, other)
+    store.sweep(unused)
+    assert (store.folder / DIGEST).is_dir()
+    for path in (*(store.folder / DIGEST).iterdir(), store.folder / DIGEST):
+        age(path, 2000)
+    store.sweep(used)
+    assert (store.folder / DIGEST).is_dir()
+    for path in (*(store.folder / DIGEST).iterdir(), store.folder / DIGEST):
+        age(path, 2000)
+    store.sweep(unused)
+    assert not (store.folder / DIGEST).exists()
+    begin(store, other)
 
 
 def test_another_server_that_receives_it_refuses_for_now(make_store):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,9 @@ from layerserve_server.errors import (
 from layerserve_server.jobs.channel import Channel, never
 from layerserve_server.jobs.jobs import Jobs
 from layerserve_server.jobs.table import Job
+from layerserve_server.records import DAMAGED
+
+logger = logging.getLogger(__name__)
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -38,6 +43,8 @@ MAKING_SECONDS = 600.0
 ID, OWNER, TIME = "request_id", "request_owner", "request_time"
 #: Before the name of an output that is also the name of an input.
 OUTPUT = "output:"
+#: What reading a file raises that is damaged.
+UNREADABLE = (*DAMAGED, EOFError, zipfile.BadZipFile, zlib.error)
 #: File of the corrections beside the dataset's: an array for each target, and JSON with what each is for.
 CORRECTIONS, INDEX = "corrections.npz", "index"
 
@@ -150,11 +157,15 @@ def _requests(folder: Path, wanted: set[str], owner: bytes | None) -> Iterator[_
     """Yields the requests of an owner, or of all, in the files of a version that have the wanted arrays."""
     for file in sorted(folder.glob("*.npz")):
         try:
-            with np.load(file, allow_pickle=False) as archive:
+            # NumPy doesn't close a file that it opens and can't read.
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
                 if not wanted.issubset(archive.files) or not {ID, OWNER, TIME}.issubset(archive.files):
                     continue
                 ids, owners, moments = (archive[key].tolist() for key in (ID, OWNER, TIME))
         except FileNotFoundError:  # removed meanwhile, as too many were kept
+            continue
+        except UNREADABLE as error:
+            logger.warning("%s: sampled requests can't be read: %s", file, safe_text(str(error), 200))
             continue
         start = 0
         for (id, whose, moment), rows in itertools.groupby(zip(ids, owners, moments, strict=True)):
@@ -199,10 +210,11 @@ class _Files:
     def array(self, file: Path, key: str) -> Array:
         if self._read != (file, key):
             try:
-                with np.load(file, allow_pickle=False) as archive:
+                with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
                     self._array = archive[key]
-            except FileNotFoundError:
-                raise InvalidRequestError("a file of sampled requests was removed meanwhile; try again") from None
+            except UNREADABLE as error:
+                what = "was removed meanwhile; try again" if isinstance(error, FileNotFoundError) else "is damaged"
+                raise InvalidRequestError(f"a file of sampled requests {what}") from None
             self._read = file, key
         return self._array
 

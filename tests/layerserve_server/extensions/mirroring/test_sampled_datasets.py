@@ -90,6 +90,39 @@ def test_corrected_requests_become_a_dataset(server):
     assert not [name for name in os.listdir(server.app.datasets.folder) if name.startswith(".made")]
 
 
+#: Bytes of a damaged file of samples, of those of a whole one.
+DAMAGES = {
+    "empty": lambda whole: b"",
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "zeros": lambda whole: bytes(len(whole)),
+    "text": lambda whole: b"{}",
+    "ids": lambda whole: whole.replace(b"a", b"z"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_of_samples_costs_no_more_than_its_requests(server, damage):
+    sampled(server, ("a", [[1, 2]]))
+    folder = server.app.settings.state_folder / "samples"
+    (file,) = folder.rglob("*.npz")
+    # The next file of this moment has the same name.
+    file = file.rename(file.with_name("earlier.npz"))
+    sampled(server, ("b", [[3, 4]]))
+    file.write_bytes(DAMAGES[damage](file.read_bytes()))
+    dataset = made(server, {"b": [[1, 1]]}, uncorrected=True)
+    assert content(server, dataset) == {"x/x": [[3, 4]], "y/y": [[1, 1]]}
+    assert "no sampled request of this model has this id" in refused(lambda: made(server, {"a": [[0, 0]]}))[1]
+
+
+def test_samples_of_which_only_rows_are_damaged_are_refused_with_the_reason(server):
+    sampled(server, ("a", [[1, 2]]))
+    (file,) = (server.app.settings.state_folder / "samples").rglob("*.npz")
+    rows = np.float32([[1, 2]]).tobytes()
+    file.write_bytes(file.read_bytes().replace(rows, bytes(len(rows))))
+    code, text = refused(lambda: made(server, {"a": [[0, 0]]}))
+    assert (code, text) == (grpc.StatusCode.INVALID_ARGUMENT, "a file of sampled requests is damaged")
+
+
 def test_a_request_that_names_a_version_takes_its_samples_only(server):
     sampled(server, ("a", [[1, 2]]))
     sampled(server, ("b", [[3, 4]]), version=2)
