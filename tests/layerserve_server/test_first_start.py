@@ -79,8 +79,12 @@ def test_a_file_that_can_not_be_read_opens_nothing(world, number):
         opened = world.allowed() - world.before
         stop(world)
         wrong += [(str(path), kind, "opens", sorted(map(str, opened))[:5])] if opened else []
-        # What settings say of callers is written down at each start.
-        kept = kind == "gone" or path.parts[0] == "callers" or content(world.state / path) == left
+        if path.name == "events.jsonl" and isinstance(left, bytes):
+            # A run whose end is lost was interrupted, and that is written behind the whole lines.
+            kept = content(world.state / path).startswith(left[: left.rfind(b"\n") + 1])
+        else:
+            # What settings say of callers is written down at each start.
+            kept = kind == "gone" or path.parts[0] == "callers" or content(world.state / path) == left
         wrong += [] if kept else [(str(path), kind, "is overwritten")]
     assert wrong == []
 
