@@ -269,20 +269,21 @@ class Manager:
     def delete_model(self, name: str, who: str, *, force: bool = False) -> Sequence[str]:
         """Deletes a model. Returns the processes that lag behind.
 
-        Raises RefusedChangeError if it is loaded, or work on it hasn't ended. With `force`, neither is a
+        Raises RefusedChangeError if work on it hasn't ended, or it is loaded. With `force`, neither is a
         reason; then the results of those runs are withheld.
         """
         with self._changes.make(who, "delete model", name, force=force) as record:
             versions = self._known(name)
             record["from"] = [one.version for one in versions]
-            if not force and any(one.answers or one.state is State.LOADING for one in versions):
-                raise RefusedChangeError(f"model '{name}': it is loaded; unload it first, or use force")
+            # First: whoever forces it because the model is loaded must know of work whose results would be withheld.
             if not force and (work := self._open_work(name)):
                 listed = ", ".join(work[:MAX_LISTED]) + f" and {len(work) - MAX_LISTED} more" * (len(work) > MAX_LISTED)
                 raise RefusedChangeError(
                     f"model '{name}' is being trained by {listed}: cancel them, or use force, after which they publish "
                     "nothing"
                 )
+            if not force and any(one.answers or one.state is State.LOADING for one in versions):
+                raise RefusedChangeError(f"model '{name}': it is loaded; unload it first, or use force")
             self._publisher.check_deletable(name)
             highest = self._publisher.highest(name)
             self._on_disk(lambda: self._publisher.writer.withdraw_model(name, highest))
