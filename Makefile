@@ -35,7 +35,7 @@ serve: $(STAMP) ## Serve the models in ./models (built from the zoo if missing)
 	$(BIN)/layerserve serve models
 
 .PHONY: test
-test: $(STAMP) ## Run the tests in JOBS=3 processes (about 9 minutes on 2 cores)
+test: $(STAMP) ## Run the tests in JOBS=3 processes (about 6 minutes on 2 cores)
 	@# Many tests start servers, which would compile every module where Python writes no bytecode itself.
 	@$(BIN)/python -m compileall -q client modelzoo server tests
 	$(PYTEST)
