@@ -69,6 +69,8 @@ class World:
             for model in ("double", "parked"):
                 (self.models / model / "layerserve.toml").write_text(NAMED)
         self.servers = []
+        #: Errors by which the server says that it has a defect.
+        self.defects = []
         self.open()
         self.run = self.trained("owner-who-reads")
         (self.state / "runs" / self.run / "files").mkdir(exist_ok=True)
@@ -302,7 +304,9 @@ class World:
     def is_admitted(self, call):
         try:
             next(call, None)
-        except grpc.RpcError:
+        except grpc.RpcError as error:
+            if error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
+                self.defects.append(error.details())
             reasons = {str(value) for key, value in call.trailing_metadata() or () if key == REASON_KEY}
             return not reasons & (REFUSED | NOTHING)
         finally:

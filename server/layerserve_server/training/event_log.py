@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.training.events import (
     EVENTS,
     LAST,
@@ -164,16 +165,27 @@ class EventLog:
         except OSError:
             return
 
+    def _read_again(self, offset: int) -> Iterator[tuple[Event, int]]:
+        """Yields events that were read before, with their offsets. If the file was damaged since, up to the damage."""
+        try:
+            for event, at, _ in self._lines(offset):
+                yield event, at
+        except DAMAGED as error:
+            log_damaged(self.folder / EVENTS, error)
+
     def all(self) -> Iterator[Event]:
         """Yields all events in the file, oldest first, also those that aren't in memory."""
-        for event, _, _ in self._lines(0):
+        for event, _ in self._read_again(0):
             yield event
 
     def since(self, sequence: int) -> list[Event]:
-        """Returns the events from this sequence number on. May return only the first ones: call again for more."""
+        """Returns the events from this sequence number on. May return only the first ones: call again for more.
+
+        Without those that aren't in memory if the file was lost or damaged.
+        """
         with self._lock:
-            if sequence <= self._dropped:
-                return self._page(sequence)
+            if sequence <= self._dropped and (page := self._page(sequence)):
+                return page
             start = bisect.bisect_left(self.events, sequence, key=lambda event: event.sequence)
             return self.events[start:]
 
@@ -182,7 +194,7 @@ class EventLog:
         at = bisect.bisect_right(self._marks, (max(0, sequence), sys.maxsize)) - 1
         found: list[Event] = []
         newest = self.events[-1].sequence
-        for event, offset, _ in self._lines(self._marks[at][1] if at >= 0 else 0):
+        for event, offset in self._read_again(self._marks[at][1] if at >= 0 else 0):
             if offset >= self._offset or len(found) == PAGE_EVENTS:
                 break
             if event.sequence >= sequence:

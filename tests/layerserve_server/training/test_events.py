@@ -7,7 +7,7 @@ import os
 from collections import deque
 
 import pytest
-from layerserve_server.training import events
+from layerserve_server.training import event_log, events
 from layerserve_server.training.event_log import EventLog
 from layerserve_server.training.events import EventWriter
 from open_files import open_below
@@ -134,6 +134,27 @@ def test_what_happened_is_found_by_its_kind(tmp_path):
     assert log.copy() == log.events
     assert log.copy() is not log.events
     assert (log.last, EventLog(tmp_path).last) == (events.Log("a"), None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "whole"),
+    [(lambda text: b"", 0), (lambda text: b"{}\n" + text, 0), (lambda text: text[:3000] + b"\n" + text[3000:], 20)],
+    ids=["lost", "invalid", "cut"],
+)
+def test_of_damaged_events_those_in_memory_are_told(tmp_path, monkeypatch, caplog, damage, whole):
+    monkeypatch.setattr(event_log, "KEPT_BYTES", 1000)
+    epochs = [events.Epoch(number, 50, {"loss": 0.5}, 0.1) for number in range(1, 51)]
+    log = log_of(tmp_path, *epochs, events.Finished(2, {}, 0.5))
+    file = tmp_path / "events.jsonl"
+    file.write_bytes(damage(file.read_bytes()))
+    assert log.copy()[0].sequence > 20
+    told, sequence = [], 0
+    while new := log.since(sequence):
+        told += new
+        sequence = new[-1].sequence + 1
+    assert [event.what for event in told][-1] == events.Finished(2, {}, 0.5)
+    assert len(told) >= whole + 2
+    assert len(list(log.all())) >= whole
 
 
 def test_what_was_read_isnt_read_again(tmp_path):
