@@ -16,6 +16,7 @@ from layerserve.values.tensors import NUMPY_DTYPES
 from layerserve_server.disk import json_object, replace_file
 from layerserve_server.records import DAMAGED, INT64, Time, checked, log_damaged, read_object
 
+#: An id: the SHA-256 of the file.
 ID = re.compile("[0-9a-f]{64}")
 #: Formats of files, which are also their suffixes.
 FORMATS = ("npz", "parquet", "csv", "tsv")

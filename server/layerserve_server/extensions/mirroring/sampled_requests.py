@@ -43,7 +43,7 @@ MAKING_SECONDS = 600.0
 ID, OWNER, TIME = "request_id", "request_owner", "request_time"
 #: Before the name of an output that is also the name of an input.
 OUTPUT = "output:"
-#: What reading a file raises that is damaged.
+#: Errors of reading a damaged file.
 UNREADABLE = (*DAMAGED, EOFError, zipfile.BadZipFile, zlib.error)
 #: File of the corrections beside the dataset's: an array for each target, and JSON with what each is for.
 CORRECTIONS, INDEX = "corrections.npz", "index"
