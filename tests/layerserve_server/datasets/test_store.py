@@ -323,6 +323,18 @@ def test_a_damaged_dataset_is_whole_when_it_is_uploaded_again(make_store, kind):
     assert (store.folder / DIGEST / "other").is_dir()
 
 
+def test_the_record_of_a_damaged_dataset_comes_last(make_store, monkeypatch):
+    """A server may be killed in between: the rest isn't a dataset then."""
+    store = make_store()
+    upload(store)
+    damage(store, "lost")
+    moved, move = [], Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: (moved.append(path.name), move(path, target)))
+    upload(store)
+    assert {"content.npz", "dataset.json"} <= {*moved}
+    assert moved[-1] == "dataset.json"
+
+
 def test_a_dataset_that_can_not_be_read_for_now_is_not_replaced(make_store):
     store = make_store()
     upload(store)
