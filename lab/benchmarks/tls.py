@@ -68,7 +68,7 @@ def _ways(folder: Path, stack: contextlib.ExitStack) -> Iterator[Way]:
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     server, client = (
         authority.issue_cert("localhost", key_type=trustme.KeyType.ECDSA),
-        authority.issue_cert(common_name="bench", key_type=trustme.KeyType.ECDSA),
+        authority.issue_cert("client.invalid", common_name="bench", key_type=trustme.KeyType.ECDSA),
     )
     (folder / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
     (folder / "tls.key").write_bytes(server.private_key_pem.bytes())

@@ -39,7 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         authority = Authority(folder)
-        made = authority.ca.issue_cert(common_name="client")
+        made = authority.issue_client("client")
         (folder / "client.pem").write_bytes(made.cert_chain_pems[0].bytes())
         (folder / "client-key.pem").write_bytes(made.private_key_pem.bytes())
         save(folder / "models")

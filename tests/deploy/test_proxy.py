@@ -68,7 +68,7 @@ def _proxied(app: App, tmp_path: Path) -> Iterator[tuple[Authority, int, int]]:
 
 def test_client_certificates_and_tokens_hold(proxied: tuple[Authority, int, int], tmp_path: Path) -> None:
     authority, port, probes = proxied
-    made = authority.ca.issue_cert(common_name="shop")
+    made = authority.issue_client("shop")
     (tmp_path / "client.pem").write_bytes(made.cert_chain_pems[0].bytes())
     (tmp_path / "client-key.pem").write_bytes(made.private_key_pem.bytes())
     mutual = TLS(ca=tmp_path / "ca.crt", certificate=tmp_path / "client.pem", key=tmp_path / "client-key.pem")

@@ -31,12 +31,18 @@ class Authority:
         if not half:
             replace(self.key, made.private_key_pem.bytes())
 
+    def issue_client(self, name: str, *alternatives: str) -> trustme.LeafCert:
+        """Returns a client's certificate of this common name."""
+        # cryptography 51 refuses a certificate with an empty list of alternative names, which trustme would make.
+        others = alternatives or ("client.invalid",)
+        return self.ca.issue_cert(*others, common_name=name, key_type=trustme.KeyType.ECDSA)
+
     def client(self, name: str | None = None, *alternatives: str) -> grpc.ChannelCredentials:
         """Credentials of a client with a certificate of this common name; without one for None."""
         root = self.ca.cert_pem.bytes()
         if name is None:
             return grpc.ssl_channel_credentials(root)
-        made = self.ca.issue_cert(*alternatives, common_name=name, key_type=trustme.KeyType.ECDSA)
+        made = self.issue_client(name, *alternatives)
         chain = b"".join(blob.bytes() for blob in made.cert_chain_pems)
         return grpc.ssl_channel_credentials(root, made.private_key_pem.bytes(), chain)
 

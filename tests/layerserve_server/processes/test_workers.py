@@ -360,7 +360,7 @@ def test_callers_over_http_have_the_same_rights_in_every_process(guarded):
     contexts = {name: ssl.create_default_context() for name in ("shop", "stranger")}
     for name, context in contexts.items():
         authority.ca.configure_trust(context)
-        authority.ca.issue_cert(common_name=name).configure_cert(context)
+        authority.issue_client(name).configure_cert(context)
     forged = {"layerserve-peer": "ipv4:1.2.3.4", "layerserve-certificate-bin": '["shop"]'}
     taken = set()
     for _ in range(8):

@@ -93,7 +93,7 @@ def serial(app, authority, client):
     import ssl
 
     context = ssl.create_default_context(cadata=authority.ca.cert_pem.bytes().decode())
-    made = authority.ca.issue_cert(common_name=client)
+    made = authority.issue_client(client)
     with made.private_key_and_cert_chain_pem.tempfile() as path:
         context.load_cert_chain(path)
     context.set_alpn_protocols(["h2"])

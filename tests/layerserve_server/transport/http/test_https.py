@@ -9,7 +9,6 @@ import socket
 import ssl
 
 import pytest
-import trustme
 from authorities import Authority
 from tokens import write_tokens
 
@@ -31,7 +30,7 @@ def context_of(authority, name=None):
     """What a client trusts, and its certificate."""
     context = ssl.create_default_context(cafile=str(authority.root))
     if name is not None:
-        authority.ca.issue_cert(common_name=name, key_type=trustme.KeyType.ECDSA).configure_cert(context)
+        authority.issue_client(name).configure_cert(context)
     return context
 
 
