@@ -302,6 +302,11 @@ class UnavailableError(ServerError):
     reason = "unavailable"
 
 
+def error_text(error: Exception) -> str:
+    """Returns what an error says. Of an OSError, only the reason: its text has the path, too."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 def safe_text(text: str, limit: int = MAX_TEXT) -> str:
     """Converts a text to a single line of at most `limit` characters that is valid in any transport and log.
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from layerserve_server.access.verifiers import VerifierKind
+from layerserve_server.errors import error_text
 from layerserve_server.toml_text import TomlError, parse_toml
 
 GrantedRight = Literal["predict", "read", "train", "manage"]
@@ -90,8 +91,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise TokensFileError(f"tokens file {path}: {reason}") from error
+        raise TokensFileError(f"tokens file {path}: {error_text(error)}") from error
 
 
 def parse_tokens(text: str, what: str, kinds: Sequence[VerifierKind] = ()) -> TokensFile:

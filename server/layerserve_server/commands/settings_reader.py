@@ -14,6 +14,7 @@ from layerserve.cli.variables import PREFIX, unknown
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
+from layerserve_server.errors import error_text
 from layerserve_server.extensions.installed import Settings, variables
 from layerserve_server.settings.flags import read_flags, unset
 from layerserve_server.settings.settings import Settings as CoreSettings
@@ -99,8 +100,7 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = parse_toml(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, TomlError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError(f"settings file {path}: {reason}") from error
+        raise SettingsError(f"settings file {path}: {error_text(error)}") from error
     names = set(Settings.model_fields) - {"config", "check_config"}
     for key in values:
         if key not in names:

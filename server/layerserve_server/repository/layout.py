@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from layerserve_server.errors import safe_text
+from layerserve_server.errors import error_text, safe_text
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LABEL = MODEL_NAME
@@ -226,7 +226,7 @@ def _find_in_model(name: str, folder: Path) -> Contents:
     except FileNotFoundError:
         return Contents([], {}, {})
     except OSError as error:
-        return Contents([], {}, {name: error.strerror or str(error)})
+        return Contents([], {}, {name: error_text(error)})
     labels = {entry.name: Path(entry.path) for entry in entries if entry.name.endswith(CLASS_LABELS)}
     versions, others = [], []
     for entry in entries:

@@ -9,7 +9,7 @@ from typing import Any
 
 from layergraph.errors import unknown_name
 
-from layerserve_server.errors import UnknownLabelError, UnknownVersionError
+from layerserve_server.errors import UnknownLabelError, UnknownVersionError, error_text
 from layerserve_server.repository.canary import Canary, read_share
 from layerserve_server.repository.control import CONTROL, Control, read_control
 from layerserve_server.repository.entry import Description, Entry
@@ -223,7 +223,7 @@ class ModelRecord:
             try:
                 read()
             except (ModelSettingsError, UnreadableFileError) as error:
-                problems.append(getattr(error, "strerror", None) or str(error))
+                problems.append(error_text(error))
             else:
                 self.unknown -= {name}
         before, self.problem = self.problem, "; ".join(problems)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from layergraph.errors import LayerGraphError
 from layerserve.values.tensors import NUMPY_DTYPES
 
-from layerserve_server.errors import ServerError, VersionFailedError, safe_text
+from layerserve_server.errors import ServerError, VersionFailedError, error_text, safe_text
 from layerserve_server.inference.batching import BatchQueue
 from layerserve_server.inference.input_decoder import InputDecoder
 from layerserve_server.inference.runner import ModelRunner, ServedModel, TensorSpec
@@ -176,4 +176,4 @@ def failure_text(error: Exception) -> tuple[str, bool]:
     """
     if not isinstance(error, (LayerGraphError, VersionFailedError, OSError, MemoryError)):
         return "internal error while loading; see the server's log", False
-    return safe_text(getattr(error, "strerror", None) or str(error) or type(error).__name__), True
+    return safe_text(error_text(error)), True

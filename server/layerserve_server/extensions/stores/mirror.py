@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from layerserve_server.errors import UnavailableError, VersionFailedError
+from layerserve_server.errors import UnavailableError, VersionFailedError, error_text
 from layerserve_server.extensions.object_stores.addresses import last_part
 from layerserve_server.extensions.object_stores.objects import Kind, Store, StoredObject, StoreError
 from layerserve_server.extensions.stores.cache import Cache
@@ -230,7 +230,7 @@ class Mirror:
         return True
 
     def _note_away(self, error: OSError) -> None:
-        text = error.strerror or str(error)
+        text = error_text(error)
         self._away += 1
         self._observer.store_listed(False)
         if text != self._away_text:
@@ -411,7 +411,7 @@ class Mirror:
         try:
             self._transfer(one)
         except Exception as error:
-            known = error if isinstance(error, StoreError) else StoreError(_kind(error), _text(error))
+            known = error if isinstance(error, StoreError) else StoreError(_kind(error), error_text(error))
             self._note_failure(one, known)
             raise known from error
         finally:
@@ -496,7 +496,3 @@ class Mirror:
 def _kind(error: Exception) -> Kind:
     """Returns the kind of an error that isn't the store's."""
     return "full" if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else "refused"
-
-
-def _text(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__)
