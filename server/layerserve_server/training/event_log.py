@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from layerserve_server.records import DAMAGED, log_damaged
+from layerserve_server.training import events
 from layerserve_server.training.events import (
     EVENTS,
     LAST,
@@ -201,6 +202,17 @@ class EventLog:
                 ended = isinstance(event.what, LAST) and event.sequence < newest
                 found.append(_superseded(event) if ended else event)
         return found
+
+    def write(self, what: What) -> None:
+        """Appends an event to the file and reads it. Raises OSError, and as EventWriter."""
+        path = self.folder / EVENTS
+        # In a file that was lost or shortened, it comes before the place where this log reads on.
+        lost = (path.stat().st_size if path.exists() else 0) < self._offset
+        events.append(self.folder, what)
+        if lost:
+            self.put(what)
+        else:
+            self.refresh()
 
     def put(self, what: What) -> None:
         """Adds an event that couldn't be written to the file, so that watchers still receive it."""

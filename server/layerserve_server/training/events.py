@@ -185,24 +185,22 @@ class EventWriter:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         os.ftruncate(self._file, whole)
 
-    def write(self, what: What) -> Event:
+    def write(self, what: What) -> None:
         """Appends an event. Raises OSError, and then a part of it may be in the file, which the next writer removes."""
-        event = Event(self._next, time.time(), what)
-        line = event.to_line()
+        line = Event(self._next, time.time(), what).to_line()
         if os.write(self._file, line) < len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._next += 1
-        return event
 
     def close(self) -> None:
         """Closes the file."""
         os.close(self._file)
 
 
-def append(folder: Path, what: What) -> Event:
-    """Appends one event to a run's file, and returns it. Raises OSError, and as EventWriter."""
+def append(folder: Path, what: What) -> None:
+    """Appends one event to a run's file. Raises OSError, and as EventWriter."""
     writer = EventWriter(folder)
     try:
-        return writer.write(what)
+        writer.write(what)
     finally:
         writer.close()

@@ -53,9 +53,7 @@ class _Store:
 class CheckpointRetention:
     """Keeps checkpoints in the folder of a run that is training."""
 
-    def __init__(
-        self, folder: Path, request: RunRequest, model: Model, report: Callable[[events.What], object]
-    ) -> None:
+    def __init__(self, folder: Path, request: RunRequest, model: Model, report: Callable[[events.What], None]) -> None:
         """`report` writes an event. Removes what a killed process has left. Raises OSError."""
         self._folder = folder
         self._request = request

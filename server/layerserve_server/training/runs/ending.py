@@ -9,7 +9,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from layerserve_server.errors import ModelGoneError, NotTrainableError, ServerError, VersionConflictError, safe_text
+from layerserve_server.errors import (
+    ModelGoneError,
+    NotTrainableError,
+    ServerError,
+    VersionConflictError,
+    error_text,
+    safe_text,
+)
 from layerserve_server.records import DAMAGED
 from layerserve_server.repository.repository import Repository
 from layerserve_server.training import events
@@ -132,7 +139,7 @@ class RunEndings:
                 self._write(run, events.Log(safe_text(f"interrupted: {reason}; the run is resumed once")))
                 self._queue.add_again(run)
         except DAMAGED as error:
-            text = f"{reason}; the run can't be resumed: {_reason(error)}"
+            text = f"{reason}; the run can't be resumed: {error_text(error)}"
             self.end(run, Failed(safe_text(text), *run.position, resumable=True))
         else:
             logger.warning("a run is resumed once, since it was interrupted", extra={"run": run.id, "reason": reason})
@@ -238,7 +245,8 @@ class RunEndings:
             os.replace(part, rival)
             (run.folder / OUTCOME).unlink(missing_ok=True)
         except (ServerError, OSError) as error:
-            return f"version {newest} was published meanwhile, and can't be compared with the result: {_reason(error)}"
+            text = error_text(error)
+            return f"version {newest} was published meanwhile, and can't be compared with the result: {text}"
         run.process.forget()
         return ""
 
@@ -298,20 +306,12 @@ class RunEndings:
     def _write(run: Run, what: What) -> None:
         """Appends an event. One that can't be written reaches those who watch now, but no later server."""
         try:
-            written = events.append(run.folder, what)
-            run.log.refresh()
-            # In a new file, as the run's file was lost, it is before the place where this server reads on.
-            told = any((one.sequence, one.time) == (written.sequence, written.time) for one in run.log.copy())
+            run.log.write(what)
         except DAMAGED as error:
-            logger.error("can't write an event of the run: %s", _reason(error), extra={"run": run.id})
-            told = False
-        if not told:
+            logger.error(
+                "can't write an event of the run: %s", safe_text(error_text(error), 200), extra={"run": run.id}
+            )
             run.log.put(what)
-
-
-def _reason(error: Exception) -> str:
-    """Returns why a file can't be read or written."""
-    return safe_text(getattr(error, "strerror", None) or str(error), 200)
 
 
 def _seconds(run: Run, result: RunResult) -> float:

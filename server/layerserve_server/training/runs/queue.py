@@ -76,8 +76,7 @@ class RunQueue:
 
     def add(self, run: Run) -> None:
         """Inserts a run after the queued runs of the same or a higher priority. Called with the lock held."""
-        events.append(run.folder, events.Queued(self.line(run.kind, run.priority)[0]))
-        run.log.refresh()
+        run.log.write(events.Queued(self.line(run.kind, run.priority)[0]))
         run.phase = Phase.WAITING
         later = (index for index, one in enumerate(self._waiting) if _later(one, run.priority))
         behind = next(later, len(self._waiting))

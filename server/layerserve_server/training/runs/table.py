@@ -212,8 +212,7 @@ class RunTable:
             else:
                 start.copy(folder)
             request.write(folder)
-            events.append(folder, events.Accepted(request.model, request.version, request.sent_bytes, kept_back))
-            run.log.refresh()
+            run.log.write(events.Accepted(request.model, request.version, request.sent_bytes, kept_back))
         except UnknownCheckpointError:
             self._discard(run)
             raise
