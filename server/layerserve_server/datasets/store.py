@@ -312,10 +312,8 @@ class DatasetStore:
             Dataset.read(self.folder / name)
         except FileNotFoundError:
             return (self.folder / name).is_dir()
-        except OSError:
-            return False
-        except DAMAGED:
-            return True
+        except DAMAGED as error:
+            return not isinstance(error, OSError)
         return False
 
     def _discard(self, part: Part, error: WrongDigestError | InvalidRequestError) -> None:

@@ -275,7 +275,7 @@ class Manager:
         with self._changes.make(who, "delete model", name, force=force) as record:
             versions = self._known(name)
             record["from"] = [one.version for one in versions]
-            # First: whoever forces it because the model is loaded must know of work whose results would be withheld.
+            # Before the next check: its error advises force, which withholds the results of open runs.
             if not force and (work := self._open_work(name)):
                 listed = ", ".join(work[:MAX_LISTED]) + f" and {len(work) - MAX_LISTED} more" * (len(work) > MAX_LISTED)
                 raise RefusedChangeError(

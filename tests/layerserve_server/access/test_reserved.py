@@ -62,6 +62,7 @@ def test_a_models_file_names_its_callers_while_the_server_runs(transport, put, s
     (tmp_path / "models" / "double" / "layerserve.toml").unlink()
     server.repository.scan()
     assert code_of(predict, "double", "predict") is grpc.StatusCode.PERMISSION_DENIED
+    assert listed("all") == {"open", "double"}
     reserve(tmp_path / "models" / "double" / "1" / "model.keras", "")
     server.repository.scan()
     assert code_of(predict, "double", "predict") is grpc.StatusCode.PERMISSION_DENIED

@@ -95,7 +95,7 @@ def test_a_model_that_is_being_trained_is_deleted_by_force_only(make, put, tmp_p
     work = [f"run 'r{number}'" for number in range(7)]
     repository = make()
     manager = Manager(repository, Changes(repository, AuditLog(tmp_path)), open_work=lambda name: work)
-    # It is loaded, too: whoever is told of that alone would force it, and lose the runs' results.
+    # The model is loaded as well. That error alone would advise force, which withholds the runs' results.
     with pytest.raises(Exception, match=r"'double' is being trained by run 'r0', .*, run 'r4' and 2 more: cancel"):
         manager.delete_model("double", ME)
     manager.unload("double", ME)

@@ -9,6 +9,7 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -153,12 +154,19 @@ def _answer_key(output: str, inputs: Sequence[str]) -> str:
     return OUTPUT + output if output in inputs else output
 
 
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Opens a file of samples. Raises UNREADABLE if it is damaged."""
+    # NumPy itself doesn't close a file that it can't read.
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+        yield archive
+
+
 def _requests(folder: Path, wanted: set[str], owner: bytes | None) -> Iterator[_Request]:
     """Yields the requests of an owner, or of all, in the files of a version that have the wanted arrays."""
     for file in sorted(folder.glob("*.npz")):
         try:
-            # NumPy doesn't close a file that it opens and can't read.
-            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            with _opened(file) as archive:
                 if not wanted.issubset(archive.files) or not {ID, OWNER, TIME}.issubset(archive.files):
                     continue
                 ids, owners, moments = (archive[key].tolist() for key in (ID, OWNER, TIME))
@@ -210,7 +218,7 @@ class _Files:
     def array(self, file: Path, key: str) -> Array:
         if self._read != (file, key):
             try:
-                with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+                with _opened(file) as archive:
                     self._array = archive[key]
             except UNREADABLE as error:
                 what = "was removed meanwhile; try again" if isinstance(error, FileNotFoundError) else "is damaged"
