@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from layerserve_server.disk import replace_file
 from layerserve_server.records import DAMAGED, log_damaged
 from layerserve_server.training import events
 from layerserve_server.training.events import (
@@ -206,13 +207,19 @@ class EventLog:
     def write(self, what: What) -> None:
         """Appends an event to the file and reads it. Raises OSError, and as EventWriter."""
         path = self.folder / EVENTS
-        # In a file that was lost or shortened, it comes before the place where this log reads on.
-        lost = (path.stat().st_size if path.exists() else 0) < self._offset
+        if (path.stat().st_size if path.exists() else 0) < self._offset:
+            self._write_again()
         events.append(self.folder, what)
-        if lost:
-            self.put(what)
-        else:
-            self.refresh()
+        self.refresh()
+
+    def _write_again(self) -> None:
+        """Writes the events in memory to a file that was lost or shortened, so that readers find them as before."""
+        with self._lock:
+            lines = [event.to_line() for event in self.events]
+            replace_file(self.folder / EVENTS, b"".join(lines))
+            self._sizes = [len(line) for line in lines]
+            self._held_bytes = self._offset = sum(self._sizes)
+            self._marks = []
 
     def put(self, what: What) -> None:
         """Adds an event that couldn't be written to the file, so that watchers still receive it."""

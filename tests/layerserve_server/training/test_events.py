@@ -158,15 +158,19 @@ def test_of_damaged_events_those_in_memory_are_told(tmp_path, monkeypatch, caplo
 
 
 @pytest.mark.parametrize("left", [None, b"", b'{"sequence": 0, '])
-def test_an_event_that_comes_into_a_lost_file_is_told(tmp_path, left):
+def test_an_event_that_comes_into_a_lost_file_is_told_and_those_before_are_written_again(tmp_path, left):
     log = log_of(tmp_path, events.Queued(0), events.Failed("killed", resumable=True))
     (tmp_path / "events.jsonl").unlink()
     if left is not None:
         (tmp_path / "events.jsonl").write_bytes(left)
     log.write(events.Queued(1))
     assert (log.last, log.ended) == (events.Queued(1), False)
-    assert [event.sequence for event in log.events] == [0, 1, 2]
-    assert EventLog.read(tmp_path).last == events.Queued(1)
+    # The process of the run goes on with the file.
+    events.append(tmp_path, events.Started(1, 2, 3))
+    log.refresh()
+    assert [event.sequence for event in log.events] == [0, 1, 2, 3]
+    assert log.last == events.Started(1, 2, 3)
+    assert EventLog.read(tmp_path).copy() == log.copy()
 
 
 def test_what_was_read_isnt_read_again(tmp_path):

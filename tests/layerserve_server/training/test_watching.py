@@ -13,6 +13,7 @@ import pytest
 from layerserve.v1 import tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve_server.training import events
+from layerserve_server.training.event_log import EventLog
 
 X = b"\0" * 8 * 3
 
@@ -96,5 +97,9 @@ def test_the_end_of_a_run_is_told_although_its_events_were_damaged_meanwhile(
     assert last.event.WhichOneof("kind") == end
     *_, again = stub.WatchRun(pb.WatchRunRequest(run_id=run), timeout=60)
     assert again.event.WhichOneof("kind") == end
+    # The next server finds it, too.
+    if damage != "invalid":
+        first, *_, again = EventLog.read(folder).copy()
+        assert (type(first.what), type(again.what)) == (events.Accepted, events.Finished)
     # It no longer takes a place in the queue.
     assert not app.runs.table.list()[0].owned
