@@ -26,7 +26,6 @@ from layerserve_server.training.request import RunRequest
 from layerserve_server.training.run_folder.digests import data_identity
 from layerserve_server.training.run_folder.layout import CHILD_LOCK, DIGESTS
 from layerserve_server.training.run_folder.result import OUTCOME, RunResult
-from layerserve_server.training.runs import trace
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -44,14 +43,13 @@ def test_what_is_no_object_is_an_error_of_values(text, tmp_path):
 #: Files that a server can do without, by name: where they are, and what reads them.
 OPTIONAL = {
     "digests": (DIGESTS, lambda folder: data_identity(folder, RunRequest("m", 1, ()))),
-    "trace": (trace.TRACE, lambda folder: trace.variables(folder)),
     "upload": (UPLOAD, lambda folder: read_note(folder).bytes),
     "samples": (SAMPLE, read_samples),
     "usage": ("usage.json", lambda folder: Usage(folder / "usage.json").read()),
     "graphs": ("digests.json", lambda folder: Artifacts(folder.parent, ()).is_whole(folder.name)),
 }
 #: Whether the log names a file that is damaged; others are made anew without that.
-NAMED = {"digests", "trace", "upload", "samples", "usage"}
+NAMED = {"digests", "upload", "samples", "usage"}
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
@@ -63,10 +61,6 @@ def test_without_a_file_that_is_damaged_a_server_goes_on(name, damage, tmp_path,
 
 #: Objects of wrong values, by name of the file.
 WRONG = [
-    ("trace", {"traceparent": 3}),
-    ("trace", {"traceparent": ["a"]}),
-    ("trace", {"traceparent": "a\0b"}),
-    ("trace", {"traceparent": "\udcff"}),
     ("upload", {"bytes": "5"}),
     ("upload", {"other": 5}),
     ("samples", {"x": 3}),

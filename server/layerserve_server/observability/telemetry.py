@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from layerserve_server.observability.access_log import AccessLog
 from layerserve_server.transport.call import Finished, Trace
 from layerserve_server.transport.client_address import host_of
+
+if TYPE_CHECKING:
+    from layerserve_server.training.runs.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -22,19 +26,11 @@ class Tracer(Protocol):
     def begin(self, name: str, metadata: Sequence[tuple[str, str | bytes]], arrived: float) -> Trace | None:
         """Returns the trace of a call to the method `name`; None if it isn't sampled."""
 
-    def run_ended(
-        self,
-        headers: Mapping[str, str],
-        name: str,
-        times: tuple[float, float],
-        attributes: Mapping[str, Any],
-        happened: Sequence[tuple[str, float, Mapping[str, Any]]],
-        failure: str,
-    ) -> None:
-        """Exports the span of a run, with what happened in it. `headers` are those of `Trace.headers`.
+    def run_variables(self, folder: Path) -> dict[str, str]:
+        """Returns the variables by which the process of a run in this folder gets its span (see `Trace.begin_run`)."""
 
-        Times are Unix times in seconds; `failure` is empty if there is none.
-        """
+    def run_ended(self, run: Run) -> None:
+        """Exports the span of a run that has ended, if it has one."""
 
     def close(self) -> None:
         """Exports the spans that wait."""

@@ -39,7 +39,6 @@ from layerserve_server.training.request import EVALUATION, TRAINING, RunRequest
 from layerserve_server.training.run_folder.files import chunks, listed, opened
 from layerserve_server.training.run_folder.layout import FILES
 from layerserve_server.training.run_folder.upload import Upload
-from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.transport.call import Call, Routes, Stream
@@ -123,7 +122,7 @@ class TrainingService:
                 self._runs.abandon(run, str(error))
                 raise
             if stream.trace is not None:
-                trace.write(run.folder, stream.trace.headers(stream.metadata))
+                stream.trace.begin_run(run.folder, stream.metadata)
             return run
 
         def begin_once() -> tuple[Run, bool]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from layerserve_server.access.caller import Caller
@@ -239,10 +240,10 @@ class Trace(Protocol):
     def request(self) -> Trace:
         """Returns the trace of one request of a stream."""
 
-    def headers(self, metadata: Sequence[tuple[str, str | bytes]]) -> Mapping[str, str]:
-        """Returns the W3C headers of a new span below this one, with the caller's baggage, and "parent", this one's id.
+    def begin_run(self, folder: Path, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """Begins the span of a run below this one, with the caller's baggage.
 
-        The new span outlives the call, and is exported by its headers (see training.runs.trace).
+        It outlives the call, so it is in the run's folder. Whichever server ends the run exports it.
         """
 
     def end(self, model: str, version: str, status: str, **attributes: str) -> None:

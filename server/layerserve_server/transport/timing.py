@@ -6,7 +6,8 @@ The key is that of HTTP's header with times (https://www.w3.org/TR/server-timing
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from layerserve_server.access.gate import Pairs
@@ -55,8 +56,9 @@ class CallTimes:
     def request(self) -> Trace:
         raise NotImplementedError  # streams aren't timed
 
-    def headers(self, metadata: Pairs) -> Mapping[str, str]:
-        return {} if self._trace is None else self._trace.headers(metadata)
+    def begin_run(self, folder: Path, metadata: Pairs) -> None:
+        if self._trace is not None:
+            self._trace.begin_run(folder, metadata)
 
     def end(self, model: str, version: str, status: str, **attributes: str) -> None:
         if self._trace is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,8 +99,8 @@ class Sampled:
     def computed(self, *arguments):
         self.told.append(("computed", *arguments))
 
-    def headers(self, metadata):
-        return {"traceparent": "00"}
+    def begin_run(self, *arguments):
+        self.told.append(("begin_run", *arguments))
 
     def end(self, *arguments, **attributes):
         self.told.append(("end", *arguments, attributes))
@@ -112,15 +113,18 @@ def test_what_is_noted_of_a_sampled_call_reaches_its_trace():
     times.computed(3.0, 4.0, 6.0, 5, [times])
     times.computed(7.0, 8.0, 9.0, 1, [times], "ValueError")
     times.end("m", "1", "OK", address="a")
-    assert (times.trace_id, trace.queued, times.headers(())) == (trace.trace_id, 2.0, {"traceparent": "00"})
+    assert (times.trace_id, trace.queued) == (trace.trace_id, 2.0)
+    times.begin_run(Path("run"), ())
     assert trace.told == [
         ("computed", 3.0, 4.0, 6.0, 5, [times], ""),
         ("computed", 7.0, 8.0, 9.0, 1, [times], "ValueError"),
         ("end", "m", "1", "OK", {"address": "a"}),
+        ("begin_run", Path("run"), ()),
     ]
     # Of the first batch it waited for a second, and both took three.
     assert times.text().startswith("queue;dur=1000.000, compute;dur=3000.000, total;dur=")
     unsampled = CallTimes(None, 1.0)
     unsampled.queued = 2.0
     unsampled.end("m", "1", "OK")
-    assert (unsampled.trace_id, unsampled.queued, unsampled.headers(())) == ("", 2.0, {})
+    unsampled.begin_run(Path("run"), ())
+    assert (unsampled.trace_id, unsampled.queued) == ("", 2.0)

@@ -33,7 +33,6 @@ from layerserve_server.services.run_requests import RunDefaults, common_fields, 
 from layerserve_server.training import events
 from layerserve_server.training.checks.request_checks import check_range
 from layerserve_server.training.request import RunRequest
-from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.registry import Runs
 from layerserve_server.training.runs.run import Run, RunState
 from layerserve_server.transport.call import Routes, Stream
@@ -111,7 +110,7 @@ class OnlineTrainingService:
             request = owned(self._request(spec, base.name, base.version), stream.caller, self._repository)
             run = self._runs.begin(request, base, lambda: not stream.listens())
         if stream.trace is not None:
-            trace.write(run.folder, stream.trace.headers(stream.metadata))
+            stream.trace.begin_run(run.folder, stream.metadata)
         self._runs.enqueue(run)
         return run
 

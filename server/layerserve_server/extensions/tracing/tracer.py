@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from importlib import metadata as packages
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from grpc import StatusCode as StatusCodes
 from opentelemetry import propagate
@@ -34,14 +35,18 @@ from opentelemetry.trace import (
     Status,
     StatusCode,
     TraceFlags,
-    TraceState,
     get_current_span,
 )
 
 from layerserve_server.access.gate import Pairs
 from layerserve_server.extensions.tracing.otel_variables import names
+from layerserve_server.extensions.tracing.run_spans import RunSpan, attributes_of, events_of
 from layerserve_server.observability.background import Background
+from layerserve_server.training.events import Failed
 from layerserve_server.transport.call import Trace
+
+if TYPE_CHECKING:
+    from layerserve_server.training.runs.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -149,26 +154,22 @@ class OpenTelemetryTracer:
         own = SpanContext(trace_id, self.ids.generate_span_id(), False, TraceFlags(TraceFlags.SAMPLED), state)
         return CallTrace(self, name, own, parent, kind, began, {**(attributes or {}), **dict(found.attributes or {})})
 
-    def run_ended(
-        self,
-        headers: Mapping[str, str],
-        name: str,
-        times: tuple[float, float],
-        attributes: Mapping[str, Any],
-        happened: Sequence[tuple[str, float, Mapping[str, Any]]],
-        failure: str,
-    ) -> None:
-        """Exports the span of a run, with what happened in it (see observability.telemetry.Tracer)."""
-        _, trace_id, span_id, _ = headers["traceparent"].split("-")
-        state = TraceState.from_header([headers.get("tracestate", "")])
-        flags = TraceFlags(TraceFlags.SAMPLED)
-        own, parent = (
-            SpanContext(int(trace_id, 16), int(one, 16), False, flags, state) for one in (span_id, headers["parent"])
-        )
-        events = [Event(what, details, round(moment * 1e9)) for what, moment, details in happened]
-        status = Status(StatusCode.ERROR, failure) if failure else None
-        began, ended = (round(moment * 1e9) for moment in times)
-        made = self.span(name, own, parent, (began, ended), attributes=attributes, events=events, status=status)
+    def run_variables(self, folder: Path) -> dict[str, str]:
+        """Returns variables of a run's process (see observability.telemetry.Tracer)."""
+        span = RunSpan.read(folder)
+        return {} if span is None else span.variables()
+
+    def run_ended(self, run: Run) -> None:
+        """Exports the span of a run, if it has one (see observability.telemetry.Tracer)."""
+        span = RunSpan.read(run.folder)
+        if span is None:
+            return
+        own, parent = span.contexts()
+        last = run.log.last
+        status = Status(StatusCode.ERROR, last.reason) if isinstance(last, Failed) else None
+        times = round(run.created_time * 1e9), time.time_ns()
+        about, events = attributes_of(run), events_of(run)
+        made = self.span(run.request.kind, own, parent, times, attributes=about, events=events, status=status)
         self.finished(lambda: iter([made]))
 
     def finished(self, make: Callable[[], Iterator[ReadableSpan]]) -> None:
@@ -282,16 +283,15 @@ class CallTrace:
         context = self._child()
         return CallTrace(self._tracer, "request", context, self.context, SpanKind.INTERNAL, time.monotonic(), {})
 
-    def headers(self, metadata: Pairs) -> dict[str, str]:
-        """Returns the headers of a new span below this one (see transport.call.Trace)."""
+    def begin_run(self, folder: Path, metadata: Pairs) -> None:
+        """Begins the span of a run below this one (see transport.call.Trace)."""
         own = self.context
-        found = {
-            "traceparent": f"00-{own.trace_id:032x}-{self._tracer.ids.generate_span_id():016x}-01",
-            "tracestate": own.trace_state.to_header(),
-            "baggage": next((value for key, value in metadata if key == "baggage" and isinstance(value, str)), ""),
-            "parent": f"{own.span_id:016x}",
-        }
-        return {name: value for name, value in found.items() if value}
+        RunSpan(
+            traceparent=f"00-{own.trace_id:032x}-{self._tracer.ids.generate_span_id():016x}-01",
+            parent=f"{own.span_id:016x}",
+            tracestate=own.trace_state.to_header(),
+            baggage=next((value for key, value in metadata if key == "baggage" and isinstance(value, str)), ""),
+        ).write(folder)
 
     def end(self, model: str, version: str, status: str, **attributes: str) -> None:
         """Ends the trace, once."""

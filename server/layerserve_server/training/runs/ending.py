@@ -37,7 +37,6 @@ from layerserve_server.training.run_folder.layout import (
     result_file,
 )
 from layerserve_server.training.run_folder.result import RunResult
-from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.queue import RunQueue
 from layerserve_server.training.runs.run import Phase, Run
 from layerserve_server.training.runs.table import RunTable, copy_version
@@ -297,9 +296,9 @@ class RunEndings:
         # a request to resume or delete the run right afterwards doesn't find it still owned by this server.
         with self._table.changed:
             self._write(run, what)
-            if self._tracer is not None:
-                trace.export(self._tracer, run)
             run.disown()
+            if self._tracer is not None:
+                self._tracer.run_ended(run)
         self._table.prune()
 
     @staticmethod

@@ -17,13 +17,13 @@ from layerserve_server.training.events import Failed
 from layerserve_server.training.program import main
 from layerserve_server.training.run_folder.result import INTERRUPT
 from layerserve_server.training.run_limits import RunLimits
-from layerserve_server.training.runs import trace
 from layerserve_server.training.runs.ending import RunEndings
 from layerserve_server.training.runs.run import Run
 from layerserve_server.training.runs.table import RunTable
 
 if TYPE_CHECKING:
     from layerserve_server.observability.metrics import Metrics
+    from layerserve_server.observability.telemetry import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class RunExecution:
         endings: RunEndings,
         limits: RunLimits,
         observer: Metrics,
+        tracer: Tracer | None,
         command: Sequence[str],
         jobs: Jobs | None,
     ) -> None:
@@ -48,6 +49,7 @@ class RunExecution:
         self._endings = endings
         self._limits = limits
         self._observer = observer
+        self._tracer = tracer
         self._command = command
         self._jobs = jobs
 
@@ -74,7 +76,7 @@ class RunExecution:
     def _launch(self, run: Run) -> None:
         # Not forked on a GPU: CUDA can't be initialized again after a fork.
         jobs = self._jobs if run.request.device == "cpu" else None
-        variables = trace.variables(run.folder)
+        variables = self._tracer.run_variables(run.folder) if self._tracer is not None else {}
         if run.kind.program:
             variables[main.PROGRAM] = run.kind.program
         run.process.start(self._command, run.request.threads, jobs, variables)

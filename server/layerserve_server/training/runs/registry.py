@@ -78,7 +78,7 @@ class Runs:
         #: Pauses, resumes, stops and changes runs.
         self.steering = RunSteering(self.table, self._queue, self._endings)
         self._execution = RunExecution(
-            self.table, self._endings, limits, observer, command, jobs if command == TRAINER else None
+            self.table, self._endings, limits, observer, tracer, command, jobs if command == TRAINER else None
         )
         self._threads: list[threading.Thread] = []
 

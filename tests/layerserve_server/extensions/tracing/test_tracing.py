@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import urllib.error
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 import grpc
 import numpy as np
 import pytest
+from damaged_files import DAMAGES, check_goes_on
 from layerserve.v1 import prediction_pb2, prediction_pb2_grpc, tensor_pb2, training_pb2_grpc
 from layerserve.v1 import training_pb2 as pb
 from layerserve.values import tensors
@@ -18,6 +20,7 @@ from layerserve_server.extensions.tracing import otel_variables
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk isn't installed")
+from layerserve_server.extensions.tracing.run_spans import FILE, RunSpan
 from layerserve_server.extensions.tracing.tracer import OpenTelemetryTracer, UnknownExporterError, exporters
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -270,9 +273,8 @@ def test_a_request_of_http_has_a_span_below_that_of_its_caller(serve):
         assert "x-request-id" not in reply.headers
 
 
-@pytest.mark.parametrize("behaviour", ["train", "nan"])
-def test_a_run_has_a_span_below_its_call_and_its_process_gets_it(serve, tmp_path, behaviour):
-    _, channel, spans = serve()
+def train(channel, behaviour):
+    """Trains until the end. Yields the replies."""
     data = [pb.DataArray(role=role, dtype=tensors.dtype_enum("float32"), shape=[6, 2]) for role in (1, 2)]
     spec = pb.TrainSpec(
         model=tensor_pb2.ModelSpec(name="double"),
@@ -282,9 +284,15 @@ def test_a_run_has_a_span_below_its_call_and_its_process_gets_it(serve, tmp_path
         epochs=2,
     )
     chunks = [pb.TrainRequest(chunk=pb.DataChunk(array=index, data=bytes(48))) for index in (0, 1)]
-    train = training_pb2_grpc.TrainingServiceStub(channel).Train
+    call = training_pb2_grpc.TrainingServiceStub(channel).Train
     metadata = [SAMPLED, ("baggage", "user=7")]
-    (*_, last) = train(iter([pb.TrainRequest(spec=spec), *chunks]), timeout=60, metadata=metadata)
+    return call(iter([pb.TrainRequest(spec=spec), *chunks]), timeout=60, metadata=metadata)
+
+
+@pytest.mark.parametrize("behaviour", ["train", "nan"])
+def test_a_run_has_a_span_below_its_call_and_its_process_gets_it(serve, tmp_path, behaviour):
+    _, channel, spans = serve()
+    (*_, last) = train(channel, behaviour)
     found = by_name(spans(2))
     call, run = found["layerserve.v1.TrainingService/Train"], found["training"]
     assert f"{run.context.trace_id:032x}" == TRACE
@@ -307,6 +315,45 @@ def test_a_run_has_a_span_below_its_call_and_its_process_gets_it(serve, tmp_path
     folder = tmp_path / "models" / ".layerserve" / "runs" / last.event.run_id
     inherited = f"00-{TRACE}-{run.context.span_id:016x}-01"
     assert (folder / "seen").read_text() == f"{inherited} user=7"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"traceparent": "a", "parent": "b"}', '{"tracestate": "a"}', "no JSON"])
+def test_a_run_whose_span_is_damaged_ends_without_it(serve, tmp_path, content):
+    app, channel, spans = serve()
+    for response in train(channel, "wait"):
+        folder = tmp_path / "models" / ".layerserve" / "runs" / response.event.run_id
+        if response.event.HasField("step"):
+            (folder / FILE).write_text(content)
+            (folder / "go").touch()
+    assert response.event.HasField("finished")
+    assert [span.name for span in spans(1)] == ["layerserve.v1.TrainingService/Train"]
+    assert not app.runs.table.list()[0].owned
+
+
+#: Files that are no identity of a span.
+WRONG = [
+    {"traceparent": 3, "parent": PARENT},
+    {"traceparent": ["a"], "parent": PARENT},
+    {"traceparent": f"00-{TRACE}-{PARENT}-01"},
+    {"traceparent": f"00-{TRACE}-{PARENT}-01", "parent": "a"},
+    {"traceparent": f"00-{TRACE}-{PARENT}-01\n", "parent": PARENT},
+    {"traceparent": f"00-{TRACE}-01", "parent": PARENT},
+    {"traceparent": f"00-{TRACE}-{PARENT}-01", "parent": PARENT, "other": ""},
+    {"traceparent": f"00-{TRACE}-{PARENT}-01", "parent": PARENT, "baggage": "a\0b"},
+    {"traceparent": f"00-{TRACE}-{PARENT}-01", "parent": PARENT, "tracestate": "\udcff"},
+]
+
+
+@pytest.mark.parametrize("values", WRONG)
+def test_wrong_values_are_no_span(values, tmp_path):
+    (tmp_path / FILE).write_text(json.dumps(values))
+    assert RunSpan.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_without_a_span_that_is_damaged_a_server_goes_on(damage, tmp_path, caplog, monkeypatch):
+    file = tmp_path / FILE
+    check_goes_on(file, lambda: RunSpan.read(tmp_path), damage, caplog, monkeypatch, named=True)
 
 
 def test_health_checks_have_no_spans(serve):

@@ -26,7 +26,7 @@ def test_a_run_that_can_not_be_executed_has_failed(
     ends: list[Any] = []
     run: Any = SimpleNamespace(id="r", position=(2, 3), process=SimpleNamespace(signal=sent.append))
     endings: Any = SimpleNamespace(end=lambda run, event: ends.append(event))
-    execution = RunExecution(None, endings, None, None, (), None)  # type: ignore[arg-type]
+    execution = RunExecution(None, endings, None, None, None, (), None)  # type: ignore[arg-type]
 
     def fails(run: Any) -> None:
         raise error
