@@ -99,7 +99,7 @@ class App:
             run_limits(settings),
             self.metrics,
             trainer,
-            inference.telemetry.tracer if inference.telemetry is not None else None,
+            inference.tracer,
             _run_processes(settings),
             kinds,
         )

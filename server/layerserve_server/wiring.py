@@ -46,6 +46,7 @@ from layerserve_server.transport.perimeter.memory import MemoryBudget, default_l
 from layerserve_server.transport.status import WORDS
 
 if TYPE_CHECKING:
+    from layerserve_server.training.runs.tracer import Tracer
     from layerserve_server.transport.http.exchange import Plain
     from layerserve_server.transport.http.server import HttpServer
 
@@ -87,8 +88,10 @@ class Inference:
         self.metrics = Metrics()
         self.gate = make_gate(settings, self.metrics, group)
         self.certificates = make_certificates(settings, self.metrics)
+        #: None if there are no traces.
+        self.tracer = make_tracer(self.metrics)
         #: None if there are neither traces nor an access log.
-        self.telemetry = make_telemetry(settings, self.metrics)
+        self.telemetry = make_telemetry(settings, self.metrics, self.tracer)
         #: None where there is nothing to tune.
         self.tuner = make_tuner(settings, jobs, imports)
         #: None if PATH is a folder or file of this machine.
@@ -330,13 +333,14 @@ def make_source(settings: Settings, metrics: Metrics, *, fetches: bool) -> Sourc
     return next((one for one in made if one is not None), None)
 
 
-def make_telemetry(settings: Settings, metrics: Metrics) -> CallTelemetry | None:
-    """Returns what reports each call; None if there are neither traces nor an access log.
-
-    Raises ValueError if an extension can't make its tracer.
-    """
+def make_tracer(metrics: Metrics) -> Tracer | None:
+    """Returns an extension's tracer; None if there are no traces. Raises ValueError if it can't be made."""
     tracers = (one.tracer(partial(metrics.telemetry_dropped, "traces")) for one in ALL)
-    tracer = next((one for one in tracers if one is not None), None)
+    return next((one for one in tracers if one is not None), None)
+
+
+def make_telemetry(settings: Settings, metrics: Metrics, tracer: Tracer | None) -> CallTelemetry | None:
+    """Returns what reports each call; None if there are neither traces nor an access log."""
     share = settings.access_log
     log = AccessLog(share, partial(metrics.telemetry_dropped, "access_log")) if share else None
     return CallTelemetry(tracer, log) if tracer is not None or log is not None else None

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from layerserve_server.jobs.jobs import Jobs
     from layerserve_server.observability.families import Families
     from layerserve_server.observability.metrics import Metrics
-    from layerserve_server.observability.telemetry import Tracer
     from layerserve_server.repository.management import Manager
     from layerserve_server.repository.model_settings import ModelSettings
     from layerserve_server.repository.repository import Repository
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from layerserve_server.training.process.run_process import MakeProcess
     from layerserve_server.training.run_kind import RunKind
     from layerserve_server.training.runs.registry import Runs
+    from layerserve_server.training.runs.tracer import Tracer
     from layerserve_server.transport.call import Routes
     from layerserve_server.transport.http.exchange import HttpRoute, Plain
     from layerserve_server.transport.http.hosts import Hosts

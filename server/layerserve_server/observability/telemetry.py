@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from layerserve_server.observability.access_log import AccessLog
 from layerserve_server.transport.call import Finished, Trace
 from layerserve_server.transport.client_address import host_of
-
-if TYPE_CHECKING:
-    from layerserve_server.training.runs.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -20,17 +16,11 @@ logger = logging.getLogger(__name__)
 UNREPORTED = ("/grpc.health.v1.Health/",)
 
 
-class Tracer(Protocol):
-    """Makes traces of calls and runs. The core has none."""
+class CallTracer(Protocol):
+    """Makes traces of calls. The core has none."""
 
     def begin(self, name: str, metadata: Sequence[tuple[str, str | bytes]], arrived: float) -> Trace | None:
         """Returns the trace of a call to the method `name`; None if it isn't sampled."""
-
-    def run_variables(self, folder: Path) -> dict[str, str]:
-        """Returns the variables by which the process of a run in this folder gets its span (see `Trace.begin_run`)."""
-
-    def run_ended(self, run: Run) -> None:
-        """Exports the span of a run that has ended, if it has one."""
 
     def close(self) -> None:
         """Exports the spans that wait."""
@@ -39,16 +29,16 @@ class Tracer(Protocol):
 class CallTelemetry:
     """Traces and access log of a process; at least one of them."""
 
-    def __init__(self, tracer: Tracer | None, access_log: AccessLog | None) -> None:
-        self.tracer = tracer
+    def __init__(self, tracer: CallTracer | None, access_log: AccessLog | None) -> None:
+        self._tracer = tracer
         self._access_log = access_log
 
     def begin(self, method: str, metadata: Sequence[tuple[str, str | bytes]], arrived: float) -> Trace | None:
         """Returns the trace of a call that arrived; None if it isn't sampled."""
-        if self.tracer is None or method.startswith(UNREPORTED):
+        if self._tracer is None or method.startswith(UNREPORTED):
             return None
         try:
-            return self.tracer.begin(method, metadata, arrived)
+            return self._tracer.begin(method, metadata, arrived)
         except Exception:
             logger.exception("a call has no trace")
             return None
@@ -65,7 +55,7 @@ class CallTelemetry:
 
     def close(self) -> None:
         """Exports the spans and writes the lines that wait."""
-        if self.tracer is not None:
-            self.tracer.close()
+        if self._tracer is not None:
+            self._tracer.close()
         if self._access_log is not None:
             self._access_log.close()

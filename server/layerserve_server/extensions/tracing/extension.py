@@ -11,7 +11,7 @@ from layerserve_server.extensions.extension import Extension
 from layerserve_server.extensions.tracing import otel_variables
 
 if TYPE_CHECKING:
-    from layerserve_server.observability.telemetry import Tracer
+    from layerserve_server.training.runs.tracer import Tracer
 
 logger = logging.getLogger(__name__)
 

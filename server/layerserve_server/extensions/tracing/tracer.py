@@ -86,7 +86,7 @@ def exporters(environment: Mapping[str, str]) -> list[SpanExporter]:
 
 
 class OpenTelemetryTracer:
-    """Decides which calls are sampled, and exports their spans (see observability.telemetry.Tracer)."""
+    """Decides which calls are sampled, and exports their spans (see training.runs.tracer.Tracer)."""
 
     def __init__(
         self,
@@ -155,12 +155,12 @@ class OpenTelemetryTracer:
         return CallTrace(self, name, own, parent, kind, began, {**(attributes or {}), **dict(found.attributes or {})})
 
     def run_variables(self, folder: Path) -> dict[str, str]:
-        """Returns variables of a run's process (see observability.telemetry.Tracer)."""
+        """Returns variables of a run's process (see training.runs.tracer.Tracer)."""
         span = RunSpan.read(folder)
         return {} if span is None else span.variables()
 
     def run_ended(self, run: Run) -> None:
-        """Exports the span of a run, if it has one (see observability.telemetry.Tracer)."""
+        """Exports the span of a run, if it has one (see training.runs.tracer.Tracer)."""
         span = RunSpan.read(run.folder)
         if span is None:
             return

@@ -43,7 +43,7 @@ from layerserve_server.training.runs.table import RunTable, copy_version
 
 if TYPE_CHECKING:
     from layerserve_server.observability.metrics import Metrics
-    from layerserve_server.observability.telemetry import Tracer
+    from layerserve_server.training.runs.tracer import Tracer
 
 logger = logging.getLogger(__name__)
 

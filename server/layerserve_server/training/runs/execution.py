@@ -23,7 +23,7 @@ from layerserve_server.training.runs.table import RunTable
 
 if TYPE_CHECKING:
     from layerserve_server.observability.metrics import Metrics
-    from layerserve_server.observability.telemetry import Tracer
+    from layerserve_server.training.runs.tracer import Tracer
 
 logger = logging.getLogger(__name__)
 
