@@ -42,9 +42,7 @@ def served(repository: Path) -> Iterator[str]:
     command += ["--metrics-port", 0, "--drain-seconds", 0]
     print("$ layerserve serve", repository, "--grpc-port", port)
     with log.open("w") as output:
-        server = subprocess.Popen(
-            [str(word) for word in [*command, "--drain-seconds", 0]], stderr=output, stdout=output
-        )
+        server = subprocess.Popen([str(word) for word in command], stderr=output, stdout=output)
     try:
         yield f"127.0.0.1:{port}"
     except BaseException:
