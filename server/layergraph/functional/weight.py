@@ -123,7 +123,8 @@ class Weight:
     def numpy(self) -> np.ndarray[Any, Any]:
         """Returns a copy of the values; bfloat16 as float32."""
         value = self.value.detach().cpu()
-        return np.array(value.float() if value.dtype == torch.bfloat16 else value)
+        copy: np.ndarray[Any, Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy().copy()
+        return copy
 
     def __repr__(self) -> str:
         return f"<Weight {self.path} shape={self.shape} dtype={self.dtype}>"

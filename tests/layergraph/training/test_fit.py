@@ -147,6 +147,8 @@ def test_a_list_of_losses_with_weights_by_name_is_paired_as_keras_does():
     check_fit(two_outputs, arguments, X, MIXED)
 
 
+# Stock Keras's, which `pytest.warns` gives again in the name of another module.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 def test_an_output_without_a_loss():
     arguments = {"optimizer": "sgd", "loss": {"main": "sparse_categorical_crossentropy", "aux": None}}
     ours, theirs = both(two_outputs)

@@ -35,8 +35,11 @@ class Variable:
 
     def numpy(self) -> np.ndarray[Any, Any]:
         """Returns a copy in the dtype that Keras saves."""
-        value = self.value.detach().cpu() if isinstance(self.value, Tensor) else self.value
-        return np.array(value.float() if isinstance(value, Tensor) and value.dtype == torch.bfloat16 else value)
+        if not isinstance(self.value, Tensor):
+            return np.array(self.value)
+        value = self.value.detach().cpu()
+        copy: np.ndarray[Any, Any] = (value.float() if value.dtype == torch.bfloat16 else value).numpy().copy()
+        return copy
 
 
 #: Placeholder in a list of slots for a weight without that slot.
