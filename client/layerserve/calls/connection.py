@@ -142,6 +142,8 @@ def connection(
         )
     if route_by_model:
         servers(address)  # raises for an address that can't be routed
+    if tls and not isinstance(tls, (bool, TLS)):
+        raise InvalidArgument(f"tls: got {tls!r}, expected True, False or a layerserve.TLS with files")
     files = TLS() if tls is True else (tls or None)
     source = token_source(token)
     if files is None:

@@ -175,6 +175,12 @@ def test_a_certificate_needs_its_key(tmp_path):
         TLS(certificate=tmp_path / "c.pem").credentials()
 
 
+@pytest.mark.parametrize("tls", ["ca.pem", grpc.ssl_channel_credentials()], ids=["path", "credentials"])
+def test_what_is_no_setting_of_tls_is_an_error(tls):
+    with pytest.raises(InvalidArgument, match=r"tls: got .*, expected True, False or a layerserve.TLS with files"):
+        Client("localhost:1", tls=tls)
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
 def test_tls_with_an_authority_of_ones_own_and_a_client_certificate(tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
