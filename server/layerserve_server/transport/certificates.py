@@ -111,6 +111,12 @@ def names_in(context: Mapping[bytes, Sequence[bytes]]) -> Sequence[str]:
     return [name.decode("utf-8", "replace") for name in found if name]
 
 
+def names_in_certificate(certificate: Mapping[str, Any]) -> list[str]:
+    """Returns the names of a certificate, as `ssl.SSLSocket.getpeercert` describes it: the subject's, then others."""
+    names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    return names + [value for _, value in certificate.get("subjectAltName", ())]
+
+
 def _stamps(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
     stamps = []
     for path, what in zip(paths, ("certificate", "key", "authority"), strict=False):

@@ -15,7 +15,12 @@ from clocks import replace_time
 from cryptography.hazmat.primitives import serialization
 from layerserve.v1 import models_pb2, models_pb2_grpc
 from layerserve_server.transport import certificates as certificates_module
-from layerserve_server.transport.certificates import CertificateError, Certificates, names_in
+from layerserve_server.transport.certificates import (
+    CertificateError,
+    Certificates,
+    names_in,
+    names_in_certificate,
+)
 from tokens import bearer, write_tokens
 
 
@@ -258,3 +263,9 @@ def test_names_of_a_certificate():
     }
     assert names_in(context) == ["shop", "a", "\ufffd"]
     assert names_in({b"x509_common_name": [b""]}) == names_in({}) == []
+    # As the module ssl describes it. trustme makes none of a common name alone.
+    alone = {"subject": ((("countryName", "CH"),), (("commonName", "shop"),))}
+    assert names_in_certificate(alone) == ["shop"]
+    others = (("DNS", "a"), ("IP Address", "::1"))
+    assert names_in_certificate({**alone, "subjectAltName": others}) == ["shop", "a", "::1"]
+    assert names_in_certificate({}) == []

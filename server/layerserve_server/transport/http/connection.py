@@ -8,17 +8,19 @@ import json
 import socket
 import ssl
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any, Protocol
 
 import httptools
 
+from layerserve_server.transport.certificates import names_in_certificate
 from layerserve_server.transport.chunking import CHUNK_BYTES
 from layerserve_server.transport.client_address import counted_by, host_of
 from layerserve_server.transport.http.exchange import Headers, HttpReply, head_of
 from layerserve_server.transport.http.head import HttpHead, HttpHeads
 from layerserve_server.transport.http.statuses import error_reply
+from layerserve_server.transport.http.without_upgrades import WithoutUpgrades
 from layerserve_server.transport.perimeter.limits import (
     HTTP_PIPELINED,
     HTTP_REQUESTS,
@@ -170,41 +172,6 @@ class HttpConnections:
         return False
 
 
-class WithoutUpgrades:
-    """A parser that reads requests which ask for another protocol as if they didn't.
-
-    Java's client and curl ask for HTTP/2 so, also in requests with a body. For httptools all that follows their headers
-    is in the other protocol.
-    """
-
-    def __init__(self, protocol: HttpConnection, head: Callable[[], bytes]) -> None:
-        """`head` returns the line and the headers of the request that asked; nothing if the rest isn't to be read."""
-        self._protocol = protocol
-        self._head = head
-        self._parser = self._new()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parser, name)
-
-    def feed_data(self, data: bytes) -> None:
-        """Parses further bytes."""
-        while data:
-            try:
-                self._parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as asked:
-                head = self._head()
-                data = head and head + data[asked.args[0] :]
-                # For the old one the connection may be closed.
-                self._parser = self._new()
-
-    def _new(self) -> Any:
-        made = httptools.HttpRequestParser(self._protocol)
-        # What follows a request that is the last of its connection is no error; it isn't answered.
-        made.set_dangerous_leniencies(lenient_data_after_close=True)
-        return made
-
-
 class HttpConnection(asyncio.Protocol):
     """A connection of a client. It ends if headers are too large or come too slowly, or a reply isn't read.
 
@@ -313,7 +280,7 @@ class HttpConnection(asyncio.Protocol):
             self._address = f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
         certificate = transport.get_extra_info("ssl_object")
         if isinstance(certificate, ssl.SSLObject):
-            self.certificate_names = names_in(certificate.getpeercert() or {})
+            self.certificate_names = names_in_certificate(certificate.getpeercert() or {})
         if self not in self.pool.relayed and not self.pool.opened(self):
             self._refused = True
             self.transport.abort()
@@ -678,9 +645,3 @@ class HttpConnection(asyncio.Protocol):
             return
         self.transport.write(b"".join((first_line(reply.status), CLOSE, head_of(reply), reply.body)))
         self._close(unread=True)
-
-
-def names_in(certificate: Any) -> list[str]:
-    """Returns the names of a certificate, as `ssl.SSLSocket.getpeercert` describes it: the subject's, then others."""
-    names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
-    return names + [value for _, value in certificate.get("subjectAltName", ())]
