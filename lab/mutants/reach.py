@@ -12,7 +12,7 @@ from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +293,7 @@ def _tier(mutation: Mutation, scopes: dict[str, tuple[int, int]], line: int) -> 
     return 2 if outer and around and around[0] <= line <= around[1] else 3
 
 
+@cache
 def scopes(source: bytes) -> dict[str, tuple[int, int]]:
     """The first and last line of each function and class of a file."""
     found: dict[str, tuple[int, int]] = {}
