@@ -15,7 +15,7 @@ from layerserve.calls.retries import Retries
 from layerserve.calls.rpc_errors import rpc_error
 from layerserve.calls.tokens import Metadata, Tail, TokenFunction
 from layerserve.calls.tracing import trace_metadata
-from layerserve.errors import LayerserveError, Unavailable
+from layerserve.errors import Cancelled, LayerserveError, Unavailable
 
 T = TypeVar("T")
 
@@ -77,6 +77,9 @@ class AsyncChannel:
     async def receive(self, stream: Any, deadline: Deadline) -> Any:
         """Returns the next message of a stream; None at its end. Cancels the stream at the deadline."""
         seconds = deadline.remaining()
+        if stream.cancelled():
+            # With its last reader, such as one in `asyncio.wait_for`. grpc.aio would cancel the next one's task, too.
+            raise Cancelled("the stream was cancelled with an earlier reader")
         try:
             message = await (stream.read() if seconds is None else asyncio.wait_for(stream.read(), seconds))
         except asyncio.TimeoutError:

@@ -163,17 +163,20 @@ class RunFeed:
                 raise TrainingFailed(self.run_id, failed.reason, failed.epoch, failed.step, resumable=failed.resumable)
             if self.outcome is not None:
                 return None
-            event = self._note((yield from self._receive()))
+            message = yield from self._receive()
+            event = None if message is None else self._note(message)
             if event is not None:
                 self._unread.append(event)
         return self._unread.popleft()
 
-    def _receive(self) -> Flow[training_pb2.TrainEvent]:
-        """Flow of the next message, from a new stream if the current one is broken."""
+    def _receive(self) -> Flow[training_pb2.TrainEvent | None]:
+        """Flow of the next message, from a new stream if the current one is broken; None if another reader was last."""
         failure: LayerserveError = Unavailable("the stream of events ended before the run did")
         for delay in (0.0, *self._reconnect_delays):
             if delay:
                 yield Pause(delay)
+                if self.outcome is not None:
+                    return None
             try:
                 if self._stream is None:
                     request = WatchRunRequest(run_id=self.run_id, from_sequence=self._next_sequence)
