@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -21,7 +22,7 @@ import pytest
 from layergraph import layers
 from layerserve import Aborted, FailedPrecondition, InvalidArgument, InvalidTensor, MissingInput, Scorer
 from layerserve.cli import main
-from layerserve.scoring.files import job, readers, workers
+from layerserve.scoring.files import job, readers, workers, writers
 from layerserve.scoring.files.fragments import Fragment, find
 from layerserve.scoring.files.locations import Location
 from layerserve.scoring.files.worker import Done, Progress
@@ -259,6 +260,128 @@ def test_what_another_job_has_made_is_not_gone_on_with(models: Path, score: Any,
     assert "got digest" in refused(Scorer(file, columns=["key"]))
 
 
+class EndsAtOnce(InThisProcess):
+    """Ends a job after its first part."""
+
+    def score(self, parts: Any) -> Any:
+        for message in super().score(parts):
+            yield message
+            if isinstance(message, Done):
+                raise KeyboardInterrupt
+
+
+def test_a_file_that_can_be_read_only_at_the_second_start_ends_the_job(
+    scorer: Scorer, score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "ROWS", 1)
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        pq.write_table(rows(4), tmp_path / "in" / f"{name}.parquet", row_group_size=2)
+    opened = readers._opened_parquet
+
+    def away(file: Any) -> Any:
+        if file.name == "a.parquet":
+            raise PermissionError(13, "Permission denied")
+        return opened(file)
+
+    monkeypatch.setattr(job, "Workers", EndsAtOnce)
+    monkeypatch.setattr(readers, "_opened_parquet", away)
+    with pytest.raises(KeyboardInterrupt):
+        score(scorer, tmp_path / "in", on_error="skip")
+    monkeypatch.setattr(readers, "_opened_parquet", opened)
+    monkeypatch.setattr(job, "Workers", InThisProcess)
+    # Its parts would have other numbers than those that are done.
+    with pytest.raises(InvalidArgument, match=r"has files that can be read now, and couldn't before: a.parquet"):
+        score(scorer, tmp_path / "in", on_error="skip", resume=True)
+    assert score(scorer, tmp_path / "in", on_error="skip", overwrite=True).rows == 8
+    monkeypatch.setattr(readers, "_opened_parquet", away)
+    with pytest.raises(InvalidArgument, match=r"has files that can't be read any more: a.parquet"):
+        score(scorer, tmp_path / "in", on_error="skip", resume=True)
+
+
+def test_a_joined_file_that_was_changed_is_no_result(scorer: Scorer, score: Any, tmp_path: Path) -> None:
+    source = tmp_path / "in.parquet"
+    pq.write_table(rows(5), source)
+    assert score(scorer, source, "out.csv").rows == 5
+    assert score(scorer, source, "out.csv", resume=True).resumed_parts == 1
+    (tmp_path / "out.csv").write_text("cut")
+    with pytest.raises(FailedPrecondition, match=r"out.csv' has 3 bytes, but had \d+ when the job ended"):
+        score(scorer, source, "out.csv", resume=True)
+    assert score(scorer, source, "out.csv", overwrite=True).rows == 5
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(FailedPrecondition, match=r"folder.csv' is a folder, expected a file"):
+        score(scorer, source, "folder.csv", overwrite=True)
+
+
+def test_parts_that_can_not_be_joined_leave_nothing_beside_them(
+    scorer: Scorer, score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in.parquet"
+    pq.write_table(rows(5), source)
+
+    def full(kind: str, parts: Any, file: Any) -> None:
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(writers, "join", full)
+        with pytest.raises(OSError, match="No space left"):
+            score(scorer, source, "out.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.csv.manifest.json", "out.csv.parts"]
+    assert [path.name for path in (tmp_path / "out.csv.parts").iterdir()] == ["part-000000.csv"]
+    assert score(scorer, source, "out.csv", resume=True).resumed_parts == 1
+
+
+@pytest.mark.parametrize(
+    "text", ['{"job": [], "parts": {}}', '{"job": {}, "parts": []}', '{"job": {}, "parts": {"0": 1}}']
+)
+def test_a_damaged_manifest_is_named(scorer: Scorer, score: Any, tmp_path: Path, text: str) -> None:
+    pq.write_table(rows(5), tmp_path / "in.parquet")
+    score(scorer, tmp_path / "in.parquet")
+    (tmp_path / "out" / "_manifest.json").write_text(text)
+    with pytest.raises(InvalidArgument, match=r"_manifest\.json' is damaged; pass --overwrite to start again"):
+        score(scorer, tmp_path / "in.parquet", resume=True)
+
+
+def test_a_path_with_colons_is_a_path(scorer: Scorer, score: Any, tmp_path: Path) -> None:
+    pq.write_table(rows(5), tmp_path / "in::1.parquet")
+    score(scorer, tmp_path / "in::1.parquet", "rows")
+    score(scorer, tmp_path / "in::1.parquet", "rows::v2.csv")
+    assert len((tmp_path / "rows::v2.csv").read_text().splitlines()) == 6
+    score(scorer, tmp_path / "in::1.parquet", "rows::v2.csv", overwrite=True)
+    assert (tmp_path / "rows" / "part-000000.parquet").exists()
+
+
+def test_columns_of_several_types_are_written_aside_as_they_are(models: Path, score: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    x = pa.array([[0, 1, 2], None], pa.list_(pa.float32(), 3))
+    id = pa.array([b"0" * 16, b"1" * 16], pa.uuid())
+    keys = pa.array(["a", "b"], pa.string_view())
+    for name, n in (("a", [1, 2]), ("b", [1.0, 2.5])):
+        table = pa.table({"key": keys, "x": x, "n": n, "id": id})
+        pq.write_table(table, tmp_path / "in" / f"{name}.parquet")
+    scorer = Scorer(models / "numbers.keras", columns=["key", "id"])
+    done = score(scorer, tmp_path / "in", on_error="skip")
+    assert (done.rows, done.rejected) == (2, 2)
+    rejected = pa.concat_tables(pq.read_table(path) for path in sorted(Path(done.rejected_to).iterdir()))
+    values = rejected["values"].to_pylist()
+    assert [one["n"] for one in values] == ["2", "2.5"]
+    assert [(one["key"], one["id"].bytes) for one in values] == [("b", b"1" * 16)] * 2
+
+
+def test_a_csv_file_of_names_alone_has_no_rows(models: Path, score: Any, tmp_path: Path) -> None:
+    scorer = Scorer(models / "numbers.keras", input_columns={"x": ["a", "b", "c"]})
+    (tmp_path / "in.csv").write_text("a,b,c,n")
+    assert score(scorer, tmp_path / "in.csv", "out.csv").rows == 0
+
+
+def test_a_file_whose_name_is_not_utf8_is_named(scorer: Scorer, score: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(b"\xe4.parquet")).touch()
+    with pytest.raises(InvalidArgument, match=r"a file whose name isn't UTF-8, b'\\xe4.parquet'; rename it"):
+        score(scorer, tmp_path / "in")
+
+
 @pytest.mark.parametrize("change", [Path.unlink, lambda path: os.utime(path, (1, 1))])
 def test_a_file_that_changes_during_the_job_ends_it(
     scorer: Scorer, score: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None]
@@ -288,15 +411,8 @@ def test_a_job_that_ended_anywhere_is_resumed_to_the_same_files(
     score(scorer, source, "whole")
     whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").glob("part-*")}
 
-    class Ends(InThisProcess):
-        def score(self, parts: Any) -> Any:
-            for message in super().score(parts):
-                yield message
-                if isinstance(message, Done):
-                    raise KeyboardInterrupt
-
     for attempt in range(4):
-        monkeypatch.setattr(job, "Workers", Ends)
+        monkeypatch.setattr(job, "Workers", EndsAtOnce)
         with pytest.raises(KeyboardInterrupt):
             score(scorer, source, resume=attempt > 0)
         (tmp_path / "out" / ".tmp-left").write_bytes(b"half")

@@ -55,7 +55,9 @@ def _encoded(column: Any, name: str) -> Array | None:
             return None
         elements = column.to_pylist()
     else:
-        elements = list(column) if np.asarray(column).dtype.kind in "OS" else []
+        # Lists may be ragged, of which NumPy makes no array.
+        kind = "O" if isinstance(column, (list, tuple)) else np.asarray(column).dtype.kind
+        elements = list(column) if kind in "OS" else []
         if not elements or not any(isinstance(one, bytes) for one in elements):
             return None
     if None in elements:

@@ -59,6 +59,10 @@ def test_npz_has_arrays_of_the_columns() -> None:
         (pa.array([1, None]), "has missing values"),
         (pa.array([[1], [2]]), "has type list"),
         (pa.array([1, 2], pa.time32("s")), "has type time32"),
+        (pa.nulls(0), "has type null"),
+        (pa.array([b"0" * 16], pa.uuid()), "has type extension"),
+        (pa.array(["ab\0"]), "has values that end with a null character"),
+        (pa.array([b"a\0b", b"a\0"]), "has values that end with a null character"),
     ],
 )
 def test_what_npz_can_not_hold_is_named(column: Any, text: str) -> None:
@@ -71,7 +75,8 @@ def test_what_npz_can_not_hold_is_named(column: Any, text: str) -> None:
     [
         ("uint64", [b"18446744073709551615", b" 0 "], [2**64 - 1, 0]),
         ("int64", [b"9007199254740993", b"NA"], [2**53 + 1, None]),
-        ("int32", [b"3.0", b"4"], [3.0, 4.0]),
+        ("int32", [b"3.0", b"4"], [3, 4]),
+        ("int64", [b"9007199254740993", b"3.0", b"-1e2", b"NA"], [2**53 + 1, 3, -100, None]),
         ("float32", [b"1e3", b"null", b"-inf"], [1000.0, None, -math.inf]),
         ("bool", [b"true", b"0"], [True, False]),
     ],

@@ -6,6 +6,7 @@ undisturbed job.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -103,6 +104,11 @@ def find(location: Location, name: str = "") -> Source:
         counts = ", ".join(f"{len(several)} of kind {kind} ({several[0]!r})" for kind, several in found.items())
         raise InvalidArgument(f"IN: got files in {location.url!r}: {counts}; expected one kind")
     ((kind, chosen),) = found.items()
+    for one in chosen:
+        try:
+            one.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"IN: got a file whose name isn't UTF-8, {os.fsencode(one)!r}; rename it") from None
     at = location if is_folder else location.parent
     with ThreadPoolExecutor(1 if location.is_local else _AT_ONCE) as pool:
         files = tuple(pool.map(partial(_file, at), chosen))

@@ -16,7 +16,7 @@ from layerserve.scoring.files.locations import Location
 from layerserve.scoring.files.manifest import Manifest, job_facts
 from layerserve.scoring.files.result import Result
 from layerserve.scoring.files.rows import Rows
-from layerserve.scoring.files.worker import Done, Task
+from layerserve.scoring.files.worker import Done, Task, values_type
 from layerserve.scoring.files.workers import Workers
 from layerserve.scoring.request import OnError
 from layerserve.scoring.scorer import Scorer
@@ -72,7 +72,7 @@ class Job:
         self._size = batch_size or default_batch_size(scorer)
         self._on_error = on_error
         infos = _described(source, scorer)
-        self._schema, rows = _fitting(source, infos, scorer, skip=on_error == "skip")
+        self._schemas, rows = _fitting(source, infos, scorer, skip=on_error == "skip")
         self._result_schema = rows.schema
         self._result.check_columns(rows.schema)
         self._pieces: Sequence[Fragment] = list(divide.divided(source, infos))
@@ -100,7 +100,8 @@ class Job:
             manifest = Manifest(result.manifest, self._facts())
             if resume:
                 manifest.resume()
-                if was_joined and len(manifest.parts) == len(self._pieces):
+                if was_joined and manifest.joined_bytes is not None:
+                    result.check_joined(manifest)
                     result.folder.remove()
                     return self._summary(manifest, len(manifest.parts))
                 result.forget_lost(manifest)
@@ -134,7 +135,8 @@ class Job:
             self._scorer,
             self._source.kind,
             result.kind,
-            self._schema,
+            self._schemas[0],
+            values_type(self._schemas),
             self._result_schema,
             self._size,
             self._on_error == "skip",
@@ -143,9 +145,9 @@ class Job:
         )
 
     def _facts(self) -> dict[str, Any]:
-        return job_facts(
-            self._scorer, self._source, batch_size=self._size, on_error=self._on_error, to=self._result.kind
-        )
+        unreadable = {one.files[0].name for one in self._pieces if one.problem}
+        options = {"batch_size": self._size, "on_error": self._on_error, "to": self._result.kind}
+        return job_facts(self._scorer, self._source, unreadable, **options)
 
     def _summary(self, manifest: Manifest, resumed: int) -> Scored:
         scorer, result, parts = self._scorer, self._result, manifest.parts.values()
@@ -186,9 +188,9 @@ def _described(found: Source, scorer: Scorer) -> list[readers.FileInfo]:
     return [readers.describe(found.kind, file) for file in found.files]
 
 
-def _fitting(found: Source, infos: list[readers.FileInfo], scorer: Scorer, *, skip: bool) -> tuple[Any, Rows]:
-    """Returns the first file's schema, and the rows that it makes. Raises an error if a file doesn't fit."""
-    first: tuple[str, Any, Rows] | None = None
+def _fitting(found: Source, infos: list[readers.FileInfo], scorer: Scorer, *, skip: bool) -> tuple[list[Any], Rows]:
+    """Returns the schemas of the files, and the rows that the first makes. Raises an error if a file doesn't fit."""
+    first: tuple[str, Rows] | None = None
     checked: list[Any] = []
     for file, info in zip(found.files, infos, strict=False):
         if info.problem:
@@ -205,16 +207,16 @@ def _fitting(found: Source, infos: list[readers.FileInfo], scorer: Scorer, *, sk
             text = _OPTION.sub(r"--columns \1=NAME", str(error).removeprefix("batch: "))
             raise type(error)(f"{label}: {text}") from None
         if first is None:
-            first = file.name, info.schema, rows
-        elif not rows.schema.equals(first[2].schema):
-            name = next(a.name for a, b in zip(rows.schema, first[2].schema, strict=True) if a.type != b.type)
+            first = file.name, rows
+        elif not rows.schema.equals(first[1].schema):
+            name = next(a.name for a, b in zip(rows.schema, first[1].schema, strict=True) if a.type != b.type)
             raise InvalidArgument(
                 f"{file.name}: got column {name!r} of type {rows.schema.field(name).type}, expected "
-                f"{first[2].schema.field(name).type}, as in {first[0]}"
+                f"{first[1].schema.field(name).type}, as in {first[0]}"
             )
     if first is None:
         raise InvalidArgument(f"IN: no file of {found.location.url!r} can be read: {infos[0].problem}")
-    return first[1], first[2]
+    return checked, first[1]
 
 
 def _total(found: Source, infos: Sequence[readers.FileInfo]) -> int | None:

@@ -151,10 +151,12 @@ class Location:
         files.rm(path, recursive=files.isdir(path))
 
     def _files(self) -> tuple[Any, str]:
+        if self.is_local:
+            # Not read as a URL: in one, "::" has a meaning.
+            return _fsspec().filesystem("file"), self.url
         files, path = _fsspec().core.url_to_fs(self.url)
-        if not self.is_local:
-            # Other processes write files, too.
-            files.invalidate_cache()
+        # Other processes write files, too.
+        files.invalidate_cache()
         return files, path
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,8 @@ from layerserve.scoring.scorer import Scorer
 _SHARE = 0.02
 
 
-def job_facts(scorer: Scorer, source: Source, **options: Any) -> dict[str, Any]:
-    """Returns what makes two jobs the same one, for JSON."""
+def job_facts(scorer: Scorer, source: Source, unreadable: Container[str], **options: Any) -> dict[str, Any]:
+    """Returns what makes two jobs the same one, for JSON. `unreadable` has the names of files that can't be read."""
     return {
         "model": scorer.model,
         "version": scorer.version,
@@ -28,7 +28,8 @@ def job_facts(scorer: Scorer, source: Source, **options: Any) -> dict[str, Any]:
         "columns": {spec.name: list(columns) for spec, columns in scorer.sources()},
         "keep": list(scorer.columns),
         **options,
-        "input": {file.name: [file.size, file.version] for file in source.files},
+        # A file that can't be read is one part. If it is several at the next start, all later parts have other numbers.
+        "input": {file.name: [file.size, file.version, file.name not in unreadable] for file in source.files},
     }
 
 
@@ -48,17 +49,20 @@ class Manifest:
         self._location = location
         self._job = job
         self.parts: dict[int, Part] = {}
+        #: Size of the file to which the parts were joined, in bytes; None if they weren't.
+        self.joined_bytes: int | None = None
         self._written = self._took = 0.0
 
     def resume(self) -> None:
         """Reads what is done. Raises InvalidArgument if it is of another job, and names what differs."""
         try:
             document = json.loads(self._location.read())
-            job, parts = document["job"], document["parts"]
-            self.parts = {int(index): Part(*numbers) for index, numbers in parts.items()}
+            job, parts = dict(document["job"]), document["parts"]
+            self.parts = {int(index): Part(*map(int, numbers)) for index, numbers in parts.items()}
+            self.joined_bytes = document["joined_bytes"]
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise InvalidArgument(
                 f"--resume: {self._location.url!r} is damaged; pass --overwrite to start again"
             ) from None
@@ -74,11 +78,11 @@ class Manifest:
         if time.monotonic() - self._written >= self._took / _SHARE:
             self.write()
 
-    def write(self, *, complete: bool = False) -> None:
+    def write(self, *, complete: bool = False, joined_bytes: int | None = None) -> None:
         """Writes the manifest."""
         start = time.monotonic()
         parts = {str(index): [part.rows, part.rejected, part.bytes] for index, part in sorted(self.parts.items())}
-        document = {"job": self._job, "complete": complete, "parts": parts}
+        document = {"job": self._job, "complete": complete, "joined_bytes": joined_bytes, "parts": parts}
         self._location.write(json.dumps(document).encode())
         self._written = time.monotonic()
         self._took = self._written - start
@@ -87,10 +91,13 @@ class Manifest:
 def _difference(name: str, was: Any, now: Any) -> str:
     if name != "input" or not isinstance(was, dict):
         return f"got {name} {now!r}, but the result is of {name} {was!r}"
+    both = now.keys() & was.keys()
     for what, names in (
         ("has new files", now.keys() - was.keys()),
         ("lacks files", was.keys() - now.keys()),
-        ("has changed files", {file for file in now.keys() & was.keys() if now[file] != was[file]}),
+        ("has changed files", {file for file in both if now[file][:2] != was[file][:2]}),
+        ("has files that can be read now, and couldn't before", {file for file in both if now[file][2] > was[file][2]}),
+        ("has files that can't be read any more", {file for file in both if now[file][2] < was[file][2]}),
     ):
         if names:
             return f"the input {what}: {', '.join(sorted(names)[:5])}"

@@ -25,6 +25,8 @@ except ImportError as missing:
 
 #: The column with the paths of images.
 PATH = "path"
+#: Types of which Arrow can't take some rows, and the same with another layout.
+_VIEWS = {pyarrow.string_view(): pyarrow.string(), pyarrow.binary_view(): pyarrow.binary()}
 #: Maximum size of a fragment of an `.npz` file, in bytes.
 _NPZ_BYTES = 64 << 20
 
@@ -123,7 +125,7 @@ def _describe_parquet(file: InputFile) -> FileInfo:
     with _opened_parquet(file) as opened:
         facts = opened.metadata
         counts = [facts.row_group(at).num_rows for at in range(facts.num_row_groups)]
-        schema = opened.schema_arrow
+        schema = _without_views(opened.schema_arrow)
     ranges: list[tuple[int, int, int]] = []
     start = held = 0
     for at, count in enumerate(counts):
@@ -132,6 +134,10 @@ def _describe_parquet(file: InputFile) -> FileInfo:
             ranges.append((start, at + 1, max(1, held)))
             start, held = at + 1, 0
     return FileInfo(schema, sum(counts), ranges or [(0, 0, 1)])
+
+
+def _without_views(schema: Any) -> Any:
+    return pyarrow.schema([field.with_type(_VIEWS.get(field.type, field.type)) for field in schema], schema.metadata)
 
 
 def _parquet(file: InputFile, fragment: Fragment, columns: Sequence[str], rows: int) -> Iterator[Piece | Unreadable]:
@@ -146,6 +152,9 @@ def _parquet(file: InputFile, fragment: Fragment, columns: Sequence[str], rows: 
                     file.check()
                     yield Unreadable(file.name, group, done + 1, count - done, _unreadable(error))
                     break
+                plain = _without_views(batch.schema)
+                # Arrow can't cast all types to themselves.
+                batch = batch if plain.equals(batch.schema) else batch.cast(plain)
                 yield Piece(batch, file.name, group, range(done + 1, done + 1 + batch.num_rows))
                 done += batch.num_rows
 
@@ -168,16 +177,22 @@ def _csv(file: InputFile, fragment: Fragment, columns: Sequence[str], rows: int)
         names = CsvTable(file.name, opened, _delimiter(file)).names
         opened.seek(0)
         # Fields are read as bytes, as their types are known of the whole file only.
-        reader = csv.open_csv(
-            opened,
-            csv.ReadOptions(use_threads=False, block_size=MAX_ROW),
-            csv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True, invalid_row_handler=skip),
-            csv.ConvertOptions(
-                column_types={name: pyarrow.binary() for name in names},
-                include_columns=list(columns) or names[:1],
-                check_utf8=False,
-            ),
-        )
+        try:
+            reader = csv.open_csv(
+                opened,
+                csv.ReadOptions(use_threads=False, block_size=MAX_ROW),
+                csv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True, invalid_row_handler=skip),
+                csv.ConvertOptions(
+                    column_types={name: pyarrow.binary() for name in names},
+                    include_columns=list(columns) or names[:1],
+                    check_utf8=False,
+                ),
+            )
+        except pyarrow.ArrowInvalid as error:
+            if "Empty CSV" not in str(error):
+                raise
+            # The first line alone, without an end.
+            return
         while True:
             try:
                 batch = next(reader, None)

@@ -57,6 +57,8 @@ class Result:
             raise InvalidArgument("got --resume and --overwrite, expected one of the two")
         names = self.folder.below() if self.folder.exists() else []
         taken = self.is_file and self.to.exists()
+        if taken and self.to.is_folder():
+            raise FailedPrecondition(f"OUT: {self.to.url!r} is a folder, expected a file")
         if not names and not taken:
             return
         if not resume and not overwrite:
@@ -109,14 +111,29 @@ class Result:
 
     def finish(self, pieces: Sequence[Fragment], manifest: Manifest) -> None:
         """Joins the parts, if the result is one file, and notes that it is complete."""
-        if self.is_file:
-            temporary = self.to.temporary()
+        if not self.is_file:
+            manifest.write(complete=True)
+            return
+        # Among the parts, so that it is removed with what else isn't complete if the job is killed.
+        temporary = self.folder.child(self.to.name).temporary()
+        try:
             with temporary.writing() as opened:
                 writers.join(self.kind, [self._part(one.index) for one in pieces], opened)
+            joined_bytes = temporary.size()
             temporary.move(self.to)
-        manifest.write(complete=True)
-        if self.is_file:
-            self.folder.remove()
+        finally:
+            self.remove_temporary()
+        manifest.write(complete=True, joined_bytes=joined_bytes)
+        self.folder.remove()
+
+    def check_joined(self, manifest: Manifest) -> None:
+        """Raises FailedPrecondition if the file was changed after its parts were joined."""
+        size = self.to.size()
+        if size != manifest.joined_bytes:
+            raise FailedPrecondition(
+                f"OUT: {self.to.url!r} has {size} bytes, but had {manifest.joined_bytes} when the job ended; pass "
+                "--overwrite to compute it again"
+            )
 
     def _part(self, index: int) -> Location:
         return self.folder.child(_name(index, self._ending))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -181,24 +182,30 @@ class _Number:
     def __init__(self, column: str, dtype: str) -> None:
         self._column = column
         self._dtype = dtype
-        if dtype == "bool":
-            self._types = [pyarrow.bool_()]
-        elif dtype.startswith(("int", "uint")):
-            # Programs that have missing values write 3.0.
-            self._types = [pyarrow.uint64() if dtype == "uint64" else pyarrow.int64(), pyarrow.float64()]
-        else:
-            self._types = [pyarrow.float64()]
+        self._whole = dtype.startswith(("int", "uint"))
+        wide = pyarrow.uint64() if dtype == "uint64" else pyarrow.int64()
+        self._type = pyarrow.bool_() if dtype == "bool" else wide if self._whole else pyarrow.float64()
 
     def __call__(self, fields: Any) -> Any:
         text = compute.ascii_trim_whitespace(_Text(self._column)(fields))
         missing = compute.is_in(text, value_set=pyarrow.array(MISSING))
         text = compute.if_else(missing, pyarrow.scalar(None, pyarrow.string()), text)
-        for kind in self._types:
-            try:
-                return text.cast(kind)
-            except pyarrow.ArrowInvalid:
-                continue
+        with suppress(pyarrow.ArrowInvalid):
+            return text.cast(self._type)
+        if self._whole:
+            with suppress(pyarrow.ArrowInvalid):
+                return self._rounded(text)
         shown = text[0].as_py() if len(text) else ""
         raise InvalidTensor(
             f"batch, column {self._column!r}: got {str(shown)[:40]!r}, expected a number that fits {self._dtype}"
         )
+
+    def _rounded(self, text: Any) -> Any:
+        """Reads whole numbers, of which some are written as 3.0, as programs that have missing values do.
+
+        Only those are read as floats, which can't hold all whole numbers.
+        """
+        plain = compute.match_substring_regex(text, r"^-?\d+$")
+        none = pyarrow.scalar(None, pyarrow.string())
+        whole = compute.if_else(plain, text, none).cast(self._type)
+        return compute.coalesce(whole, compute.if_else(plain, none, text).cast(pyarrow.float64()).cast(self._type))

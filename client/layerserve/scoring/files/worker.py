@@ -11,7 +11,7 @@ import pickle
 import queue
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -31,6 +31,8 @@ class Task:
     kind: str
     to_kind: str
     schema: Any
+    #: Type of the values of a row that is rejected.
+    values_type: Any
     result_schema: Any
     batch_size: int
     skip: bool
@@ -172,7 +174,7 @@ class _Rejected:
                 ("row", pyarrow.int64()),
                 ("column", pyarrow.string()),
                 ("reason", pyarrow.string()),
-                ("values", pyarrow.struct(list(task.schema))),
+                ("values", task.values_type),
             ]
         )
         self.rows = 0
@@ -215,13 +217,36 @@ class _Rejected:
         columns = [
             pyarrow.array([one[field.name] for one in self._held], field.type) for field in list(self._schema)[:-1]
         ]
-        kind = self._schema.field("values").type
-        rows = [None if one["values"] is None else _one_row(one["values"], kind) for one in self._held]
-        columns.append(pyarrow.array(rows, kind))
+        rows = [one["values"] for one in self._held]
+        fields = list(self._schema.field("values").type)
+        arrays = [pyarrow.concat_arrays([_value(row, field) for row in rows]) for field in fields]
+        missing = pyarrow.array([row is None for row in rows])
+        columns.append(pyarrow.StructArray.from_arrays(arrays, fields=fields, mask=missing))
         self._writer.write_table(pyarrow.Table.from_arrays(columns, schema=self._schema))
         self._held = []
 
 
-def _one_row(batch: Any, kind: Any) -> dict[str, Any]:
-    (row,) = batch.to_pylist()
-    return {name: row.get(name) for name in kind.names}
+def values_type(schemas: Sequence[Any]) -> Any:
+    """Returns a type for a row of any of the files. A column whose type differs between them is text."""
+    import pyarrow
+
+    first, *others = ({field.name: field.type for field in schema} for schema in schemas)
+    return pyarrow.struct(
+        [
+            (name, kind if all(kind.equals(other.get(name, kind)) for other in others) else pyarrow.string())
+            for name, kind in first.items()
+        ]
+    )
+
+
+def _value(row: Any, field: Any) -> Any:
+    """Returns a column of a row as an array of one element, null if it wasn't read."""
+    import pyarrow
+
+    if row is None or field.name not in row.schema.names:
+        return pyarrow.nulls(1, field.type)
+    value = row.column(field.name)
+    if value.type.equals(field.type):
+        return value
+    (held,) = value.to_pylist()
+    return pyarrow.array([None if held is None else str(held)], field.type)

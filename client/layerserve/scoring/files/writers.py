@@ -115,7 +115,7 @@ def _plain_columns(name: str, column: Any) -> list[tuple[str, Any]]:
         for at in range(kind.list_size):
             several += _plain_columns(f"{name}_{at}", compute.list_element(column, at))
         return several
-    elif pyarrow.types.is_nested(kind):
+    elif pyarrow.types.is_nested(kind) or isinstance(kind, pyarrow.BaseExtensionType):
         raise InvalidArgument(f"OUT: column {name!r} has type {kind}, which CSV can't hold; write Parquet")
     elif pyarrow.types.is_float16(kind):
         column = column.cast(pyarrow.float32())
@@ -165,13 +165,25 @@ def _to_numpy(column: Any, name: str) -> Any:
     if pyarrow.types.is_fixed_size_list(kind):
         flat = _to_numpy(column.flatten(), name)
         return flat.reshape(len(column), kind.list_size, *flat.shape[1:])
-    if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
-        return np.array(column.to_pylist(), "U")
-    if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
-        return np.array(column.to_pylist(), "S")
-    if pyarrow.types.is_nested(kind) or pyarrow.types.is_decimal(kind) or pyarrow.types.is_time(kind):
+    types = pyarrow.types
+    if types.is_string(kind) or types.is_large_string(kind):
+        return _padded(column.to_pylist(), "U", name)
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        return _padded(column.to_pylist(), "S", name)
+    without_dtype = (types.is_nested, types.is_decimal, types.is_time, types.is_null)
+    if isinstance(kind, pyarrow.BaseExtensionType) or any(of(kind) for of in without_dtype):
         raise InvalidArgument(f"OUT: column {name!r} has type {kind}, which .npz can't hold; write Parquet")
     return column.to_numpy(zero_copy_only=False)
+
+
+def _padded(values: list[Any], dtype: str, name: str) -> Any:
+    """Returns text or bytes as an array, whose elements NumPy fills with null characters to one length."""
+    array = np.array(values, dtype)
+    if array.tolist() != values:
+        raise InvalidArgument(
+            f"OUT: column {name!r} has values that end with a null character, which .npz can't hold; write Parquet"
+        )
+    return array
 
 
 def join(kind: str, parts: Sequence[Location], file: BinaryIO) -> None:
