@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import sys
@@ -35,8 +36,11 @@ def test_a_connection_is_found_behind_other_descriptors(listener: socket.socket)
     watched._port = listener.getsockname()[1]
     with contextlib.ExitStack() as files:
         opened = [files.enter_context(Path(os.devnull).open()) for _ in range(3 * FREE_DESCRIPTORS)]
-        caller, own = taken(listener)
-        assert own.fileno() > opened[-1].fileno()
+        caller, accepted = taken(listener)
+        # Threads of other tests may have closed a lower one meanwhile.
+        above = fcntl.fcntl(accepted, fcntl.F_DUPFD_CLOEXEC, opened[-1].fileno() + 1)
+        accepted.close()
+        own = socket.socket(fileno=above)
         for file in opened[10:60]:
             file.close()
         watched._search()
