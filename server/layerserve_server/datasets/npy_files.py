@@ -18,6 +18,7 @@ from layerserve.values.table_files.table import FileArray
 from layerserve.values.tensors import NUMPY_DTYPES
 
 from layerserve_server.errors import InvalidRequestError, InvalidTensorError
+from layerserve_server.records import INT64
 
 Array = npt.NDArray[Any]
 
@@ -68,10 +69,10 @@ class NpyReader:
         self._name = self._checked_dtype(self._dtype)
         if self._name == "string" and self.fortran and len(self._shape) > 1:
             raise InvalidTensorError(f"{self.label}: got text in column-major order, expected row-major order")
-        if len(self._shape) > MAX_AXES or any(length < 0 for length in self._shape):
-            shape = self._shape[: MAX_AXES + 1]
+        if len(self._shape) > MAX_AXES or not all(type(axis) is int and 0 <= axis in INT64 for axis in self._shape):
+            shape = str(self._shape[: MAX_AXES + 1])[:200]
             raise InvalidTensorError(
-                f"{self.label}: got shape {shape}, expected at most {MAX_AXES} axes of non-negative length"
+                f"{self.label}: got shape {shape}, expected at most {MAX_AXES} axes, each from 0 to {INT64[-1]} long"
             )
 
     def _checked_dtype(self, dtype: np.dtype[Any]) -> str:
