@@ -17,6 +17,11 @@ from layerserve_server.transport.call import Trace
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
+def bytes_of(array: npt.NDArray[Any]) -> int:
+    """Returns the size of an array in bytes: of text, its pointers and the texts, which NumPy doesn't count."""
+    return array.nbytes + (sum(map(len, array.ravel().tolist())) if array.dtype == object else 0)
+
+
 class Padding(Protocol):
     """Pads rows of different shapes to a common one, and removes the padding from results."""
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from layerserve_server.extensions.mirroring.sampled_requests import ID, OUTPUT, OWNER, TIME, owner_digest
+from layerserve_server.inference.queue import bytes_of
 from layerserve_server.observability.background import Background
 
 logger = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ class Sample(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Size of the arrays, in bytes. Each text counts as 64."""
-        return sum(array.size * 64 if array.dtype == object else array.nbytes for array in self.arrays.values())
+        """Size of the arrays, in bytes."""
+        return sum(map(bytes_of, self.arrays.values()))
 
 
 def keyed(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -185,7 +186,7 @@ def _parts(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
 
 def _bytes(samples: Sequence[Sample]) -> int:
     rows = sum(sample.rows for sample in samples)
-    fixed = sum(sample.size for sample in samples)
+    fixed = sum(array.nbytes for sample in samples for array in sample.arrays.values())
     widths = [
         max(max((len(_text(one)) for one in sample.arrays[name].ravel()), default=0) for sample in samples)
         for name, array in samples[0].arrays.items()

@@ -19,7 +19,7 @@ from layerserve_server.errors import ServerError
 from layerserve_server.extensions.mirroring.metrics import ShadowMetrics
 from layerserve_server.extensions.mirroring.mirror import Choose
 from layerserve_server.extensions.mirroring.model_settings import MirroringModelSettings
-from layerserve_server.inference.queue import Arrays
+from layerserve_server.inference.queue import Arrays, bytes_of
 from layerserve_server.repository.canary import read_share
 from layerserve_server.repository.leases import Choice
 from layerserve_server.repository.record import ModelRecord
@@ -122,7 +122,7 @@ class Shadows:
 
     def _begin(self, shadow: Shadow, requested: RequestedOutputs, inputs: Arrays, *_: str) -> observer.Answered | None:
         """Returns what is called with the answer to a request; None if the request is too large."""
-        if sum(array.nbytes for array in inputs.values()) > MAX_INPUT_BYTES:
+        if sum(map(bytes_of, inputs.values())) > MAX_INPUT_BYTES:
             self._metrics.shadowed(shadow.model, shadow.version, "dropped")
             return None
         # What computes a batch may write to its inputs, unless they are read-only.
@@ -231,4 +231,4 @@ def _writable(arrays: Arrays) -> Arrays:
 def _kept_bytes(array: np.ndarray[Any, Any]) -> int:
     """Size of an array, or of the one of which it is a part."""
     base = array.base
-    return max(array.nbytes, base.nbytes if isinstance(base, np.ndarray) else 0)
+    return max(bytes_of(array), base.nbytes if isinstance(base, np.ndarray) else 0)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from layerserve_server.inference.queue import bytes_of
 from layerserve_server.training.request import Role
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -73,8 +74,7 @@ def _rows(arrays: Arrays) -> int:
 
 
 def _bytes(arrays: Arrays) -> int:
-    # Of text, the positions and the texts.
-    return sum(a.nbytes + (sum(map(len, a.ravel().tolist())) if a.dtype == object else 0) for a in arrays.values())
+    return sum(map(bytes_of, arrays.values()))
 
 
 def _form(arrays: Arrays) -> dict[tuple[Role, str], tuple[Any, ...]]:

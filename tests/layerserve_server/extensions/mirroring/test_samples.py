@@ -216,11 +216,16 @@ def test_a_file_is_written_after_a_time(files, tmp_path, monkeypatch, wait_until
     wait_until(lambda: list(tmp_path.glob("m/1/2*.npz")))
 
 
-def test_what_finds_no_room_is_dropped(files, monkeypatch):
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [(np.ones((1, 12)), np.ones((1, 100))), (np.array([[b"a" * 92]], object), np.array([["a" * 900]], object))],
+    ids=["numbers", "text"],
+)
+def test_what_finds_no_room_is_dropped(files, monkeypatch, small, large):
     monkeypatch.setattr(sample_files, "MAX_WAITING_BYTES", 100)
     kept = files()
-    kept.add({"x": np.ones((1, 12))})
-    kept.add({"x": np.ones((1, 100))})
+    kept.add({"x": small})
+    kept.add({"x": large})
     assert kept.lost == 1
     kept.files.close()
     assert kept.files._bytes == 0

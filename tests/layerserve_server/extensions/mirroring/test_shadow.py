@@ -289,6 +289,16 @@ def test_memory_is_bounded_by_what_arrays_are_a_part_of(shadows, monkeypatch):
     gate.set()
 
 
+def test_texts_count_with_their_lengths(shadows, monkeypatch):
+    monkeypatch.setattr(module, "MAX_INPUT_BYTES", 1000)
+    text = np.array([[b"a" * 995]], object)
+    shadow = Shadow("m", 2, 1.0, 1e-3, 1e-5)
+    assert shadows._begin(shadow, None, {"x": text}, "", "") is None
+    assert shadows._metrics.outcomes == ["dropped"]
+    assert shadows._begin(shadow, None, {"x": np.array([[b"a" * 990]], object)}, "", "") is not None
+    assert answered({"y": text}).size - answered({"y": np.ones((1, 1))}).size == 995
+
+
 def version(number=1, queued_rows=0):
     return SimpleNamespace(version=number, queue=SimpleNamespace(queued_rows=queued_rows))
 
