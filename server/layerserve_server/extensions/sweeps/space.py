@@ -21,6 +21,8 @@ from layerserve_server.training.request import RunRequest
 MAX_DIMENSIONS = 50
 MAX_VALUES = 1000
 MAX_TRIALS = 10_000
+#: Maximum number of steps of a range of which trials draw a value: floats can't tell more of them apart.
+MAX_STEPS = 2**53
 #: Maximum length of a dimension's name, in characters.
 MAX_NAME = 200
 #: Options of RunOptions that aren't settings of the training itself, or that all trials must share to be comparable.
@@ -116,6 +118,8 @@ def _check_values(dimension: Dimension, *, grid: bool) -> None:
             f"{label}: got a range from {dimension.low:g} to {dimension.high:g} with step {dimension.step:g}, expected "
             "finite numbers, low up to high, and a positive step or none"
         )
+    if dimension.step and not (dimension.high - dimension.low) / dimension.step <= MAX_STEPS:
+        raise InvalidRequestError(f"{label}: got a step of {dimension.step:g}, which is too small for the range")
     if dimension.log and (dimension.low <= 0 or dimension.step):
         raise InvalidRequestError(f"{label}: got a logarithmic range, expected a low above 0, and no step")
     if dimension.integer and any(number != int(number) for number in numbers):

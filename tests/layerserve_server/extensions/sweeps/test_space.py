@@ -112,10 +112,13 @@ def test_combinations_are_counted_not_made():
         ((Dimension("seed", low=0, high=1, log=True),), "expected a low above 0"),
         ((Dimension("seed", low=0, high=1.5, integer=True),), "aren't whole"),
         ((Dimension("seed", low=0, high=1e300),), "above 2"),
+        ((Dimension("optimizer.learning_rate", low=0, high=1, step=5e-324),), "too small for the range"),
+        ((Dimension("optimizer.learning_rate", low=0.1, high=1, step=1e-300),), "too small for the range"),
         ((Dimension("batch_size", (8, 0)),), "expected a whole number from 1"),
         ((Dimension("batch_size", low=0, high=8, integer=True),), "expected a whole number from 1"),
     ],
 )
 def test_spaces_that_are_refused(dimensions, text):
-    with pytest.raises(InvalidRequestError, match=text):
-        check_space(dimensions, BASE, grid=False)
+    for grid in (False, True):
+        with pytest.raises(InvalidRequestError, match=text):
+            check_space(dimensions, BASE, grid=grid)
