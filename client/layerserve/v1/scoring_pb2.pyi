@@ -67,7 +67,7 @@ class ScoreRequest(_message.Message):
     """Id of the dataset, or its first digits."""
     to: _builtins.str
     """Name of the result: a file that ends with ".parquet", ".csv" or ".npz", or else a folder of files in the format of the
-    dataset. Without '/', and without '.' at its beginning; at most 100 characters.
+    dataset. Without '/', and without '.' at its beginning; at most 100 bytes in UTF-8.
     """
     batch_size: _builtins.int
     """Rows that are computed at a time. Default: about 1 MiB of inputs."""

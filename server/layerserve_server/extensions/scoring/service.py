@@ -33,7 +33,7 @@ from layerserve_server.transport.call import Call, Routes
 SERVICE = "/layerserve.v1.ScoringService/"
 #: Maximum number of columns and outputs, and maximum length of their names, in characters.
 MAX_NAMES, MAX_NAME = 10_000, 500
-#: Maximum length of the name of a result, in characters.
+#: Maximum length of the name of a result, in bytes: names of its parts are longer, and a disk takes 255.
 MAX_RESULT = 100
 
 
@@ -118,10 +118,10 @@ class ScoringService:
 def _options(message: pb.ScoreRequest) -> ScoringOptions:
     """Returns the options in a request. Raises InvalidRequestError."""
     to = message.to
-    if not 0 < len(to) <= MAX_RESULT or to.startswith(".") or "/" in to or not to.isprintable():
+    if not 0 < len(to.encode()) <= MAX_RESULT or to.startswith(".") or "/" in to or not to.isprintable():
         raise InvalidRequestError(
             f"to: got '{safe_text(to, MAX_RESULT)}', expected the name of a file or folder, of 1 to {MAX_RESULT} "
-            "characters, without '/' and without '.' at its beginning"
+            "bytes in UTF-8, without '/' and without '.' at its beginning"
         )
     if message.batch_size < 0:
         raise InvalidRequestError(f"batch_size: got {message.batch_size}, expected rows, or 0 for the default")

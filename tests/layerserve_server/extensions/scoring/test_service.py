@@ -229,6 +229,8 @@ def test_what_does_not_fit_leaves_no_run(client: Any, dataset: Any) -> None:
         (InvalidArgument, "'id' to keep is missing", {"columns": ["id"]}),
         (InvalidArgument, "to: got '../x', expected the name of a file", {"to": "../x"}),
         (InvalidArgument, "to: got '.x', expected the name of a file", {"to": ".x"}),
+        # Of 29 characters, but more bytes than a disk takes for the longest name of its parts.
+        (InvalidArgument, "of 1 to 100 bytes in UTF-8", {"to": "\N{GRINNING FACE}" * 25 + ".csv"}),
         (DatasetNotFound, "no dataset", {"dataset": "0" * 64}),
     ):
         with pytest.raises(error, match=text):
