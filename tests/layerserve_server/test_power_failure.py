@@ -52,7 +52,7 @@ def test_a_dataset(store, disk, tmp_path):
 
 def test_a_further_owner_of_a_dataset(store, disk, tmp_path):
     folder = tmp_path / "datasets" / uploaded(store).id
-    assert uploaded(store, "bob").owners == ("ann", "bob")
+    assert uploaded(store, "bob").owner_names == ("ann", "bob")
     assert disk.lost(folder / "dataset.json") == []
 
 

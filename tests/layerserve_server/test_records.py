@@ -89,9 +89,8 @@ def test_a_dataset_of_other_types_is_refused(tmp_path):
         *({"created": value} for value in ("x", math.inf)),
         *({"format": value} for value in ("other", None)),
         {"id": "b" * 64},
-        {"keep_seconds": "x"},
         {"arrays": [{"name": "x", "dtype": "other", "shape": [1]}]},
-        {"owners": [1]},
+        *({"owners": value} for value in ([1], [], [{**values["owners"][0], "keep_seconds": "x"}])),
     ):
         (folder / RECORD).write_text(json.dumps({**values, **changed}))
         with pytest.raises(DAMAGED):

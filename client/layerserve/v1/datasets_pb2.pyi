@@ -72,7 +72,9 @@ class DatasetDeclaration(_message.Message):
     sha256: _builtins.bytes
     """SHA-256 of the file: 32 bytes."""
     title: _builtins.str
-    """Free text for people, up to 200 characters. Default: empty. A dataset that exists keeps its title."""
+    """Free text for people, up to 200 characters. Default: empty. Every caller that uploads a dataset has a
+    title of its own for it, which stays as it was first declared.
+    """
     keep_seconds: _builtins.float
     """Time after its last use when the server removes the dataset, in seconds; never longer than the server's setting
     dataset_seconds. Default: that setting.
@@ -273,7 +275,7 @@ class Dataset(_message.Message):
     id: _builtins.str
     """SHA-256 of the file, in hexadecimal. Calls accept the first digits of it, at least six, if no other dataset has them."""
     title: _builtins.str
-    """Free text for people."""
+    """Free text for people, as the owner declared it."""
     format: Global___DatasetFormat.ValueType
     """Format of the file."""
     bytes: _builtins.int
@@ -281,9 +283,11 @@ class Dataset(_message.Message):
     rows: _builtins.int
     """Rows, if all arrays have the same number of them. Otherwise 0."""
     owner: _builtins.str
-    """Caller that has uploaded it: the asking one if it is among several. Empty for callers without a token."""
+    """Caller that has uploaded it: of several the asking one, or else one that shares it. Empty for callers without a
+    token.
+    """
     shared: _builtins.bool
-    """Whether all callers may see and use it."""
+    """Whether an owner lets all callers see and use it."""
     @_builtins.property
     def arrays(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetArray]:
         """Arrays or columns, in the order of the file."""

@@ -46,12 +46,12 @@ class OwnedDataset(Protocol):
     """A dataset, which has a number of owners and no model."""
 
     @property
-    def owners(self) -> tuple[str, ...]:
+    def owner_names(self) -> tuple[str, ...]:
         """Names of the callers that have uploaded it."""
 
     @property
     def shared(self) -> bool:
-        """Whether all callers may use it."""
+        """Whether one of them shares it with all callers."""
 
 
 def access_to(caller: Caller, owned: Owned) -> Access:
@@ -86,7 +86,7 @@ def sees_dataset(caller: Caller, dataset: OwnedDataset) -> bool:
 
 def deletes_dataset(caller: Caller, dataset: OwnedDataset) -> bool:
     """Whether a caller may delete a dataset. `manage` on one model isn't enough."""
-    return caller.owns(*dataset.owners) or caller.manages_all
+    return caller.owns(*dataset.owner_names) or caller.manages_all
 
 
 def check_access(caller: Caller, owned: Owned, needed: Access, label: str) -> None:

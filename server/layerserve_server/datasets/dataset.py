@@ -63,17 +63,33 @@ class Description:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """A caller that has uploaded a dataset, and what it declared. Other callers see that only if it shares."""
+
+    name: str
+    title: str
+    shared: bool
+    keep_seconds: float
+
+    @classmethod
+    def of(cls, declared: Declaration, name: str) -> Owner:
+        """Returns the owner that declares a dataset."""
+        return cls(name, declared.title, declared.shared, declared.keep_seconds)
+
+    def declared_again(self, declared: Declaration) -> Owner:
+        """Returns the owner after a further upload of it: the dataset is kept longer, and perhaps shared."""
+        kept = _longest(self.keep_seconds, declared.keep_seconds)
+        return replace(self, shared=self.shared or declared.shared, keep_seconds=kept)
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
     """A dataset. Times are Unix times in seconds."""
 
     id: str
-    title: str
     format: str
     bytes: int
-    #: Names of the callers that have uploaded it.
-    owners: tuple[str, ...]
-    shared: bool
-    keep_seconds: float
+    owners: tuple[Owner, ...]
     created: Time
     arrays: tuple[ArrayInfo, ...]
     used: float = 0.0
@@ -83,12 +99,9 @@ class Dataset:
         """Returns the dataset of a declaration."""
         return cls(
             declared.sha256,
-            declared.title,
             declared.format,
             declared.bytes,
-            (owner,),
-            declared.shared,
-            declared.keep_seconds,
+            (Owner.of(declared, owner),),
             created,
             tuple(arrays),
             created,
@@ -105,15 +118,32 @@ class Dataset:
         counts = {array.shape[0] if array.shape else 0 for array in self.arrays if not array.problem}
         return counts.pop() if len(counts) == 1 else 0
 
-    def declared_again(self, declared: Declaration, owner: str) -> Dataset:
-        """Returns the dataset after a further upload: it has one more owner, is kept longer, and perhaps shared."""
-        kept = (self.keep_seconds, declared.keep_seconds)
-        return replace(
-            self,
-            owners=tuple(dict.fromkeys((*self.owners, owner))),
-            shared=self.shared or declared.shared,
-            keep_seconds=max(kept) if all(kept) else 0.0,
-        )
+    @property
+    def owner_names(self) -> tuple[str, ...]:
+        """Names of its owners."""
+        return tuple(owner.name for owner in self.owners)
+
+    @property
+    def shared(self) -> bool:
+        """Whether an owner shares it with all callers."""
+        return any(owner.shared for owner in self.owners)
+
+    @property
+    def keep_seconds(self) -> float:
+        """The longest time for which an owner wants it kept; 0 means that of the server's setting."""
+        return _longest(*(owner.keep_seconds for owner in self.owners))
+
+    def owner_for(self, caller: str) -> Owner:
+        """Returns the owner that a caller sees: itself, or else the first that shares, or else the first of all."""
+        order = (*(one for one in self.owners if one.name == caller), *(one for one in self.owners if one.shared))
+        return next(iter((*order, *self.owners)))
+
+    def declared_again(self, declared: Declaration, name: str) -> Dataset:
+        """Returns the dataset after a further upload, perhaps by one more owner."""
+        if name not in self.owner_names:
+            return replace(self, owners=(*self.owners, Owner.of(declared, name)))
+        owners = (one.declared_again(declared) if one.name == name else one for one in self.owners)
+        return replace(self, owners=tuple(owners))
 
     def write(self, folder: Path) -> None:
         """Writes the dataset to its folder, at once. Raises OSError."""
@@ -127,14 +157,21 @@ class Dataset:
         path = folder / RECORD
         values = json_object(path.read_text("utf-8"))
         arrays = tuple(ArrayInfo(**{**one, "shape": tuple(one["shape"])}) for one in values.pop("arrays"))
-        owners, used = tuple(values["owners"]), os.stat(path).st_mtime
+        owners, used = tuple(Owner(**one) for one in values["owners"]), os.stat(path).st_mtime
         dataset = checked(cls(**{**values, "owners": owners}, arrays=arrays, used=used))
+        if not owners:
+            raise ValueError("owners: got none, expected at least one")
         if dataset.id != folder.name or dataset.format not in FORMATS:
             raise ValueError(f"got dataset '{dataset.id}' of format '{dataset.format}', expected that of the folder")
         for array in arrays:
             if not array.problem and array.dtype not in NUMPY_DTYPES:
                 raise ValueError(f"array '{array.name}': got dtype '{array.dtype}', expected one of runs")
         return dataset
+
+
+def _longest(*keep_seconds: float) -> float:
+    """Returns the longest of these times; 0, that of the server's setting, if one of them is 0."""
+    return max(keep_seconds) if all(keep_seconds) else 0.0
 
 
 def write_samples(folder: Path, description: Description) -> None:

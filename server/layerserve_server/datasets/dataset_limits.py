@@ -71,7 +71,7 @@ def _used(kept: DatasetStore, owner: str, except_for: Container[str]) -> tuple[i
     Uploads and damaged datasets with the names `except_for` don't count.
     """
     datasets = kept.datasets()
-    own_sizes = [dataset.bytes for dataset in datasets if owner in dataset.owners]
+    own_sizes = [dataset.bytes for dataset in datasets if owner in dataset.owner_names]
     total, own = sum(dataset.bytes for dataset in datasets), sum(own_sizes)
     count, own_count = len(datasets), len(own_sizes)
     known = {dataset.id for dataset in datasets}

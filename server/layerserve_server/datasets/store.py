@@ -191,7 +191,8 @@ class DatasetStore:
                 return
             if self._parts.get(part.folder.name) is part:
                 del self._parts[part.folder.name]
-        part.close()
+            # Before another stream may open it: it would find it taken, as by another server.
+            part.close()
 
     def finish(self, part: Part) -> Dataset:
         """Checks and describes the file of a part, and publishes it as a dataset.
@@ -255,9 +256,9 @@ class DatasetStore:
         """
         with self._changing():
             known = self._read(declared.sha256)
-            if known is None or not (sent or owner in known.owners or known.shared):
+            if known is None or not (sent or owner in known.owner_names or known.shared):
                 return None
-            if owner in known.owners or sent:
+            if owner in known.owner_names or sent:
                 changed = known.declared_again(declared, owner)
                 if changed != known:
                     try:
@@ -343,7 +344,7 @@ class DatasetStore:
             known = self._read(dataset.id)
             if known is None:
                 raise UnknownDatasetError(f"dataset '{dataset.id}' has been deleted")
-            others = tuple(name for name in known.owners if name != owner)
+            others = tuple(one for one in known.owners if one.name != owner)
             if owner is not None and others:
                 try:
                     replace(known, owners=others).write(self.folder / known.id)

@@ -56,15 +56,15 @@ def declared_by(
 def dataset_message(store: DatasetStore, dataset: Dataset, caller: Caller, *, samples: bool = False) -> pb.Dataset:
     """Returns the message that describes a dataset to a caller, with values of its first rows if `samples`."""
     held = read_samples(store.folder / dataset.id) if samples else {}
-    name = caller.owner
+    owner = dataset.owner_for(caller.owner)
     message = pb.Dataset(
         id=dataset.id,
-        title=dataset.title,
+        title=owner.title,
         format=next(number for number, name in FORMATS.items() if name == dataset.format),  # type: ignore[arg-type]
         bytes=dataset.bytes,
         rows=dataset.rows,
         arrays=[_array(array, held.get(array.name)) for array in dataset.arrays],
-        owner=name if name in dataset.owners else next(iter(dataset.owners), ""),
+        owner=owner.name,
         shared=dataset.shared,
         created_time=timestamp(dataset.created),
         used_time=timestamp(dataset.used),

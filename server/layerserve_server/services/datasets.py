@@ -112,7 +112,7 @@ class DatasetService:
         dataset = self._store.get(request.dataset_id, partial(sees_dataset, caller))
         if not deletes_dataset(caller, dataset):
             raise ForbiddenError(f"dataset '{dataset.id}': it belongs to another caller")
-        owner = caller.owner if caller.owns(*dataset.owners) else None
+        owner = caller.owner if caller.owns(*dataset.owner_names) else None
         self._store.delete(dataset, owner, self._used_by)
         call.answer(pb.DeleteDatasetResponse().SerializeToString())
 

@@ -72,7 +72,7 @@ def test_datasets_of_callers_without_a_token_are_those_of_who_manages_all(rights
     ],
 )
 def test_a_dataset_belongs_to_its_owners_and_is_seen_by_all_if_shared(caller, sees, deletes):
-    dataset = SimpleNamespace(owners=("ann", "eve"), shared=False)
+    dataset = SimpleNamespace(owner_names=("ann", "eve"), shared=False)
     assert (sees_dataset(caller, dataset), deletes_dataset(caller, dataset)) == (sees, deletes)
     dataset.shared = True
     assert (sees_dataset(caller, dataset), deletes_dataset(caller, dataset)) == (True, deletes)

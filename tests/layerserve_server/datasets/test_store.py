@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -97,7 +98,7 @@ def used(dataset):
 def test_a_complete_upload_is_a_dataset(make_store, tmp_path):
     store = make_store()
     dataset = upload(store)
-    assert (dataset.id, dataset.owners, dataset.bytes, dataset.rows) == (DIGEST, ("ann",), len(CONTENT), 5)
+    assert (dataset.id, dataset.owner_names, dataset.bytes, dataset.rows) == (DIGEST, ("ann",), len(CONTENT), 5)
     assert store.datasets() == [store.get(DIGEST)] == [store.get(DIGEST[:6])]
     assert (tmp_path / "datasets" / dataset.content).read_bytes() == CONTENT
     assert read_samples(tmp_path / "datasets" / DIGEST) == FOUND.samples
@@ -110,7 +111,7 @@ def test_the_same_content_of_the_same_caller_is_not_sent_again(make_store):
     first = upload(store)
     again = begin(store, replace(DECLARED, title="second", shared=True))
     assert isinstance(again, Dataset)
-    assert (again.id, again.title, again.shared, again.created) == (DIGEST, "first", True, first.created)
+    assert (again.id, again.owners[0].title, again.shared, again.created) == (DIGEST, "first", True, first.created)
 
 
 def test_a_digest_alone_gives_no_access_to_what_another_caller_has_uploaded(make_store):
@@ -118,11 +119,23 @@ def test_a_digest_alone_gives_no_access_to_what_another_caller_has_uploaded(make
     upload(store)
     part = begin(store, owner="bob")
     assert part.size == 0
-    assert store.datasets(lambda dataset: "bob" in dataset.owners) == []
+    assert store.datasets(lambda dataset: "bob" in dataset.owner_names) == []
     part.add(0, CONTENT)
-    assert store.finish(part).owners == ("ann", "bob")
+    assert store.finish(part).owner_names == ("ann", "bob")
     store.close(part)
     assert not part.folder.exists()
+
+
+def test_each_owner_has_its_own_title_and_sharing(make_store):
+    store = make_store()
+    upload(store, replace(DECLARED, title="secret", keep_seconds=50.0))
+    dataset = upload(store, replace(DECLARED, title="open", shared=True, keep_seconds=70.0), owner="bob")
+    assert (dataset.shared, dataset.keep_seconds) == (True, 70.0)
+    assert [dataset.owner_for(name).title for name in ("ann", "bob", "eve")] == ["secret", "open", "open"]
+    store.delete(dataset, "bob", unused)
+    left = store.get(DIGEST)
+    assert (left.owner_names, left.shared, left.keep_seconds) == (("ann",), False, 50.0)
+    assert left.owner_for("eve").title == "secret"
 
 
 @pytest.mark.parametrize("sent", [b"", CONTENT[:-1], b"x" * len(CONTENT)], ids=["nothing", "a part", "other bytes"])
@@ -135,13 +148,31 @@ def test_who_does_not_send_the_content_gets_nothing_of_another_caller_s_dataset(
         store.finish(part)
     store.close(part)
     dataset = store.get(DIGEST)
-    assert (dataset.owners, dataset.shared) == (("ann",), False)
+    assert (dataset.owner_names, dataset.shared) == (("ann",), False)
 
 
 def test_a_shared_dataset_is_not_sent_by_others(make_store):
     store = make_store()
     upload(store, replace(DECLARED, shared=True))
-    assert begin(store, owner="bob").owners == ("ann",)
+    assert begin(store, owner="bob").owner_names == ("ann",)
+
+
+def test_an_upload_that_begins_while_its_last_stream_ends_goes_on(make_store, monkeypatch):
+    store = make_store()
+    first = begin(store)
+    first.add(0, CONTENT[:100])
+    close, opened = first.close, []
+    again = Thread(target=lambda: opened.append(begin(store)))
+
+    def close_slowly():
+        again.start()
+        again.join(0.2)
+        close()
+
+    monkeypatch.setattr(first, "close", close_slowly)
+    store.close(first)
+    again.join(10)
+    assert [part.size for part in opened] == [100]
 
 
 @pytest.mark.parametrize("ends", [killed, None], ids=["killed", "closed"])
@@ -292,7 +323,7 @@ def test_two_callers_at_once_have_one_dataset(make_store):
     store._declared_again = lambda *arguments, **options: None if not store.datasets() else known(*arguments, **options)
     store.finish(ann)
     store._declared_again = lambda *arguments, **options: (setattr(store, "_declared_again", known), None)[1]
-    assert store.finish(bob).owners == ("ann", "bob")
+    assert store.finish(bob).owner_names == ("ann", "bob")
     assert len(store.datasets()) == 1
     assert not bob.folder.exists()
 
@@ -317,7 +348,7 @@ def test_a_damaged_dataset_is_whole_when_it_is_uploaded_again(make_store, kind):
     (store.folder / DIGEST / "other").mkdir()
     assert store.datasets() == []
     dataset = upload(store, owner="bob")
-    assert (dataset.id, dataset.owners) == (DIGEST, ("bob",))
+    assert (dataset.id, dataset.owner_names) == (DIGEST, ("bob",))
     assert store.datasets() == [dataset]
     # What isn't its own stays.
     assert (store.folder / DIGEST / "other").is_dir()
@@ -347,7 +378,7 @@ def test_a_dataset_that_can_not_be_read_for_now_is_not_replaced(make_store, monk
         patch.setattr(Dataset, "read", fails)
         with pytest.raises(RefusedChangeError, match="can't be written"):
             upload(store)
-    assert [dataset.owners for dataset in store.datasets()] == [("bob",)]
+    assert [dataset.owner_names for dataset in store.datasets()] == [("bob",)]
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -475,13 +506,13 @@ def test_what_is_made_has_the_room_that_is_left(make_store):
     store, found = make_store(lambda file: FOUND, max_bytes=30_000), []
     new = replace(DECLARED, bytes=0, sha256="")
     made = store.make(new, "ann", 15_000, writes(b"x", found))
-    assert (made.bytes, made.id, made.owners) == (1, sha256(b"x").hexdigest(), ("ann",))
+    assert (made.bytes, made.id, made.owner_names) == (1, sha256(b"x").hexdigest(), ("ann",))
     store.make(new, "bob", None, writes(b"y", found))
     assert found == [15_000 - 10_240, 30_000 - 10_241]
     with pytest.raises(QuotaError, match="its datasets have 10241 bytes, 10243 with this one"):
         store.make(new, "ann", 10_242, writes(b"zz"))
     # The same rows again are the same dataset.
-    assert store.make(new, "bob", None, writes(b"x")).owners == ("ann", "bob")
+    assert store.make(new, "bob", None, writes(b"x")).owner_names == ("ann", "bob")
     assert len(store.datasets()) == 3
 
 
@@ -622,7 +653,7 @@ def test_a_dataset_of_several_callers_stays_for_the_others(make_store):
     upload(store)
     both = upload(store, owner="bob")
     store.delete(both, "ann", unused)
-    assert store.get(DIGEST).owners == ("bob",)
+    assert store.get(DIGEST).owner_names == ("bob",)
     store.delete(store.get(DIGEST), None, unused)
     assert store.datasets() == []
 

@@ -312,6 +312,15 @@ def test_a_shared_dataset_is_used_by_all_and_deleted_by_its_owner(guarded):
     guarded.delete(id, "ann")
 
 
+def test_an_owner_that_shares_shows_nothing_of_the_others(guarded):
+    id = guarded.upload(token="ann", title="secret").id
+    guarded.upload(token="bob", title="open", shared=True)
+    shown = [(found.owner, found.title) for found in (guarded.get(id, token) for token in ("ann", "bob", "reader"))]
+    assert shown == [("ann", "secret"), ("bob", "open"), ("bob", "open")]
+    guarded.delete(id, "bob")
+    assert [guarded.list(token) for token in ("ann", "bob", "reader")] == [[id], [], []]
+
+
 def test_a_token_has_a_limit_of_bytes(guarded):
     guarded.upload(token="ann")
     more = npz(x=X, y=3 * X, z=X)
